@@ -1,0 +1,30 @@
+# The one door to everything that is done with this tree. `just` lists the recipes.
+
+default:
+    @just --list
+
+# Formatting, lints and the tests that take seconds
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo nextest run --workspace --locked --lib
+
+# Everything that takes minutes, end-to-end tests on real mounts included
+test:
+    ./test.sh
+
+# A local cluster in DIR, mounted at MOUNTPOINT
+cluster MOUNTPOINT DIR="":
+    {{ if DIR == "" { "" } else { "GFS_DIR=" + DIR } }} ./quickstart.sh {{MOUNTPOINT}}
+
+# POSIX suites against a fresh mount: pjdfstest and fsx; counts and failures are printed
+posix FSX_OPS="100000":
+    tests/posix.sh {{FSX_OPS}}
+
+# The same workloads on our mount and on the peers' (needs the benchmark scripts, see docs/benchmarks.md)
+bench BENCH="../shared/bench" RUNS="1" +SYSTEMS="gfs moosefs":
+    tests/bench.sh {{BENCH}} {{RUNS}} {{SYSTEMS}}
+
+# Memory, disk and restart time of a master with N one-chunk files
+bench-master N="1000000":
+    cargo run --release --locked -p gfs-master --example many_files -- {{N}}
