@@ -1,0 +1,17 @@
+//! The client library: a session with the master, caches of names and attributes, open files, and
+//! under them the data plane that reads and writes chunks.
+//!
+//! [`Client`] is the whole interface: POSIX operations on inode numbers, as a mount needs them, and
+//! [`Client::resolve`] for paths. It knows nothing of FUSE and prints nothing.
+//! Every operation ends within [`ClientConfig::timeout`].
+
+pub mod config;
+pub mod data;
+mod fs;
+mod types;
+
+pub use config::{ClientConfig, ConnectError};
+pub use fs::Client;
+pub use types::{
+    Allocate, ClusterInfo, DirHandle, DirItem, DirItems, Entry, FileHandle, Lookup, OpenFlags, Opened, Seek, WriteFlags,
+};
