@@ -20,7 +20,12 @@ pub mod ops;
 pub mod time;
 
 /// Types and services generated from `proto/gfs/v1/*.proto`.
-#[expect(missing_docs, clippy::all, reason = "generated code; the .proto files carry the documentation")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the .proto files carry the documentation"
+)]
 pub mod wire {
     tonic::include_proto!("gfs.v1");
 }

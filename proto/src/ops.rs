@@ -434,6 +434,7 @@ impl Op {
 
 /// Result of an operation; which variant belongs to which operation is said there.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "at most 64 in a reply, which lives as long as one request")]
 pub enum OpResult {
     /// Nothing to say.
     Done,

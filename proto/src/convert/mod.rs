@@ -9,6 +9,7 @@ mod chunkserver;
 mod common;
 mod ops;
 mod session;
+mod status;
 #[cfg(test)]
 mod tests;
 
