@@ -1,0 +1,164 @@
+//! Commands of the operation log: everything that changes the durable state, with all choices made.
+//!
+//! Whatever apply must not choose itself (the time, servers for new chunks, who has a file open) is
+//! stamped in by the leader before the command is logged, so that live, restart and follower run the
+//! same code with the same result. Ids (inodes, handles, servers) are counted in the state itself.
+
+use gfs_proto::caller::Caller;
+use gfs_proto::ids::{
+    ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
+};
+use gfs_proto::ops::{Op, Precondition};
+use gfs_proto::time::Timestamp;
+
+/// One entry of the operation log. See [`Command::encode`] for its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Command {
+    /// Chosen by the leader, the same for the whole command.
+    pub stamp: Stamp,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What the leader adds to every command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stamp {
+    /// The time that the command takes place: the client's clock, clamped, or the leader's.
+    pub now: Timestamp,
+}
+
+/// What a command does. Each says which [`crate::CoreResult`] it gives; all but batches give exactly one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// A client's batch: one result for each operation, up to and including the first failure.
+    Batch(CoreBatch),
+    /// A client arrives. `Done`; `Exists` if the id is taken.
+    OpenSession {
+        /// Chosen by the leader at random; not 0.
+        session: SessionId,
+        /// Names the session on its streams.
+        secret: [u8; 16],
+        /// Host and purpose, for people.
+        name: String,
+    },
+    /// A client has left or expired: its outcomes are forgotten, orphans that it alone kept are
+    /// removed. `SessionEnded`; `SessionExpired` if it is unknown.
+    EndSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// A chunkserver registers. `Server` with its number: the one it has, or the next one.
+    RegisterServer {
+        /// Kept in its storage directories.
+        uuid: ServerUuid,
+        /// Label of its failure domain; a known server's is replaced.
+        rack: String,
+    },
+    /// Give a hole a chunk (version 1, entitled = placement). `Allocated`; if the index has a chunk
+    /// already, that one with `created` false.
+    AllocateChunk {
+        /// A file.
+        inode: InodeId,
+        /// Position in it.
+        index: ChunkIndex,
+        /// Chosen servers; not empty (`NoSpace`).
+        placement: Vec<ServerId>,
+    },
+    /// A new version of a chunk is installed at these servers and no others. `Done`; `NotFound` if the
+    /// chunk is gone; `StaleGrant` unless the version is higher than the recorded one.
+    RaiseVersion {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Its new version.
+        version: ChunkVersion,
+        /// Who is entitled to it; not empty.
+        entitled: Vec<ServerId>,
+    },
+    /// Sizes and times that were volatile while files were open for writing. `Done`; what is out of
+    /// date (unknown inode, older generation) is left out silently.
+    RecordSizes(Vec<SizeRecord>),
+    /// All members confirmed these cuts. `Done`. A pending cut that was replaced by a later one stays.
+    CutApplied {
+        /// Chunk and generation of the pending cut that was carried out.
+        cuts: Vec<(ChunkHandle, TruncateGeneration)>,
+    },
+    /// Servers confirmed that these garbage replicas are gone. `Done`.
+    Collected {
+        /// Chunk and server.
+        rows: Vec<(ChunkHandle, ServerId)>,
+    },
+    /// Nobody has these orphans open any more. `Reaped` with those that were orphans.
+    Reap {
+        /// Unlinked inodes.
+        inodes: Vec<InodeId>,
+    },
+    /// Nothing: a new leader's first entry. `Done`.
+    Noop,
+}
+
+/// A batch as it is logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CoreBatch {
+    /// Who sent it; 0 for the master itself, which keeps no outcomes.
+    pub session: SessionId,
+    /// Number of the mutation in the session. A number that was applied gets the stored outcome.
+    pub sequence: Sequence,
+    /// Outcomes of lower numbers are forgotten; such a number coming late is refused (`Protocol`).
+    pub acknowledged: Sequence,
+    /// Whose permissions count.
+    pub caller: Caller,
+    /// If it does not hold, the only result is `Precondition` and nothing is changed.
+    pub precondition: Option<Precondition>,
+    /// In order.
+    pub ops: Vec<StampedOp>,
+}
+
+/// An operation with the leader's choices.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StampedOp {
+    /// As the client sent it.
+    pub op: Op,
+    /// Servers for the chunk that the operation may allocate; empty: allocate none.
+    pub placement: Vec<ServerId>,
+    /// For operations that may remove a file's last name (Unlink, Rename over a file).
+    pub openers: Option<Openers>,
+}
+
+impl From<Op> for StampedOp {
+    /// With nothing chosen: no chunk is allocated, a file that loses its last name becomes an orphan.
+    fn from(op: Op) -> Self {
+        Self { op, placement: Vec::new(), openers: None }
+    }
+}
+
+/// Who has the file open that an operation is about to remove.
+///
+/// If the inode that loses its last name is this one, it becomes an orphan of these sessions, or is
+/// removed at once if there are none. If it is another one, or nothing was stamped, nobody knows: it
+/// becomes an orphan of no session, which lives until a [`Action::Reap`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Openers {
+    /// The inode that the leader found under the name.
+    pub inode: InodeId,
+    /// Sessions that have it open.
+    pub sessions: Vec<SessionId>,
+}
+
+/// Size and times of a file to be recorded.
+///
+/// The leader drops times from what it still has to record when a `SetAttr` has set them meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SizeRecord {
+    /// The file.
+    pub inode: InodeId,
+    /// It reaches at least this far; never cuts.
+    pub size: u64,
+    /// New modification time.
+    pub mtime: Option<Timestamp>,
+    /// New access time.
+    pub atime: Option<Timestamp>,
+    /// New change time; absent: not before the new modification time.
+    pub ctime: Option<Timestamp>,
+    /// Void if the file was cut since.
+    pub truncate_generation: TruncateGeneration,
+}
