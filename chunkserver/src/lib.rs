@@ -6,3 +6,4 @@
 pub mod chain;
 pub mod clock;
 pub mod config;
+pub mod store;
