@@ -1,12 +1,30 @@
-//! The bytes of one open inode.
+//! The bytes of one open inode: what is known of them, and the small operations on that.
+//!
+//! Reading is in `reader`, writing and flushing in `writer`. One lock guards [`State`]; it is never
+//! held across an await.
+//! Keeps: a byte that was written and is not at all replicas yet is in `dirty` or in a frame of an
+//! outbox; a byte in the cache is as new as the replicas'.
 
+use super::dirty::DirtyMap;
+use super::fetch::Fetch;
+use super::frame::Frame;
+use super::locations::Locations;
+use super::outbox::{Order, Outbox};
+use super::plane::DataPlane;
+use super::readahead::Readahead;
 use bytes::Bytes;
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkGrant, ChunkMap};
-use gfs_proto::ids::{InodeId, TruncateGeneration};
+use gfs_proto::ids::{ChunkIndex, InodeId, TruncateGeneration};
+use gfs_proto::limits::FILE_SIZE_MAX;
 use gfs_proto::ops::HeldChunk;
 use gfs_proto::time::Timestamp;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
 
 /// What is known of an inode when it is opened.
 #[derive(Clone, Debug)]
@@ -35,96 +53,333 @@ pub struct SizeChange {
     /// To be sent with it: a report of an older generation is void.
     pub truncate_generation: TruncateGeneration,
     /// Number of the last write, for [`InodeData::reported`].
-    pub(super) stamp: u64,
+    stamp: u64,
 }
 
 /// The bytes of one open inode, shared by its handles.
 pub struct InodeData {
-    open: OpenData,
+    pub(super) plane: Arc<DataPlane>,
+    inode: InodeId,
+    pub(super) state: Mutex<State>,
+    /// A frame left its outbox.
+    pub(super) progress: Notify,
+}
+
+pub(super) struct State {
+    pub size: u64,
+    pub generation: TruncateGeneration,
+    pub exclusive: bool,
+    pub dirty: DirtyMap,
+    pub dirty_since: Option<Instant>,
+    pub lanes: HashMap<ChunkIndex, Lane>,
+    /// Frames in outboxes that no task has begun to send.
+    pub queue: VecDeque<(Order, Arc<Frame>)>,
+    pub workers: usize,
+    /// The plane knows that there is dirty data.
+    pub registered: bool,
+    pub locations: Locations,
+    pub readahead: Readahead,
+    pub fetches: Vec<Arc<Fetch>>,
+    pub failures: Failures,
+    writes: u64,
+    reported: u64,
+    mtime: SystemTime,
+}
+
+/// The way of writes to one chunk.
+#[derive(Default)]
+pub(super) struct Lane {
+    pub outbox: Outbox,
+    /// Held by the one task that gets a lease.
+    pub gate: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Errors of writes whose writer did not wait. Whoever flushes while one happens learns of it, and
+/// if nobody does, the next one who flushes.
+#[derive(Default)]
+pub(super) struct Failures {
+    count: u64,
+    told: u64,
+    last: Option<FsError>,
+}
+
+impl Failures {
+    pub(super) fn add(&mut self, error: FsError) {
+        self.count += 1;
+        self.last = Some(error);
+    }
+    pub(super) const fn count(&self) -> u64 {
+        self.count
+    }
+    /// What somebody who began when there were `since` failures has to be told.
+    pub(super) fn tell(&mut self, since: u64) -> Result<(), FsError> {
+        let news = self.count > since.min(self.told);
+        self.told = self.count;
+        if news { self.last.map_or(Ok(()), Err) } else { Ok(()) }
+    }
+}
+
+impl State {
+    /// What was written to a range and is not at all replicas, oldest first.
+    pub(super) fn patches(&self, range: &Range<u64>, chunk: gfs_proto::layout::ChunkSize) -> Vec<(u64, Bytes)> {
+        let mut patches = Vec::new();
+        if self.lanes.values().any(|lane| !lane.outbox.is_empty()) {
+            for part in chunk.split(range.start, range.end - range.start) {
+                let Some(lane) = self.lanes.get(&part.index) else { continue };
+                let base = chunk.start_of(part.index);
+                for frame in lane.outbox.frames() {
+                    frame.visit(part.offset..part.offset + part.length, |at, bytes| {
+                        patches.push((base + u64::from(at), bytes));
+                    });
+                }
+            }
+        }
+        self.dirty.visit(range.clone(), |at, bytes| patches.push((at, Bytes::copy_from_slice(bytes))));
+        patches
+    }
+
+    pub(super) fn outbox(&mut self, index: ChunkIndex) -> &mut Outbox {
+        &mut self.lanes.entry(index).or_default().outbox
+    }
+
+    /// There is nothing that the replicas lack.
+    pub(super) fn is_clean(&self) -> bool {
+        self.dirty.is_empty() && self.lanes.values().all(|lane| lane.outbox.is_empty())
+    }
+
+    /// Bytes up to `end` were written now.
+    pub(super) fn written(&mut self, end: u64) {
+        self.size = self.size.max(end);
+        self.writes += 1;
+        self.mtime = SystemTime::now();
+    }
+
+    /// What is cached may be served at any age only if nobody else can write.
+    pub(super) fn validity(&self) -> Option<Duration> {
+        (!self.exclusive).then_some(gfs_proto::limits::ATTRIBUTE_TTL)
+    }
 }
 
 impl InodeData {
-    pub(super) fn new(open: OpenData) -> Arc<Self> {
-        Arc::new(Self { open })
+    pub(super) fn new(plane: Arc<DataPlane>, open: OpenData) -> Arc<Self> {
+        let now = Instant::now();
+        let mut locations = Locations::default();
+        if let Some(last) = open.map.chunks.last() {
+            let end = last.index.next();
+            locations.learn(open.map, ChunkIndex::new(0), end, now);
+        }
+        let mut lanes: HashMap<ChunkIndex, Lane> = HashMap::new();
+        if let Some(grant) = open.grant {
+            locations.learn_grant(&grant);
+            lanes.entry(grant.index).or_default().outbox.install(Arc::new(grant), now);
+        }
+        let state = State {
+            size: open.size,
+            generation: open.truncate_generation,
+            exclusive: open.exclusive,
+            dirty: DirtyMap::new(plane.authority.chunk_size()),
+            dirty_since: None,
+            lanes,
+            queue: VecDeque::new(),
+            workers: 0,
+            registered: false,
+            locations,
+            readahead: Readahead::new(plane.config.readahead_max),
+            fetches: Vec::new(),
+            failures: Failures::default(),
+            writes: 0,
+            reported: 0,
+            mtime: UNIX_EPOCH,
+        };
+        Arc::new(Self { plane, inode: open.inode, state: Mutex::new(state), progress: Notify::new() })
     }
 
-    /// Bytes from `offset`: zeroes in holes, fewer than `length` only at the end of the file. Own
-    /// writes are seen whether they were flushed or not.
-    pub async fn read(self: &Arc<Self>, _offset: u64, _length: u32) -> Result<Bytes, FsError> {
-        Err(FsError::NotImplemented)
-    }
-
-    /// As [`read`](Self::read), if all of it is in memory; waits for nothing.
-    pub fn try_read(self: &Arc<Self>, _offset: u64, _length: u32) -> Option<Bytes> {
-        None
-    }
-
-    /// Under `exclusive` the bytes are kept and the call waits only for memory; otherwise they are at
-    /// all replicas when it returns.
-    pub async fn write(self: &Arc<Self>, _offset: u64, _data: &[u8]) -> Result<(), FsError> {
-        Err(FsError::NotImplemented)
-    }
-
-    /// Writes at the end of the file, which no other append of this client gets; returns where.
-    pub async fn append(self: &Arc<Self>, _data: &[u8]) -> Result<u64, FsError> {
-        Err(FsError::NotImplemented)
+    /// Number of the inode.
+    pub const fn id(&self) -> InodeId {
+        self.inode
     }
 
     /// Bytes of the file, own writes included.
     pub fn size(&self) -> u64 {
-        self.open.size
+        self.state.lock().size
+    }
+
+    /// Generation of the last cut that is known.
+    pub fn truncate_generation(&self) -> TruncateGeneration {
+        self.state.lock().generation
+    }
+
+    /// True while writes are buffered.
+    pub fn is_exclusive(&self) -> bool {
+        self.state.lock().exclusive
     }
 
     /// The master's newer knowledge of the size. Ignored if it is of an older generation, or if this
-    /// session is the exclusive writer and knows better.
-    pub fn learn_size(&self, _size: u64, _generation: TruncateGeneration) {}
+    /// session is the exclusive writer and knows better. A newer generation is a cut by somebody
+    /// else: grants and cached bytes are void.
+    pub fn learn_size(&self, size: u64, generation: TruncateGeneration) {
+        let mut state = self.state.lock();
+        if generation < state.generation || state.exclusive {
+            return;
+        }
+        let cut = generation > state.generation;
+        state.generation = generation;
+        let grows_only = !cut && !state.is_clean();
+        state.size = if grows_only { state.size.max(size) } else { size };
+        drop(state);
+        if cut {
+            self.forget_grants();
+            self.invalidate();
+        }
+    }
 
     /// Size and mtime, if there was a write since the last [`reported`](Self::reported).
     pub fn unreported(&self) -> Option<SizeChange> {
-        None
+        let state = self.state.lock();
+        let since = state.mtime.duration_since(UNIX_EPOCH).unwrap_or_default();
+        (state.writes > state.reported).then(|| SizeChange {
+            size: state.size,
+            mtime: Timestamp::from_nanos(since.as_nanos() as i128),
+            truncate_generation: state.generation,
+            stamp: state.writes,
+        })
     }
 
     /// The master has noted `change`.
-    pub fn reported(&self, _change: &SizeChange) {}
+    pub fn reported(&self, change: &SizeChange) {
+        let mut state = self.state.lock();
+        state.reported = state.reported.max(change.stamp);
+    }
 
     /// True if there are writes that not all replicas have acknowledged.
     pub fn is_dirty(&self) -> bool {
-        false
+        !self.state.lock().is_clean()
     }
 
-    /// Waits until all replicas have what was written before the call (close). Returns also the
-    /// error of an earlier flush in the background that nobody was told of yet.
-    pub async fn flush(self: &Arc<Self>) -> Result<(), FsError> {
-        Err(FsError::NotImplemented)
-    }
-
-    /// As [`flush`](Self::flush), and on stable storage at all replicas (fsync).
-    pub async fn sync(self: &Arc<Self>) -> Result<(), FsError> {
-        Err(FsError::NotImplemented)
+    pub(super) fn is_older_than(&self, age: Duration) -> bool {
+        self.state.lock().dirty_since.is_some_and(|since| since.elapsed() >= age)
     }
 
     /// Before the master is asked to set the size: drops what lies beyond, flushes the rest.
-    pub async fn truncate_prepare(self: &Arc<Self>, _new_size: u64) -> Result<(), FsError> {
-        Err(FsError::NotImplemented)
+    pub async fn truncate_prepare(self: &Arc<Self>, new_size: u64) -> Result<(), FsError> {
+        if new_size > FILE_SIZE_MAX {
+            return Err(FsError::FileTooLarge);
+        }
+        self.drop_dirty(new_size);
+        self.materialise(new_size).await?;
+        self.flush().await
+    }
+
+    fn drop_dirty(&self, size: u64) {
+        let mut state = self.state.lock();
+        let before = state.dirty.bytes();
+        state.dirty.truncate(size);
+        let dropped = before - state.dirty.bytes();
+        drop(state);
+        self.plane.memory.release(dropped);
+        self.settled();
+    }
+
+    /// A chunk that was granted and never written has no file anywhere. Before the file grows over
+    /// it and its lease ends, a byte is written, so that readers find zeroes and not nothing.
+    async fn materialise(self: &Arc<Self>, new_size: u64) -> Result<(), FsError> {
+        let chunk = self.plane.authority.chunk_size();
+        let starts: Vec<u64> = {
+            let state = self.state.lock();
+            let empty = |(index, lane): (&ChunkIndex, &Lane)| {
+                let start = chunk.start_of(*index);
+                let unwritten = lane.outbox.is_creating() && lane.outbox.is_empty();
+                (unwritten && state.size <= start && start < new_size).then_some(start)
+            };
+            state.lanes.iter().filter_map(empty).collect()
+        };
+        for start in starts {
+            let clean = self.state.lock().dirty.is_empty();
+            if clean {
+                self.write_through(Some(start), &[0]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The master has set the size. All grants are void.
-    pub fn truncated(&self, _new_size: u64, _generation: TruncateGeneration) {}
+    pub fn truncated(&self, new_size: u64, generation: TruncateGeneration) {
+        self.drop_dirty(new_size);
+        let chunk = self.plane.authority.chunk_size();
+        let mut state = self.state.lock();
+        state.generation = state.generation.max(generation);
+        if new_size < state.size {
+            let (index, offset) = chunk.locate(new_size);
+            state.locations.cut(index, offset);
+            state.readahead.reset();
+            self.taint(&mut state, new_size..u64::MAX);
+        }
+        state.size = new_size;
+        drop(state);
+        self.forget_grants();
+    }
 
     /// Enters or leaves buffering. On leaving, returns when everything is flushed; the grants are
     /// still [`held`](Self::held) and are the caller's to return and to forget.
-    pub async fn set_exclusive(self: &Arc<Self>, _exclusive: bool) -> Result<(), FsError> {
-        Err(FsError::NotImplemented)
+    pub async fn set_exclusive(self: &Arc<Self>, exclusive: bool) -> Result<(), FsError> {
+        let was = std::mem::replace(&mut self.state.lock().exclusive, exclusive);
+        match (was, exclusive) {
+            (true, false) => self.flush().await,
+            (false, true) => {
+                self.invalidate();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Leases held, for ReturnChunks.
     pub fn held(&self) -> Vec<HeldChunk> {
-        Vec::new()
+        self.state.lock().lanes.values().filter_map(|lane| lane.outbox.held()).collect()
     }
 
     /// The leases were given back or are void; the next write asks anew.
-    pub fn forget_grants(&self) {}
+    pub fn forget_grants(&self) {
+        self.state.lock().lanes.values_mut().for_each(|lane| lane.outbox.forget());
+    }
 
     /// What was cached of the file may be old: another session changed it.
-    pub fn invalidate(&self) {}
+    pub fn invalidate(&self) {
+        let mut state = self.state.lock();
+        state.locations.clear();
+        state.readahead.reset();
+        self.taint(&mut state, 0..u64::MAX);
+    }
+
+    /// Bytes of the range have changed at the replicas: what is cached goes, what is being fetched
+    /// is not kept.
+    pub(super) fn taint(&self, state: &mut State, range: Range<u64>) {
+        state.fetches.iter().filter(|fetch| fetch.overlaps(&range)).for_each(|fetch| fetch.taint());
+        self.plane.cache.remove(self.inode, range);
+    }
+}
+
+impl Drop for InodeData {
+    fn drop(&mut self) {
+        self.plane.cache.remove(self.inode, 0..u64::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_to_all_who_were_waiting_or_else_to_the_next() {
+        let mut failures = Failures::default();
+        assert_eq!(failures.tell(0), Ok(()));
+        let (early, late) = (failures.count(), failures.count());
+        failures.add(FsError::NoSpace);
+        assert_eq!(failures.tell(early), Err(FsError::NoSpace));
+        assert_eq!(failures.tell(late), Err(FsError::NoSpace), "both waited while it happened");
+        assert_eq!(failures.tell(failures.count()), Ok(()));
+        failures.add(FsError::Io);
+        assert_eq!(failures.tell(failures.count()), Err(FsError::Io), "nobody was told");
+        assert_eq!(failures.tell(failures.count()), Ok(()));
+    }
 }

@@ -5,10 +5,33 @@
 //! locations, leases, dirty extents, frames in flight, readahead. Of the master it knows only
 //! [`ChunkAuthority`]; of FUSE and of names nothing.
 //! GFS paper, sections 2.7, 3.1 and 3.2.
+//!
+//! ```text
+//!   inode ── reader ── readahead, cache, fetch ── replicas ──┐
+//!     └───── writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
+//! ```
+//! `readahead`, `dirty`, `outbox`, `frame` and `locations` are pure; `retry` alone waits for time.
 
 mod authority;
+mod cache;
+mod connection;
+mod dirty;
+mod fetch;
+mod frame;
 mod inode;
+mod locations;
+mod members;
+mod memory;
+mod outbox;
 mod plane;
+mod readahead;
+mod reader;
+mod replicas;
+mod retry;
+mod servers;
+mod stream;
+mod tally;
+mod writer;
 
 pub use authority::ChunkAuthority;
 pub use inode::{InodeData, OpenData, SizeChange};

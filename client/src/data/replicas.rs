@@ -1,0 +1,152 @@
+//! One read from the replicas of a chunk: which first, what is checked, who is next.
+
+use super::authority::ChunkAuthority;
+use super::connection::{Answer, LinkError, Request};
+use super::servers::Servers;
+use bytes::{Bytes, BytesMut};
+use gfs_proto::checksum::{block_sums, decode_sums};
+use gfs_proto::chunk::{ChunkLocation, Replica};
+use gfs_proto::frame::{DataError, Kind, Read};
+use gfs_proto::limits::BLOCK_SIZE;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Why no replica gave the bytes. Ordered: the gravest of several counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum FetchError {
+    /// Every replica says that it has no such chunk.
+    Absent,
+    /// None can be reached, or none serves it now.
+    Unreachable,
+    /// Those that can be reached have bad checksums.
+    Corrupt,
+}
+
+/// Part of a chunk; block aligned, at most a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Blocks {
+    pub offset: u32,
+    pub length: u32,
+}
+
+impl Servers {
+    /// Bytes of a chunk, exactly as many as asked for, verified, with zeroes where it ends or is
+    /// clipped. Goes from replica to replica.
+    pub(super) async fn fetch(
+        &self,
+        location: &ChunkLocation,
+        blocks: Blocks,
+        authority: &dyn ChunkAuthority,
+        request_timeout: Duration,
+    ) -> Result<Bytes, FetchError> {
+        if location.clip.is_some_and(|clip| clip <= blocks.offset) {
+            return Ok(BytesMut::zeroed(blocks.length as usize).freeze());
+        }
+        let mut order: Vec<&Replica> = location.replicas.iter().collect();
+        if order.len() > 1 {
+            order.sort_by_cached_key(|replica| self.cost(replica));
+        }
+        let mut gravest = None;
+        for replica in order {
+            let deadline = Instant::now() + request_timeout;
+            match self.fetch_from(replica, location, blocks, deadline).await {
+                Ok(data) => return Ok(pad(data, blocks, location.clip)),
+                Err(error) => {
+                    if error == FetchError::Corrupt {
+                        tracing::warn!(chunk = %location.handle, server = %replica.server, "replica is corrupt");
+                        authority.corrupt(location.handle, replica.server);
+                    }
+                    gravest = gravest.max(Some(error));
+                }
+            }
+        }
+        Err(gravest.unwrap_or(FetchError::Unreachable))
+    }
+
+    async fn fetch_from(
+        &self,
+        replica: &Replica,
+        location: &ChunkLocation,
+        blocks: Blocks,
+        deadline: Instant,
+    ) -> Result<Bytes, FetchError> {
+        for by_copy in [false, true] {
+            let (handle, version) = (location.handle, location.version);
+            let read = Read { handle, version, offset: blocks.offset, length: blocks.length, by_copy };
+            let request = Request { kind: Kind::Read, header: &read.encode(), sums: &[], payload: &[] };
+            let answer = self.ask(replica, request, blocks.length, deadline).await;
+            match answer {
+                Ok(Answer::Data { chunk_length, sums, data }) if verified(blocks, chunk_length, &sums, &data) => {
+                    return Ok(data);
+                }
+                Ok(Answer::Data { .. }) => tracing::debug!(%handle, server = %replica.server, by_copy, "sums differ"),
+                Ok(Answer::Ack(ack)) if ack.outcome == Err(DataError::NoChunk) => return Err(FetchError::Absent),
+                Ok(Answer::Ack(ack)) if ack.outcome == Err(DataError::Corrupt) => {}
+                Ok(Answer::Ack(ack)) => {
+                    tracing::debug!(%handle, %version, server = %replica.server, outcome = ?ack.outcome, "read refused");
+                    return Err(FetchError::Unreachable);
+                }
+                Err(error) => {
+                    tracing::debug!(%handle, server = %replica.server, %error, "read failed");
+                    if error == LinkError::TimedOut {
+                        self.distrust(replica, handle);
+                    }
+                    return Err(FetchError::Unreachable);
+                }
+            }
+        }
+        Err(FetchError::Corrupt)
+    }
+}
+
+/// True if the answer has the bytes that a chunk of that length must give, and they match their sums.
+fn verified(blocks: Blocks, chunk_length: u32, sums: &[u8], data: &[u8]) -> bool {
+    let there = chunk_length.saturating_sub(blocks.offset).min(blocks.length) as usize;
+    let in_blocks = there.next_multiple_of(BLOCK_SIZE as usize).min(blocks.length as usize);
+    (data.len() == there || data.len() == in_blocks)
+        && sums.len() == 4 * data.len().div_ceil(BLOCK_SIZE as usize)
+        && block_sums(data).eq(decode_sums(sums))
+}
+
+fn pad(data: Bytes, blocks: Blocks, clip: Option<u32>) -> Bytes {
+    let length = blocks.length as usize;
+    let keep = clip.map_or(length, |clip| (clip.saturating_sub(blocks.offset) as usize).min(length)).min(data.len());
+    if keep == length {
+        return data;
+    }
+    let mut padded = BytesMut::zeroed(length);
+    padded[..keep].copy_from_slice(&data[..keep]);
+    padded.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gfs_proto::checksum::encode_sums;
+
+    #[test]
+    fn an_answer_must_have_all_bytes_and_their_sums() {
+        let data = vec![7u8; 8192];
+        let sums = |data: &[u8]| encode_sums(block_sums(data));
+        let blocks = |offset, length| Blocks { offset, length };
+        assert!(verified(blocks(0, 8192), 1 << 20, &sums(&data), &data));
+        assert!(verified(blocks(0, 8192), 8192, &sums(&data), &data));
+        assert!(verified(blocks(0, 16384), 5000, &sums(&data[..5000]), &data[..5000]), "cut at the length");
+        assert!(verified(blocks(0, 16384), 5000, &sums(&data), &data), "or in whole blocks");
+        assert!(verified(blocks(8192, 4096), 5000, &[], &[]), "behind the end");
+        assert!(!verified(blocks(0, 16384), 1 << 20, &sums(&data), &data), "too few bytes");
+        assert!(!verified(blocks(0, 8192), 1 << 20, &sums(&data)[..4], &data), "too few sums");
+        let mut bad = data.clone();
+        bad[5000] ^= 1;
+        assert!(!verified(blocks(0, 8192), 1 << 20, &sums(&data), &bad));
+    }
+
+    #[test]
+    fn what_is_missing_or_clipped_is_zero() {
+        let blocks = Blocks { offset: 4096, length: 8192 };
+        let data = Bytes::from(vec![7u8; 8192]);
+        let sevens = |clip| pad(data.clone(), blocks, clip).iter().filter(|byte| **byte == 7).count();
+        assert_eq!([None, Some(0), Some(4097), Some(1 << 20)].map(sevens), [8192, 0, 1, 8192]);
+        assert_eq!(pad(data.slice(..10), blocks, None).len(), 8192);
+    }
+}
