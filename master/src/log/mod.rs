@@ -1,0 +1,34 @@
+//! Operation log (GFS paper, 2.6.3): mutations are ordered, made durable and only then applied.
+//!
+//! ```text
+//!  propose ──► group commit ──► raft (RawNode) ──► SegmentedLog ──► Disk
+//!     ▲        `replicated`        `node`           `store`         `disk`
+//!     └──────── StateMachine::apply, in log order, one thread at a time
+//! ```
+//!
+//! It knows nothing of what a command means: payloads are bytes. Invariants: a proposal is answered
+//! only after its record is on stable storage of a majority and applied; a record that was ever
+//! acknowledged is never dropped, whatever the recovery finds; a failed fsync ends the process.
+
+mod codec;
+mod config;
+mod disk;
+mod error;
+mod members;
+mod node;
+mod raft_logger;
+mod real_disk;
+mod recovery;
+mod replicated;
+mod segment;
+mod storage;
+mod store;
+
+#[cfg(test)]
+mod mem_disk;
+#[cfg(test)]
+mod tests;
+
+pub use config::{LogConfig, MemberId, Position, SEGMENT_BYTES_DEFAULT};
+pub use error::{Damage, LogError, LogFault};
+pub use replicated::{LogStatus, ReplicatedLog, Role, StateMachine};
