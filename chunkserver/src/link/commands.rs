@@ -1,0 +1,248 @@
+//! What the master commands: install and revoke leases, delete, copy, adopt. Each command is a task of
+//! its own; deletions that come together are made durable together.
+
+use super::copy::copy;
+use super::stream::Out;
+use crate::chain::Installed;
+use crate::grants::Lease;
+use crate::node::Node;
+use crate::server::may_block;
+use gfs_proto::control::{
+    ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, ReplicaRow, ReplicaState,
+};
+use gfs_proto::error::FsError;
+use gfs_proto::frame::{DataError, SyncChunk};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Incarnation, Term};
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+/// Commands at work at the same time, and copies among them.
+const COMMANDS_MAX: usize = 64;
+const COPIES_MAX: usize = 4;
+/// Deletions made durable together, and waiting for it.
+const DELETES_TOGETHER: usize = 256;
+const DELETES_MAX: usize = 16 << 10;
+
+/// Why a command was not carried out.
+#[derive(Debug, Error)]
+pub(super) enum Failure {
+    /// By what the store or the order of writes said.
+    #[error("{0}")]
+    Data(#[from] DataError),
+    /// Said in words.
+    #[error("{text}")]
+    Told {
+        /// For the master.
+        error: FsError,
+        /// For its log.
+        text: String,
+    },
+}
+
+impl Failure {
+    pub(super) fn told(error: FsError, text: impl Into<String>) -> Self {
+        Self::Told { error, text: text.into() }
+    }
+
+    /// As the master is told.
+    fn error(&self) -> FsError {
+        match self {
+            Self::Told { error, .. } => *error,
+            Self::Data(DataError::NoChunk) => FsError::NotFound,
+            Self::Data(DataError::Version | DataError::Incarnation | DataError::Generation) => FsError::Stale,
+            Self::Data(DataError::Epoch) => FsError::StaleGrant,
+            Self::Data(DataError::Suspect) => FsError::NoReplica,
+            Self::Data(DataError::NoSpace) => FsError::NoSpace,
+            Self::Data(DataError::Corrupt | DataError::Transfer) => FsError::Corrupt,
+            Self::Data(DataError::Io) => FsError::Io,
+            Self::Data(DataError::Busy) => FsError::Busy,
+            Self::Data(_) => FsError::Unavailable,
+        }
+    }
+}
+
+/// Commands of one stream.
+pub(super) struct Commands {
+    node: Arc<Node>,
+    out: Out,
+    at_work: Arc<Semaphore>,
+    copies: Arc<Semaphore>,
+    deletes: mpsc::Sender<Delete>,
+}
+
+struct Delete {
+    id: u64,
+    chunk: SyncChunk,
+}
+
+impl Commands {
+    pub(super) fn new(node: Arc<Node>, out: Out) -> Self {
+        let (deletes, queue) = mpsc::channel(DELETES_MAX);
+        tokio::spawn(delete_together(Arc::clone(&node), out.clone(), queue));
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { node, out, at_work: semaphore(COMMANDS_MAX), copies: semaphore(COPIES_MAX), deletes }
+    }
+
+    /// Begins to carry out a command; its result goes to the master.
+    pub(super) fn start(&self, id: u64, term: Term, command: ChunkCommand) {
+        let highest = self.node.store.identity().highest_term;
+        if term < highest {
+            let text = format!("term {term} is over, the current one is {highest}");
+            return self.refuse(id, Failure::told(FsError::NotLeader, text));
+        }
+        if let ChunkCommand::Delete { handle, version, incarnation } = command {
+            return self.delete(id, SyncChunk { handle, version }, incarnation);
+        }
+        let permits = match &command {
+            ChunkCommand::Copy { .. } | ChunkCommand::Adopt { .. } => Arc::clone(&self.copies),
+            _ => Arc::clone(&self.at_work),
+        };
+        let (node, out) = (Arc::clone(&self.node), self.out.clone());
+        tokio::spawn(async move {
+            let _permit = permits.acquire_owned().await.expect("never closed");
+            let outcome = carry_out(&node, command).await;
+            answer(&out, id, outcome).await;
+        });
+    }
+
+    fn delete(&self, id: u64, chunk: SyncChunk, incarnation: Incarnation) {
+        if incarnation != self.node.incarnation {
+            return self.refuse(id, DataError::Incarnation.into());
+        }
+        if self.deletes.try_send(Delete { id, chunk }).is_err() {
+            self.refuse(id, Failure::told(FsError::Busy, "too many deletions are waiting"));
+        }
+    }
+
+    fn refuse(&self, id: u64, failure: Failure) {
+        let out = self.out.clone();
+        tokio::spawn(async move { answer(&out, id, Err(failure)).await });
+    }
+}
+
+async fn answer(out: &Out, id: u64, outcome: Result<CommandOutcome, Failure>) {
+    let detail = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+    let outcome = outcome.map_err(|failure| failure.error());
+    let result = FromChunkserver::Result(CommandResult { id, outcome, detail });
+    let _ = out.send((&result).into()).await; // the stream has ended: the master asks again
+}
+
+async fn carry_out(node: &Node, command: ChunkCommand) -> Result<CommandOutcome, Failure> {
+    match command {
+        ChunkCommand::Install(install) => self::install(node, install).await.map(CommandOutcome::Installed),
+        ChunkCommand::Revoke { handle, epoch } => {
+            revoke(node, handle, epoch);
+            Ok(CommandOutcome::Done)
+        }
+        ChunkCommand::Copy { handle, version, source } => {
+            copy(node, handle, version, &source).await.map(CommandOutcome::Replica)
+        }
+        ChunkCommand::Adopt { handle, version, raise_to } => {
+            adopt(node, handle, version, raise_to).map(CommandOutcome::Replica)
+        }
+        ChunkCommand::Delete { .. } => Err(DataError::Protocol.into()), // taken out before
+    }
+}
+
+/// Fences, then cuts and raises on disk, then opens the new epoch.
+async fn install(node: &Node, install: Install) -> Result<InstallReport, Failure> {
+    let row = node.store.row(install.handle).ok_or(DataError::NoChunk)?;
+    check_version(&row, &install)?;
+    let gate = node.grants.entry(install.handle);
+    let deadline = Instant::now() + node.patience.turn;
+    gate.begin_install(install.epoch, install.truncate_generation, deadline).await?;
+    let version = install.raise_to.unwrap_or(install.version);
+    let length = match may_block(|| change(node, &install, version)) {
+        Ok(length) => length,
+        Err(error) => {
+            gate.abandon_install();
+            return Err(error.into());
+        }
+    };
+    let installed = Installed {
+        version,
+        epoch: install.epoch,
+        generation: install.truncate_generation,
+        numbering: install.numbering,
+        primary: install.members.first().is_some_and(|member| member.server == node.server()),
+    };
+    let until = node.clock.now() + install.lease;
+    let before = gate.finish_install(installed, Lease { members: install.members, length: install.lease, until });
+    if install.raise_to.is_some() || install.cut.is_some() {
+        node.outbox.touched(install.handle);
+    }
+    Ok(InstallReport {
+        length,
+        applied: before.applied,
+        previous_epoch: before.epoch,
+        in_doubt: before.in_doubt,
+        outcomes: before.outcomes,
+        incarnation: node.incarnation,
+    })
+}
+
+/// The same command may come twice: the version that it raises to is as good as the one it names.
+fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
+    if row.state == ReplicaState::Suspect {
+        return Err(DataError::Suspect.into());
+    }
+    if row.version == install.version || Some(row.version) == install.raise_to {
+        return Ok(());
+    }
+    Err(Failure::told(FsError::Stale, format!("the replica has version {}, not {}", row.version, install.version)))
+}
+
+/// The cut comes first: a replica of the new version never has bytes from beyond it.
+fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, DataError> {
+    let handle = install.handle;
+    if let Some(length) = install.cut {
+        let now = node.store.row(handle).ok_or(DataError::NoChunk)?.version;
+        node.store.cut(handle, now, length)?;
+    }
+    if let Some(raise_to) = install.raise_to {
+        node.store.raise(handle, install.version, raise_to)?;
+    }
+    node.store.length(handle, version)
+}
+
+/// The lease has ended: nothing more is accepted, and what was written becomes durable.
+fn revoke(node: &Node, handle: ChunkHandle, epoch: Epoch) {
+    let Some(gate) = node.grants.get(handle) else { return };
+    if gate.revoke(epoch) && gate.is_dirty() && !may_block(|| node.store.mark_clean(&[handle])).is_empty() {
+        gate.cleaned();
+        node.outbox.touched(handle);
+    }
+}
+
+fn adopt(
+    node: &Node,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    raise_to: ChunkVersion,
+) -> Result<ReplicaRow, Failure> {
+    let adopted = may_block(|| node.store.adopt(handle, version, raise_to))?;
+    if adopted.blocks_resummed > 0 {
+        tracing::warn!(chunk = %handle, blocks = adopted.blocks_resummed,
+            "an adopted replica had blocks whose checksums did not match: writes that were never finished");
+    }
+    node.outbox.touched(handle);
+    Ok(adopted.row)
+}
+
+/// Deletes until the stream ends.
+async fn delete_together(node: Arc<Node>, out: Out, mut queue: mpsc::Receiver<Delete>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, DELETES_TOGETHER).await > 0 {
+        let chunks: Vec<SyncChunk> = batch.iter().map(|delete| delete.chunk).collect();
+        let results = may_block(|| node.store.delete(&chunks));
+        for (delete, result) in batch.drain(..).zip(results) {
+            if result.is_ok() {
+                node.grants.remove(delete.chunk.handle);
+                node.outbox.removed(delete.chunk.handle, delete.chunk.version);
+            }
+            answer(&out, delete.id, result.map(|()| CommandOutcome::Done).map_err(Failure::from)).await;
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Re-replication (GFS paper, 4.3): fetches a whole replica from a peer by READ frames, checks every
+//! block, makes it durable before it counts.
+
+use super::commands::Failure;
+use crate::net::frames::Outgoing;
+use crate::node::Node;
+use crate::peers::Peer;
+use crate::server::may_block;
+use gfs_proto::chunk::Replica;
+use gfs_proto::control::ReplicaRow;
+use gfs_proto::error::FsError;
+use gfs_proto::frame::{DataReply, Kind, Read};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion};
+use gfs_proto::limits::FRAME_PAYLOAD_MAX;
+use std::time::Duration;
+
+/// For one block of the copy.
+const READ_MAX: Duration = Duration::from_secs(10);
+
+/// Copies a replica; whatever was here under an older version is replaced when it is complete.
+pub(super) async fn copy(
+    node: &Node,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    source: &Replica,
+) -> Result<ReplicaRow, Failure> {
+    let membership = node.membership().ok_or_else(|| Failure::told(FsError::Unavailable, "not registered"))?;
+    let peer = Peer::of_replica(source, &node.boot_id);
+    let mut importer = may_block(|| node.store.import(handle, version))?;
+    let (mut offset, mut chunk_length) = (0, u32::MAX);
+    while offset < chunk_length {
+        let left = membership.chunk_size.get() - offset;
+        let read = Read { handle, version, offset, length: left.min(FRAME_PAYLOAD_MAX), by_copy: true };
+        let header = read.encode();
+        let frame = Outgoing { kind: Kind::Read, request: 0, header: &header, sums: &[], payload: &[] };
+        let answer = node.peers.call(&peer, membership.cluster, frame, READ_MAX).await;
+        let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
+        if answer.kind != Kind::Data {
+            return Err(refused(&peer, answer.ack()));
+        }
+        let reply =
+            DataReply::decode(&answer.header).map_err(|error| Failure::told(FsError::Protocol, error.to_string()))?;
+        if offset > 0 && reply.chunk_length != chunk_length || reply.chunk_length > membership.chunk_size.get() {
+            return Err(Failure::told(FsError::Busy, "the chunk changed while it was copied"));
+        }
+        chunk_length = reply.chunk_length;
+        let expected = chunk_length.saturating_sub(offset).min(read.length);
+        if answer.payload.len() != expected as usize {
+            return Err(Failure::told(FsError::Protocol, format!("{:?} sent a short answer", peer.endpoint)));
+        }
+        if expected > 0 {
+            may_block(|| importer.write(offset, &answer.payload, &answer.sums))?;
+        }
+        offset += read.length;
+    }
+    let row = may_block(|| importer.finish(chunk_length))?;
+    node.grants.remove(handle);
+    node.outbox.touched(handle);
+    tracing::info!(chunk = %handle, %version, from = %peer.server, bytes = chunk_length, "copied a replica");
+    Ok(row)
+}
+
+fn refused(peer: &Peer, ack: Result<gfs_proto::frame::Ack, gfs_proto::frame::FrameError>) -> Failure {
+    match ack.map(|ack| ack.outcome) {
+        Ok(Err(error)) => {
+            Failure::told(FsError::NoReplica, format!("{} refused to be copied from: {error}", peer.server))
+        }
+        Ok(Ok(())) | Err(_) => Failure::told(FsError::Protocol, format!("{} answered a READ oddly", peer.server)),
+    }
+}

@@ -1,0 +1,249 @@
+//! One stream to the master, from registration to its end.
+
+use super::{LinkError, LinkSettings, Trouble, commands, register, report};
+use crate::node::{Membership, Node};
+use crate::server::may_block;
+use gfs_proto::control::{FromChunkserver, Heartbeat, Registered, ToChunkserver};
+use gfs_proto::ids::Term;
+use gfs_proto::limits::MESSAGE_BYTES_MAX;
+use gfs_proto::ops::HeldChunk;
+use gfs_proto::wire;
+use gfs_proto::wire::chunkserver_link_client::ChunkserverLinkClient;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+
+/// Messages that wait for the stream.
+const OUT_MAX: usize = 64;
+/// For connecting, and for the answer to the registration.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+const REGISTER_MAX: Duration = Duration::from_secs(10);
+/// A master that is gone without a word is noticed after these.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_MAX: Duration = Duration::from_secs(3);
+/// For the master to take note of a clean stop.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
+/// Leases named by one heartbeat; the others come with the next.
+const WRITING_MAX: usize = 8192;
+/// Heartbeats that may still be acknowledged.
+const UNANSWERED_MAX: usize = 16;
+
+/// Messages to the master.
+pub(super) type Out = mpsc::Sender<wire::FromChunkserver>;
+
+/// Heartbeats sent and not acknowledged: when, and with which leases.
+type Unanswered = Arc<Mutex<VecDeque<(u64, Vec<HeldChunk>)>>>;
+
+/// Connects, registers, serves the stream. `Ok` after taking leave.
+pub(super) async fn run(
+    node: &Arc<Node>,
+    settings: &LinkSettings,
+    stop: &mut watch::Receiver<bool>,
+    trouble: &mut Trouble,
+) -> Result<(), LinkError> {
+    let (out, mut incoming, registered) = open(node, settings).await?;
+    trouble.over();
+    tracing::info!(server = %registered.server, cluster = %registered.cluster, master = settings.master, "registered");
+    let unanswered = Unanswered::default();
+    let mut tasks = JoinSet::new();
+    node.outbox.start();
+    tasks.spawn(heartbeats(Arc::clone(node), out.clone(), registered.heartbeat, Arc::clone(&unanswered)));
+    tasks.spawn(report::run(Arc::clone(node), out.clone()));
+    let commands = commands::Commands::new(Arc::clone(node), out.clone());
+    let down = Down { node, read_lease: registered.read_lease, unanswered, commands };
+    let ended = tokio::select! {
+        reason = down.receive(&mut incoming) => Err(lost(settings, reason)),
+        _ = tasks.join_next() => Err(lost(settings, "it takes no more messages".to_owned())),
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+    };
+    node.outbox.stop();
+    drop(tasks);
+    if ended.is_ok() {
+        leave(out, incoming).await;
+    }
+    ended
+}
+
+fn lost(settings: &LinkSettings, reason: String) -> LinkError {
+    LinkError::Lost { master: settings.master.clone(), reason }
+}
+
+/// Connects and registers.
+async fn open(
+    node: &Node,
+    settings: &LinkSettings,
+) -> Result<(Out, Streaming<wire::ToChunkserver>, Registered), LinkError> {
+    let unreachable = |reason: String| LinkError::Unreachable { master: settings.master.clone(), reason };
+    let endpoint = Endpoint::from_shared(format!("http://{}", settings.master))
+        .map_err(|error| unreachable(error.to_string()))?
+        .connect_timeout(CONNECT_MAX)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_MAX)
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await.map_err(|error| unreachable(root_cause(&error)))?;
+    let mut client = ChunkserverLinkClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let (out, messages) = mpsc::channel(OUT_MAX);
+    out.send((&register(node, settings)).into()).await.map_err(|error| unreachable(error.to_string()))?;
+    let refused = |status: Status| refusal(settings, &status);
+    let link = async {
+        let mut incoming = client.link(ReceiverStream::new(messages)).await.map_err(refused)?.into_inner();
+        let first = incoming.message().await.map_err(refused)?;
+        Ok::<_, LinkError>((incoming, first))
+    };
+    let waited = timeout(REGISTER_MAX, link).await;
+    let (incoming, first) = waited.map_err(|_| unreachable("it does not answer the registration".to_owned()))??;
+    let registered = match first.map(ToChunkserver::try_from) {
+        Some(Ok(ToChunkserver::Registered(registered))) => registered,
+        Some(Err(error)) => return Err(unreachable(format!("its answer cannot be understood: {error}"))),
+        Some(Ok(_)) | None => return Err(unreachable("it did not answer the registration".to_owned())),
+    };
+    join(node, settings, &registered)?;
+    Ok((out, incoming, registered))
+}
+
+/// The innermost error says what happened: "connection refused".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Connection troubles are one thing, a "no" of the master is another.
+fn refusal(settings: &LinkSettings, status: &Status) -> LinkError {
+    use tonic::Code;
+    let (master, reason) = (settings.master.clone(), status.message().to_owned());
+    match status.code() {
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Unimplemented | Code::Internal => {
+            LinkError::Unreachable { master, reason }
+        }
+        _ => LinkError::Refused { master, reason },
+    }
+}
+
+/// Checks that this is our cluster and its current leader, and remembers both.
+fn join(node: &Node, settings: &LinkSettings, registered: &Registered) -> Result<(), LinkError> {
+    let identity = node.store.identity();
+    let master = || settings.master.clone();
+    if let Some(ours) = identity.cluster.filter(|ours| *ours != registered.cluster) {
+        return Err(LinkError::AnotherCluster { master: master(), theirs: registered.cluster, ours });
+    }
+    if registered.term < identity.highest_term {
+        return Err(LinkError::Deposed { master: master(), theirs: registered.term, ours: identity.highest_term });
+    }
+    may_block(|| {
+        node.store.join(registered.cluster, registered.chunk_size)?;
+        node.store.observe_term(registered.term)
+    })?;
+    let Registered { server, cluster, chunk_size, .. } = *registered;
+    node.joined(Membership { server, cluster, chunk_size });
+    Ok(())
+}
+
+/// Ends when the stream does.
+async fn heartbeats(node: Arc<Node>, out: Out, every: Duration, unanswered: Unanswered) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Ok(room) = out.reserve().await else { return };
+        let sent = u64::try_from(node.clock.now().as_nanos()).unwrap_or(u64::MAX);
+        let writing = node.grants.take_written(WRITING_MAX);
+        {
+            let mut unanswered = unanswered.lock();
+            if unanswered.len() == UNANSWERED_MAX {
+                unanswered.pop_front();
+            }
+            unanswered.push_back((sent, writing.clone()));
+        }
+        let requests_in_flight = node.requests.load(Ordering::Relaxed);
+        let heartbeat = Heartbeat { sent, space: node.store.space(), writing, requests_in_flight };
+        room.send((&FromChunkserver::Heartbeat(heartbeat)).into());
+    }
+}
+
+/// The receiving half.
+struct Down<'a> {
+    node: &'a Arc<Node>,
+    read_lease: Duration,
+    unanswered: Unanswered,
+    commands: commands::Commands,
+}
+
+impl Down<'_> {
+    /// Returns why the stream ended.
+    async fn receive(self, incoming: &mut Streaming<wire::ToChunkserver>) -> String {
+        loop {
+            let message = match incoming.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return "it closed the connection".to_owned(),
+                Err(status) => return status.message().to_owned(),
+            };
+            let result = match ToChunkserver::try_from(message) {
+                Ok(ToChunkserver::HeartbeatAck { sent, term }) => self.acknowledged(sent, term),
+                Ok(ToChunkserver::Command { id, term, command }) => {
+                    self.term(term);
+                    self.commands.start(id, term, command);
+                    Ok(())
+                }
+                Ok(ToChunkserver::Registered(_)) => Err("it registered this server twice".to_owned()),
+                Err(error) => Err(format!("it sent what cannot be understood: {error}")),
+            };
+            if let Err(reason) = result {
+                return reason;
+            }
+        }
+    }
+
+    /// Extends the read lease and the chunk leases that the heartbeat named.
+    fn acknowledged(&self, sent: u64, term: Term) -> Result<(), String> {
+        if self.term(term) {
+            return Err(format!("its term {term} is over"));
+        }
+        let mut unanswered = self.unanswered.lock();
+        let Some(at) = unanswered.iter().position(|(at, _)| *at == sent) else {
+            return Ok(()); // older than what is remembered
+        };
+        let (_, held) = unanswered.drain(..=at).next_back().expect("at is a position");
+        let sent = Duration::from_nanos(sent);
+        self.node.lease.acknowledged(sent, self.read_lease);
+        for held in held {
+            if let Some(gate) = self.node.grants.get(held.handle) {
+                gate.extend(held.epoch, sent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers a higher term; true if it is a lower one.
+    fn term(&self, term: Term) -> bool {
+        let highest = self.node.store.identity().highest_term;
+        if term > highest
+            && let Err(error) = may_block(|| self.node.store.observe_term(term))
+        {
+            tracing::error!(%error, %term, "the master's term cannot be remembered");
+        }
+        term < highest
+    }
+}
+
+/// Tells the master that this is a clean stop.
+async fn leave(out: Out, mut incoming: Streaming<wire::ToChunkserver>) {
+    let farewell = async {
+        if out.send((&FromChunkserver::Leaving).into()).await.is_ok() {
+            drop(out);
+            while let Ok(Some(_)) = incoming.message().await {}
+        }
+    };
+    let _ = timeout(LEAVE_MAX, farewell).await; // the master will notice anyway
+}

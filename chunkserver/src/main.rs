@@ -1,0 +1,60 @@
+//! `gfs-chunkserver`: settings, log, signals; everything else is in the library.
+
+use anyhow::Context as _;
+use clap::Parser;
+use gfs_chunkserver::config::{CommandLine, Config};
+use gfs_chunkserver::run::{Chunkserver, Seams};
+use std::io::Write as _;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Wrong usage or settings; 1 is any other failure.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let config = match CommandLine::parse().into_config() {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error.into()),
+    };
+    if let Err(error) = start_log(&config) {
+        return fail(USAGE, &error);
+    }
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error),
+    }
+}
+
+fn fail(status: u8, error: &anyhow::Error) -> ExitCode {
+    // nobody is left to tell if standard error is gone
+    let _ = writeln!(std::io::stderr(), "gfs-chunkserver: {error:#}");
+    ExitCode::from(status)
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("setting log: {:?}", config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    Ok(())
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.threads)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+        // on a worker's thread: the main one may not make way for blocking work
+        let server = tokio::spawn(Chunkserver::start(config, Seams::default())).await??;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        tokio::spawn(server.stop()).await??;
+        Ok(())
+    })
+}

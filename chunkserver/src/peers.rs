@@ -1,0 +1,176 @@
+//! The servers that this one forwards to and copies from: one pooled connection to each run of each.
+
+use crate::net::buffer::Payload;
+use crate::net::dial::{Answer, CallError, DataConnection, Endpoint};
+use crate::net::frames::Outgoing;
+use gfs_proto::chunk::Replica;
+use gfs_proto::frame::{Ack, DataError, Hop, Kind, Write};
+use gfs_proto::ids::{ClusterId, Incarnation, ServerId};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Why a peer was of no help.
+#[derive(Debug, Error)]
+pub enum PeerError {
+    /// No answer.
+    #[error("{server} at {endpoint:?}: {source}")]
+    Call {
+        /// Which.
+        server: ServerId,
+        /// Where.
+        endpoint: Endpoint,
+        /// Why.
+        source: CallError,
+    },
+    /// Somebody else listens there, or the server has restarted.
+    #[error("{endpoint:?} is {found} in run {incarnation}, not {server} in the run that was expected")]
+    Another {
+        /// Who was expected.
+        server: ServerId,
+        /// Where.
+        endpoint: Endpoint,
+        /// Who is there.
+        found: ServerId,
+        /// In which run.
+        incarnation: Incarnation,
+    },
+}
+
+/// A server to talk to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Its number.
+    pub server: ServerId,
+    /// Its run.
+    pub incarnation: Incarnation,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+}
+
+impl Peer {
+    /// As a frame names it.
+    pub fn of_hop(hop: &Hop) -> Self {
+        Self { server: hop.server, incarnation: hop.incarnation, endpoint: Endpoint::Tcp(hop.address) }
+    }
+
+    /// As the master names it; by its socket if it is on the machine with this boot id.
+    pub fn of_replica(replica: &Replica, boot_id: &str) -> Self {
+        let endpoint = match &replica.address.unix {
+            Some(path) if replica.address.host == boot_id && !boot_id.is_empty() => Endpoint::Unix(PathBuf::from(path)),
+            _ => Endpoint::Tcp(replica.address.tcp),
+        };
+        Self { server: replica.server, incarnation: replica.incarnation, endpoint }
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Peers {
+    connections: Mutex<HashMap<ServerId, Arc<DataConnection>>>,
+}
+
+impl Peers {
+    /// A connection to this run of a server; the same one for all who ask.
+    pub async fn connect(&self, peer: &Peer, cluster: ClusterId) -> Result<Arc<DataConnection>, PeerError> {
+        if let Some(connection) = self.open_connection(peer) {
+            return Ok(connection);
+        }
+        let opened = DataConnection::open(&peer.endpoint, cluster, "chunkserver").await;
+        let connection = Arc::new(opened.map_err(|source| call_error(peer, source))?);
+        if (connection.server, connection.incarnation) != (peer.server, peer.incarnation) {
+            return Err(PeerError::Another {
+                server: peer.server,
+                endpoint: peer.endpoint.clone(),
+                found: connection.server,
+                incarnation: connection.incarnation,
+            });
+        }
+        // of two that were opened at the same time both work; one is used from now on
+        self.connections.lock().insert(peer.server, Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    fn open_connection(&self, peer: &Peer) -> Option<Arc<DataConnection>> {
+        let mut connections = self.connections.lock();
+        let connection = connections.get(&peer.server)?;
+        if connection.incarnation == peer.incarnation && connection.is_open() {
+            return Some(Arc::clone(connection));
+        }
+        connections.remove(&peer.server);
+        None
+    }
+
+    /// Asks a peer and waits for its answer.
+    pub async fn call(
+        &self,
+        peer: &Peer,
+        cluster: ClusterId,
+        frame: Outgoing<'_>,
+        deadline: Duration,
+    ) -> Result<Answer, PeerError> {
+        let connection = self.connect(peer, cluster).await?;
+        let answer = connection.call(frame, deadline).await;
+        if answer.is_err() {
+            self.forget(peer.server, &connection);
+        }
+        answer.map_err(|source| call_error(peer, source))
+    }
+
+    fn forget(&self, server: ServerId, connection: &Arc<DataConnection>) {
+        let mut connections = self.connections.lock();
+        if connections.get(&server).is_some_and(|known| Arc::ptr_eq(known, connection)) {
+            connections.remove(&server);
+        }
+    }
+
+    /// Sends a write to the next server of its chain.
+    pub async fn forward(&self, forward: Forward) -> Result<Ack, PeerError> {
+        let header = forward.write.encode();
+        let frame =
+            Outgoing { kind: Kind::Write, request: 0, header: &header, sums: &forward.sums, payload: &forward.payload };
+        let answer = self.call(&forward.peer, forward.cluster, frame, forward.deadline).await?;
+        answer.ack().map_err(|error| call_error(&forward.peer, error.into()))
+    }
+}
+
+fn call_error(peer: &Peer, source: CallError) -> PeerError {
+    PeerError::Call { server: peer.server, endpoint: peer.endpoint.clone(), source }
+}
+
+/// A write on its way down the chain.
+#[derive(Debug)]
+pub struct Forward {
+    /// To whom.
+    pub peer: Peer,
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// As the next server is to see it.
+    pub write: Write,
+    /// Sums as received.
+    pub sums: Arc<Vec<u8>>,
+    /// Payload as received.
+    pub payload: Arc<Payload>,
+    /// For the answer.
+    pub deadline: Duration,
+}
+
+/// What the next server's answer means for ours: a full disk is passed on, everything else is a broken
+/// chain. `Ok` if all further down have applied the write.
+pub fn verdict(peer: &Peer, answer: Result<Ack, PeerError>) -> Result<(), (DataError, ServerId)> {
+    match answer {
+        Ok(Ack { outcome: Ok(()), .. }) => Ok(()),
+        Ok(Ack { outcome: Err(error @ (DataError::NoSpace | DataError::Chain)), culprit, .. }) => Err((error, culprit)),
+        Ok(Ack { outcome: Err(error), .. }) => {
+            tracing::warn!(server = %peer.server, %error, "the next server of a chain refused a write");
+            Err((DataError::Chain, peer.server))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the next server of a chain failed");
+            Err((DataError::Chain, peer.server))
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Background work: one trait for all of it, each worker on a task of its own, a bounded step at a time.
+
+use crate::node::Node;
+use crate::server::may_block;
+use gfs_proto::ids::ChunkHandle;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Something that goes on in the background.
+pub trait Worker: Send + Sync + 'static {
+    /// For logs.
+    fn name(&self) -> &'static str;
+    /// Does a bounded piece of work; may wait for disks. Returns when to go on.
+    fn step(&self) -> Rest;
+    /// For people.
+    fn status(&self) -> String;
+}
+
+/// When a worker wants to go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rest {
+    /// At once: there is more to do.
+    None,
+    /// After this pause.
+    For(Duration),
+}
+
+/// Runs a worker until told to stop.
+pub async fn run(worker: Arc<dyn Worker>, mut stop: watch::Receiver<bool>) {
+    while !*stop.borrow() {
+        match may_block(|| worker.step()) {
+            Rest::None => tokio::task::yield_now().await,
+            Rest::For(pause) => {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = stop.changed() => {}
+                }
+            }
+        }
+    }
+    tracing::debug!(worker = worker.name(), status = worker.status(), "stopped");
+}
+
+/// A chunk without writes for this long is flushed and marked clean.
+pub const IDLE: Duration = Duration::from_secs(5);
+/// Chunks flushed in one step.
+const FLUSH_MAX: usize = 128;
+/// Pause between looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Ends leases that have run out, flushes chunks that are written no longer, forgets old outcomes.
+pub struct Flusher(pub Arc<Node>);
+
+impl Worker for Flusher {
+    fn name(&self) -> &'static str {
+        "flusher"
+    }
+
+    fn step(&self) -> Rest {
+        let node = &*self.0;
+        let now = node.clock.now();
+        for lease in node.grants.expire(now) {
+            tracing::debug!(chunk = %lease.handle, epoch = %lease.epoch, "a lease has run out");
+        }
+        let mut idle = node.store.dirty();
+        idle.retain(|handle| node.grants.is_idle(*handle, now, IDLE));
+        let more = idle.len() > FLUSH_MAX;
+        idle.truncate(FLUSH_MAX);
+        let cleaned = clean(node, &idle);
+        node.grants.forget(now);
+        // what could not be cleaned is not tried again at once
+        if more && cleaned > 0 { Rest::None } else { Rest::For(LOOK) }
+    }
+
+    fn status(&self) -> String {
+        format!("{} chunks dirty, {} with a lease or remembered", self.0.store.dirty().len(), self.0.grants.count())
+    }
+}
+
+fn clean(node: &Node, handles: &[ChunkHandle]) -> usize {
+    if handles.is_empty() {
+        return 0;
+    }
+    let cleaned = node.store.mark_clean(handles);
+    for handle in &cleaned {
+        if let Some(gate) = node.grants.get(*handle) {
+            gate.cleaned();
+        }
+        node.outbox.touched(*handle);
+    }
+    cleaned.len()
+}

@@ -1,0 +1,123 @@
+//! The stream to the master: registration, reports, commands, leave-taking, terms.
+
+use crate::harness::{CLUSTER, HANDLE, Master, Server, cluster, config, install, pattern, read, seams, write};
+use gfs_chunkserver::clock::BootClock;
+use gfs_chunkserver::run::Chunkserver;
+use gfs_proto::control::{ChunkCommand, CommandOutcome, Install};
+use gfs_proto::error::FsError;
+use gfs_proto::frame::{DataError, Read};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term, TruncateGeneration};
+use std::sync::Arc;
+
+const VERSION: ChunkVersion = ChunkVersion::new(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_clean_stop_takes_leave_and_the_next_run_reports_everything() {
+    let master = Master::start().await;
+    let server = Server::start(&master).await;
+    let client = server.client().await;
+    for n in 1..=20u64 {
+        let frame = gfs_proto::frame::Write { handle: ChunkHandle::new(n), ..write(&server, 1, 0, 100) };
+        assert_eq!(client.write(&frame, &pattern(100, n as u8)).await.outcome, Ok(()));
+    }
+    let (id, directory) = (server.id, Arc::clone(&server.directory));
+    drop(client);
+    server.process.stop().await.expect("stopped");
+    master.until("leave", |heard| heard.left.contains(&id).then_some(())).await;
+    master.heard(|heard| heard.reports.clear());
+    let server = Server::start_in(&master, directory, Arc::new(BootClock)).await;
+    assert_eq!(server.id, id, "the same server");
+    let rows = master.heard(|heard| heard.reports.iter().flat_map(|(_, report)| report.present.clone()).count());
+    assert_eq!(rows, 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_finds_a_restarted_master_and_refuses_an_older_or_another_one() {
+    let master = Master::start().await;
+    let server = Server::start(&master).await;
+    let address = master.address;
+    assert_eq!(master.heard(|heard| heard.registered[&server.id].cluster), None, "not yet of any cluster");
+    let restart = async |old: Master, cluster, term| {
+        old.cut_off(server.id);
+        drop(old);
+        Master::start_at(address, cluster, term).await
+    };
+    let newer = restart(master, CLUSTER, Term::new(7)).await;
+    newer.until("registration", |heard| (heard.registrations == 1).then_some(())).await;
+    newer.until("a heartbeat", |heard| heard.heartbeats.first().map(drop)).await;
+    assert_eq!(server.process.node().store.identity().highest_term, Term::new(7));
+    let older = restart(newer, CLUSTER, Term::new(6)).await;
+    older.until("two attempts", |heard| (heard.registrations >= 2).then_some(())).await;
+    assert!(older.heard(|heard| heard.heartbeats.is_empty()), "it is not obeyed");
+    let other = restart(older, ClusterId::new([9; 16]), Term::new(8)).await;
+    other.until("two attempts", |heard| (heard.registrations >= 2).then_some(())).await;
+    assert!(other.heard(|heard| heard.heartbeats.is_empty()));
+    assert_eq!(server.process.node().store.identity().cluster, Some(CLUSTER));
+    let right = restart(other, CLUSTER, Term::new(8)).await;
+    right.until("a heartbeat", |heard| heard.heartbeats.first().map(drop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn deletes_name_exactly_one_replica_of_this_run() {
+    let master = Master::start().await;
+    let server = Server::start(&master).await;
+    let client = server.client().await;
+    assert_eq!(client.write(&write(&server, 1, 0, 100), &pattern(100, 1)).await.outcome, Ok(()));
+    let delete = |version, incarnation| ChunkCommand::Delete { handle: HANDLE, version, incarnation };
+    let wrong_run = master.command(server.id, delete(VERSION, server.incarnation().next())).await;
+    assert_eq!(wrong_run, Err(FsError::Stale));
+    let wrong_version = master.command(server.id, delete(ChunkVersion::new(9), server.incarnation())).await;
+    assert_eq!(wrong_version, Err(FsError::Stale));
+    let old_term = master.command_of(server.id, Term::new(0), delete(VERSION, server.incarnation())).await;
+    assert_eq!(old_term.outcome, Err(FsError::NotLeader));
+    assert!(client.read(read(0, 4096)).await.is_ok());
+    let id = server.id;
+    master.until("the replica in a report", |heard| heard.row(id, HANDLE)).await;
+    assert_eq!(master.command(id, delete(VERSION, server.incarnation())).await, Ok(CommandOutcome::Done));
+    assert_eq!(client.read(read(0, 4096)).await.err(), Some(DataError::NoChunk));
+    master.until("its removal in a report", |heard| heard.row(id, HANDLE).is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_copy_is_whole_and_a_cut_is_made_before_the_raise() {
+    let (master, servers) = cluster().await;
+    let client = servers[0].client().await;
+    let data = pattern(2_500_000, 3);
+    for (n, piece) in (0..).zip(data.chunks(1 << 20)) {
+        let frame = write(&servers[0], n + 1, (n as u32) << 20, piece.len());
+        assert_eq!(client.write(&frame, piece).await.outcome, Ok(()));
+    }
+    let source = servers[0].replica(&master);
+    let copy = ChunkCommand::Copy { handle: HANDLE, version: VERSION, source: source.clone() };
+    let outcome = master.command(servers[1].id, copy.clone()).await.expect("copied");
+    let CommandOutcome::Replica(row) = outcome else { panic!("not a row: {outcome:?}") };
+    assert_eq!((row.handle, row.version), (HANDLE, VERSION));
+    let back = servers[1].client().await.read(read(2 << 20, 1 << 20)).await.expect("read");
+    assert_eq!((back.chunk_length, &back.bytes[..]), (2_500_000, &data[2 << 20..]));
+    let missing = ChunkCommand::Copy { handle: ChunkHandle::new(77), version: VERSION, source };
+    assert_eq!(master.command(servers[2].id, missing).await, Err(FsError::NoReplica));
+
+    let members = [servers[0].replica(&master), servers[1].replica(&master)];
+    let cut = Install {
+        cut: Some(1_000_000),
+        raise_to: Some(ChunkVersion::new(2)),
+        truncate_generation: TruncateGeneration::new(1),
+        ..install(2, &members)
+    };
+    for server in &servers[..2] {
+        let report = master.install(server.id, cut.clone()).await.expect("installed");
+        assert_eq!(report.length, 1_000_000);
+        let read = Read { version: ChunkVersion::new(2), ..read(999_424 - 4096, 8192) };
+        let back = server.client().await.read(read).await.expect("read");
+        assert_eq!((back.chunk_length, back.bytes.len()), (1_000_000, 1_000_000 - 999_424 + 4096));
+    }
+    assert!(master.install(servers[2].id, cut).await.is_err(), "no replica there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_without_a_master_starts_and_stops() {
+    let directory = tempfile::tempdir().expect("directory");
+    let nobody = "127.0.0.1:1".parse().expect("address");
+    let process = Chunkserver::start(config(nobody, &directory), seams(Arc::new(BootClock))).await.expect("started");
+    process.stop().await.expect("stopped");
+}

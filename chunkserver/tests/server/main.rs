@@ -1,0 +1,7 @@
+//! Real chunkservers in one process, on real directories and sockets, with a master that is made up.
+
+mod harness;
+mod link;
+mod protocol;
+mod reads;
+mod writes;
