@@ -1,0 +1,329 @@
+//! Settings of the master: command line over file over defaults, validated once.
+//!
+//! Inside the program only [`Config`] is used. Every key of the file is also a flag of the same name;
+//! keys that nobody knows are refused.
+
+use clap::Parser;
+use gfs_proto::layout::ChunkSize;
+use gfs_proto::limits;
+use serde::{Deserialize, Serialize};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use thiserror::Error;
+
+/// Cache of the metadata file when nothing else is said.
+const CACHE_DEFAULT: &str = "64MiB";
+/// Where the data is kept when nothing else is said.
+const DATA_DEFAULT: &str = "/var/lib/gfs/master";
+
+/// The master of a GFS cluster: keeps the namespace, grants leases, watches the chunkservers.
+#[derive(Parser, Debug, Default)]
+#[command(name = "gfs-master", version)]
+pub struct Args {
+    /// Settings in TOML; each key is also a flag of the same name
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Show the settings that result, as a file for --config, and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// The directory was restored from a backup: numbers given out since then will be recognised
+    #[arg(long)]
+    pub restored: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the file may say, and the command line too. Nothing in it is checked yet.
+#[derive(clap::Args, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Directory with metadata and operation log; an empty one is formatted [default: /var/lib/gfs/master]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address to listen at [default: 127.0.0.1:9400]
+    #[arg(long, value_name = "ADDRESS", env = limits::MASTER_ADDRESS_ENV)]
+    pub listen: Option<String>,
+    /// Chunk size of a new cluster, 64KiB to 256MiB, a power of two [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub chunk_size: Option<String>,
+    /// Copies of each chunk in a new cluster, 1 to 9 [default: 3]
+    #[arg(long, value_name = "COPIES")]
+    pub goal: Option<u8>,
+    /// Memory for caching the metadata file [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub cache: Option<String>,
+    /// Listen on an address that others can reach although connections are not encrypted
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub insecure_network: Option<bool>,
+    /// What to log: error, warn, info, debug, trace, or a filter as of tracing [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Validated settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory with metadata and operation log.
+    pub data: PathBuf,
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Asked for at format; an existing directory must agree with it.
+    pub chunk_size: Option<ChunkSize>,
+    /// Asked for at format; an existing directory must agree with it.
+    pub goal: Option<u8>,
+    /// Bytes of the metadata file's cache.
+    pub cache_bytes: usize,
+    /// Filter for tracing.
+    pub log: String,
+    /// The directory comes from a backup.
+    pub restored: bool,
+    /// Intervals; constants but for tests.
+    pub timings: Timings,
+}
+
+/// Every interval that the master acts by. Programs use the default; tests shorten it.
+#[derive(Clone, Copy, Debug)]
+pub struct Timings {
+    /// Told to chunkservers.
+    pub heartbeat: Duration,
+    /// Told to chunkservers; a server that was not heard of for this long serves no reads.
+    pub read_lease: Duration,
+    /// A chunkserver that was not heard of for this long gets no new chunks and no requests.
+    pub suspect_after: Duration,
+    /// Life of a chunk lease.
+    pub lease: Duration,
+    /// Told to clients.
+    pub keep_alive: Duration,
+    /// A session that was not heard of for this long is ended.
+    pub expiry: Duration,
+    /// Bound on a command to a chunkserver that somebody waits for.
+    pub command: Duration,
+    /// Bound on a client's answer to a recall.
+    pub recall: Duration,
+    /// Rhythm of everything lazy: sizes, expiry, garbage.
+    pub tick: Duration,
+    /// A checkpoint is made at least this often while anything changes.
+    pub checkpoint: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            heartbeat: limits::HEARTBEAT,
+            read_lease: limits::READ_LEASE,
+            suspect_after: Duration::from_secs(5),
+            lease: limits::LEASE,
+            keep_alive: limits::SESSION_KEEP_ALIVE,
+            expiry: limits::SESSION_EXPIRY,
+            command: Duration::from_secs(2),
+            recall: Duration::from_secs(5),
+            tick: Duration::from_secs(1),
+            checkpoint: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why the settings cannot be used. The text names the setting and what to do.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        /// Of the file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has keys that nobody knows.
+    #[error("the configuration file {} is not usable: {source}", path.display())]
+    Parse {
+        /// Of the file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A size is not one.
+    #[error("{setting} = {value:?} is not a size; write a number of bytes or e.g. 64KiB, 1MiB, 2GiB")]
+    Size {
+        /// Its name.
+        setting: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// Outside of what is possible.
+    #[error("chunk-size = {0} is not possible; use a power of two from 64KiB to 256MiB")]
+    ChunkSize(String),
+    /// Outside of what is possible.
+    #[error("goal = {0} is not possible; use 1 to {max} copies", max = limits::GOAL_MAX)]
+    Goal(u8),
+    /// Not an address.
+    #[error("listen = {value:?} is not an address and port of this machine, such as {default}",
+        default = limits::MASTER_ADDRESS_DEFAULT)]
+    Listen {
+        /// What was given.
+        value: String,
+        /// Why, if the resolver said.
+        source: Option<std::io::Error>,
+    },
+    /// Others could reach an unprotected port.
+    #[error(
+        "listen = {0} can be reached from other machines, but connections are neither encrypted nor authenticated; \
+         listen on a loopback address, or give --insecure-network if the network is trusted"
+    )]
+    Insecure(SocketAddr),
+}
+
+impl Args {
+    /// File and flags together, flags first.
+    pub fn merged(&self) -> Result<Settings, ConfigError> {
+        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        Ok(self.settings.clone().over(file))
+    }
+}
+
+fn read(path: &Path) -> Result<Settings, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+impl Settings {
+    fn over(self, below: Self) -> Self {
+        Self {
+            data: self.data.or(below.data),
+            listen: self.listen.or(below.listen),
+            chunk_size: self.chunk_size.or(below.chunk_size),
+            goal: self.goal.or(below.goal),
+            cache: self.cache.or(below.cache),
+            insecure_network: self.insecure_network.or(below.insecure_network),
+            log: self.log.or(below.log),
+        }
+    }
+
+    /// With the defaults filled in; chunk size and goal stay open, an existing directory knows them.
+    #[must_use]
+    pub fn with_defaults(self) -> Self {
+        self.over(Self {
+            data: Some(DATA_DEFAULT.into()),
+            listen: Some(limits::MASTER_ADDRESS_DEFAULT.into()),
+            cache: Some(CACHE_DEFAULT.into()),
+            insecure_network: Some(false),
+            log: Some("info".into()),
+            ..Self::default()
+        })
+    }
+
+    /// Checks everything.
+    pub fn validate(self, restored: bool) -> Result<Config, ConfigError> {
+        let filled = self.with_defaults();
+        let listen = address(filled.listen.as_deref().unwrap_or_default())?;
+        if !listen.ip().is_loopback() && filled.insecure_network != Some(true) {
+            return Err(ConfigError::Insecure(listen));
+        }
+        let cache = bytes("cache", filled.cache.as_deref().unwrap_or(CACHE_DEFAULT))?;
+        Ok(Config {
+            data: filled.data.unwrap_or_else(|| DATA_DEFAULT.into()),
+            listen,
+            chunk_size: filled.chunk_size.as_deref().map(chunk_size).transpose()?,
+            goal: filled.goal.map(goal).transpose()?,
+            cache_bytes: usize::try_from(cache).unwrap_or(usize::MAX),
+            log: filled.log.unwrap_or_default(),
+            restored,
+            timings: Timings::default(),
+        })
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, ConfigError> {
+    let failed = |source| ConfigError::Listen { value: text.to_owned(), source };
+    text.to_socket_addrs().map_err(|e| failed(Some(e)))?.next().ok_or_else(|| failed(None))
+}
+
+fn chunk_size(text: &str) -> Result<ChunkSize, ConfigError> {
+    let wanted = bytes("chunk-size", text)?;
+    u32::try_from(wanted).ok().and_then(ChunkSize::new).ok_or_else(|| ConfigError::ChunkSize(text.to_owned()))
+}
+
+fn goal(copies: u8) -> Result<u8, ConfigError> {
+    if (1..=limits::GOAL_MAX).contains(&copies) { Ok(copies) } else { Err(ConfigError::Goal(copies)) }
+}
+
+/// A number with an optional binary unit: `K`, `KiB`, `M`, `MiB`, `G`, `GiB`, `T`, `TiB`, any case.
+fn bytes(setting: &'static str, text: &str) -> Result<u64, ConfigError> {
+    let wrong = || ConfigError::Size { setting, value: text.to_owned() };
+    let trimmed = text.trim();
+    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = trimmed.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_file(text: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        let path = file.path().to_str().expect("a plain path").to_owned();
+        let line = ["gfs-master", "--config", &path].into_iter().chain(flags.iter().copied());
+        let args = Args::parse_from(line);
+        args.merged()?.validate(args.restored)
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let config = from_file("goal = 2\nlisten = \"127.0.0.1:1\"\n", &["--goal", "1"]).expect("valid");
+        assert_eq!((config.goal, config.listen.port()), (Some(1), 1));
+        assert_eq!(config.cache_bytes, 64 << 20);
+        assert_eq!(config.chunk_size, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (file, flags, named) in [
+            ("gaol = 2", &[][..], "gaol"),
+            ("goal = 10", &[], "goal = 10"),
+            ("goal = 0", &[], "goal = 0"),
+            ("chunk-size = \"65KiB\"", &[], "65KiB"),
+            ("chunk-size = \"512MiB\"", &[], "512MiB"),
+            ("chunk-size = \"99999999999999999999\"", &[], "chunk-size"),
+            ("cache = \"much\"", &[], "much"),
+            ("", &["--listen", "nonsense"], "nonsense"),
+            ("", &["--listen", "0.0.0.0:9400"], "--insecure-network"),
+        ] {
+            let error = from_file(file, flags).expect_err(file).to_string();
+            assert!(error.contains(named), "{error:?} does not name {named:?}");
+        }
+    }
+
+    #[test]
+    fn an_open_network_must_be_asked_for() {
+        assert!(from_file("", &["--listen", "0.0.0.0:9400", "--insecure-network"]).is_ok());
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        for (text, wanted) in [("4096", 4096), ("64KiB", 64 << 10), ("1m", 1 << 20), ("2 GiB", 2 << 30)] {
+            assert_eq!(bytes("x", text).expect(text), wanted);
+        }
+        for bad in ["", "KiB", "1.5M", "-1", "1XB", "99999999999T"] {
+            assert!(bytes("x", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn printed_settings_are_a_valid_file() {
+        let printed = toml::to_string(&Settings::default().with_defaults()).expect("plain values");
+        let read: Settings = toml::from_str(&printed).expect("own output");
+        assert_eq!(read, Settings::default().with_defaults());
+    }
+}

@@ -1,0 +1,275 @@
+//! Agreement of a chunk's replicas on a new epoch, and on a new version if they are not exactly the
+//! servers that the chunk record entitles (GFS paper, 3.1 and 4.5; INTERLEAVINGS 1, 3, 4).
+//!
+//! ```text
+//!   entitled and live --Install(epoch)--> all confirm, all entitled  -----------------> done
+//!          |                                   | some did not
+//!          '--- some missing, or raise asked --+--> Install(version + 1) until all of a round confirm
+//!                 --> those left out are gone, or their right to answer reads has run out
+//!                 --> RaiseVersion is logged --> done
+//! ```
+//! A crash before the log entry leaves replicas *ahead* of the record. They have the content of the
+//! recorded version; whoever looks next raises above them.
+
+use super::Generations;
+use crate::master::Master;
+use crate::servers::link::CommandError;
+use crate::servers::locations::{Known, Located};
+use crate::servers::{Fence, Presence};
+use futures_util::future::join_all;
+use gfs_master_core::{Action, FileChunk};
+use gfs_proto::FsError;
+use gfs_proto::chunk::{Numbering, Replica};
+use gfs_proto::control::{ChunkCommand, CommandOutcome, Install, InstallReport, ReplicaState};
+use gfs_proto::ids::{ChunkVersion, Epoch, Incarnation, ServerId};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tracing::{info, warn};
+
+/// A connection attempt to a server that is probably gone is given up after this.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Between two attempts.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is to be agreed on.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// As logged.
+    pub chunk: &'a FileChunk,
+    /// Of the file.
+    pub generations: Generations,
+    /// Who will give the serial numbers.
+    pub numbering: Numbering,
+    /// Servers that failed a client.
+    pub suspects: &'a [ServerId],
+    /// A new version in any case.
+    pub raise: bool,
+    /// Somebody is to write: where no replica was ever made, new ones may be begun.
+    pub writing: bool,
+}
+
+/// What all members have confirmed.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    /// Version of all members, logged.
+    pub version: ChunkVersion,
+    /// Newest of the chunk.
+    pub epoch: Epoch,
+    /// The members.
+    pub replicas: Vec<Replica>,
+    /// What each knows of earlier writes.
+    pub reports: Vec<InstallReport>,
+    /// No replica exists: the first frame creates them.
+    pub created: bool,
+}
+
+/// A server that takes part.
+#[derive(Clone, Debug)]
+struct Member {
+    replica: Replica,
+    version: ChunkVersion,
+}
+
+/// A server that is entitled and does not take part, and the run that it was in.
+type Lost = (ServerId, Option<Incarnation>);
+
+/// Who takes part and who does not.
+#[derive(Default)]
+struct Survey {
+    members: Vec<Member>,
+    lost: Vec<Lost>,
+}
+
+/// Answers to one round of installs.
+struct Round {
+    confirmed: Vec<(Member, InstallReport)>,
+    lost: Vec<Lost>,
+    /// Nobody has such a replica: every answer said so.
+    nowhere: bool,
+}
+
+impl Master {
+    /// Brings the replicas to one epoch. The caller holds the chunk's lock. `None` if the chunk record
+    /// changed meanwhile.
+    pub async fn agree(&self, wanted: &Wanted<'_>) -> Result<Option<Agreed>, FsError> {
+        let record = &wanted.chunk.record;
+        let mut survey = self.survey(wanted).await;
+        let ahead = survey.members.iter().any(|m| m.version > record.version);
+        let mut raise = wanted.raise || ahead || !survey.lost.is_empty();
+        loop {
+            if survey.members.is_empty() {
+                return Err(FsError::NoReplica);
+            }
+            let top = survey.members.iter().map(|m| m.version).max().unwrap_or_default().max(record.version);
+            let target = if raise { top.next() } else { record.version };
+            let epoch = self.leases.next_epoch(self.term());
+            let round = self.round(wanted, &survey.members, target, epoch).await;
+            if round.nowhere {
+                return self.create_again(wanted, &survey).await;
+            }
+            survey.lost.extend(&round.lost);
+            let whole = round.lost.is_empty();
+            if whole {
+                return self.conclude(wanted, target, epoch, round.confirmed, &survey.lost).await;
+            }
+            raise = true;
+            survey.members =
+                round.confirmed.into_iter().map(|(member, _)| Member { version: target, ..member }).collect();
+        }
+    }
+
+    /// Who has a replica that may take part. Waits a little for servers that are just arriving.
+    async fn survey(&self, wanted: &Wanted<'_>) -> Survey {
+        let record = &wanted.chunk.record;
+        let deadline = Instant::now() + self.timings.suspect_after;
+        join_all(record.entitled.iter().map(|server| self.servers.arrival(*server, deadline))).await;
+        let now = Instant::now();
+        let located = self.locations.of(wanted.chunk.handle);
+        let mut survey = Survey::default();
+        for server in &record.entitled {
+            let row = located.iter().find(|l| l.server == *server && l.version >= record.version && l.known.usable());
+            match (row, self.servers.replica_up(*server, now)) {
+                (Some(row), Some(replica)) => survey.members.push(Member { replica, version: row.version }),
+                // A server that is up and has reported in full serves no replica that it did not report.
+                (None, Some(_)) => survey.lost.push((*server, None)),
+                (_, None) => survey.lost.push((*server, self.servers.incarnation(*server))),
+            }
+        }
+        survey
+    }
+
+    async fn round(&self, wanted: &Wanted<'_>, members: &[Member], target: ChunkVersion, epoch: Epoch) -> Round {
+        let replicas: Vec<Replica> = members.iter().map(|m| m.replica.clone()).collect();
+        let install = |member: &Member| Install {
+            handle: wanted.chunk.handle,
+            version: member.version,
+            raise_to: (target > member.version).then_some(target),
+            epoch,
+            cut: wanted.chunk.cut.map(|cut| cut.length),
+            truncate_generation: wanted.generations.truncate,
+            numbering: wanted.numbering,
+            members: replicas.clone(),
+            lease: self.timings.lease,
+        };
+        let answers = join_all(members.iter().map(|member| {
+            let command = ChunkCommand::Install(install(member));
+            async move { (member.clone(), self.servers.command(member.replica.server, command).await) }
+        }));
+        let mut round = Round { confirmed: Vec::new(), lost: Vec::new(), nowhere: true };
+        for (member, answer) in answers.await {
+            match answer {
+                Ok(CommandOutcome::Installed(report)) => {
+                    round.nowhere = false;
+                    round.confirmed.push((member, report));
+                }
+                Err(CommandError::Refused { error: FsError::NotFound, .. }) => {
+                    round.lost.push((member.replica.server, None))
+                }
+                other => {
+                    warn!(chunk = %wanted.chunk.handle, server = %member.replica.server, ?other, "install failed");
+                    round.nowhere = false;
+                    round.lost.push((member.replica.server, Some(member.replica.incarnation)));
+                }
+            }
+        }
+        round
+    }
+
+    /// All members confirmed `target`: makes it the recorded truth.
+    async fn conclude(
+        &self,
+        wanted: &Wanted<'_>,
+        target: ChunkVersion,
+        epoch: Epoch,
+        confirmed: Vec<(Member, InstallReport)>,
+        lost: &[Lost],
+    ) -> Result<Option<Agreed>, FsError> {
+        let chunk = wanted.chunk;
+        let entitled: Vec<ServerId> = confirmed.iter().map(|(member, _)| member.replica.server).collect();
+        if target > chunk.record.version {
+            self.fenced(lost).await;
+            let version = target;
+            let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
+            match self.commit_one(raise).await {
+                Err(FsError::StaleGrant | FsError::NotFound) => return Ok(None),
+                other => drop(other?),
+            }
+            info!(chunk = %chunk.handle, %version, members = ?entitled, ?lost, "version raised");
+        }
+        let known = Known::Reported(ReplicaState::Dirty);
+        for server in &entitled {
+            self.locations.set(chunk.handle, Located { server: *server, version: target, known });
+        }
+        if let Some(cut) = chunk.cut {
+            self.commit_one(Action::CutApplied { cuts: vec![(chunk.handle, cut.generation)] }).await?;
+        }
+        self.discard_stale(chunk.handle);
+        let (members, reports): (Vec<_>, Vec<_>) = confirmed.into_iter().unzip();
+        let replicas = members.into_iter().map(|member| member.replica).collect();
+        Ok(Some(Agreed { version: target, epoch, replicas, reports, created: false }))
+    }
+
+    /// No server has a replica. If no byte of the chunk was ever recorded, none was written: it begins
+    /// again under a new version, so that a first frame that is late makes nothing that counts.
+    async fn create_again(&self, wanted: &Wanted<'_>, survey: &Survey) -> Result<Option<Agreed>, FsError> {
+        let (chunk, record) = (wanted.chunk, &wanted.chunk.record);
+        let attr = self.sizes.overlay(self.store.view().attr(record.inode)?);
+        let begins = self.store.genesis().chunk_size.start_of(chunk.index);
+        if attr.size > begins || !wanted.writing {
+            warn!(chunk = %chunk.handle, inode = %record.inode, "no server that is up has a replica");
+            return Err(FsError::NoReplica);
+        }
+        let lost: Vec<Lost> = survey.lost.clone();
+        self.fenced(&lost).await;
+        let entitled: Vec<ServerId> = self.choose_servers(record.goal);
+        if entitled.is_empty() {
+            return Err(FsError::NoSpace);
+        }
+        let version = record.version.next();
+        let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
+        match self.commit_one(raise).await {
+            Err(FsError::StaleGrant | FsError::NotFound) => return Ok(None),
+            other => drop(other?),
+        }
+        if let Some(cut) = chunk.cut {
+            self.commit_one(Action::CutApplied { cuts: vec![(chunk.handle, cut.generation)] }).await?;
+        }
+        self.locations.forget_assumed(chunk.handle);
+        self.locations.assume(chunk.handle, version, &entitled);
+        let epoch = self.leases.next_epoch(self.term());
+        let replicas = entitled.iter().filter_map(|server| self.servers.replica(*server)).collect();
+        Ok(Some(Agreed { version, epoch, replicas, reports: Vec::new(), created: true }))
+    }
+
+    /// Waits until none of these servers can answer reads of the old version any more.
+    async fn fenced(&self, lost: &[Lost]) {
+        let known = lost.iter().filter(|(_, incarnation)| incarnation.is_some());
+        join_all(known.map(|(server, incarnation)| self.fence_one(*server, *incarnation))).await;
+    }
+
+    async fn fence_one(&self, server: ServerId, incarnation: Option<Incarnation>) {
+        let (until, replica) = match self.servers.fence(server, incarnation, Instant::now()) {
+            Fence::Passed => return,
+            Fence::Until(until, replica) => (until, replica),
+        };
+        loop {
+            let now = Instant::now();
+            let back = self.servers.incarnation(server) != incarnation;
+            if now >= until || back || self.servers.presence(server, now) == Presence::Left {
+                return;
+            }
+            if let Some(replica) = &replica
+                && refuses(replica).await
+            {
+                return;
+            }
+            tokio::time::sleep(PROBE_PAUSE.min(until - now)).await;
+        }
+    }
+}
+
+/// True if nobody listens at the server's data port: the process is gone.
+async fn refuses(replica: &Replica) -> bool {
+    let attempt = tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(replica.address.tcp)).await;
+    matches!(attempt, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+}

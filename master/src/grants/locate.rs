@@ -1,0 +1,93 @@
+//! Where chunks can be read: the servers that the record entitles, that are up, and that reported a
+//! replica of exactly the recorded version (INTERLEAVINGS 1).
+
+use super::Generations;
+use super::install::Wanted;
+use crate::master::Master;
+use gfs_master_core::{FileChunk, FileChunks};
+use gfs_proto::FsError;
+use gfs_proto::chunk::{ChunkLocation, ChunkMap, Numbering};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId};
+use std::time::Instant;
+use tracing::warn;
+
+/// Chunks whose locations come with an open.
+pub const CHUNKS_AT_OPEN: u32 = 16;
+
+impl Master {
+    /// Locations as they are known at this moment.
+    pub fn chunk_map(&self, file: &FileChunks) -> ChunkMap {
+        let now = Instant::now();
+        let chunks = file.chunks.iter().map(|chunk| self.location(chunk, now)).collect();
+        ChunkMap { generation: file.generation, chunks }
+    }
+
+    fn location(&self, chunk: &FileChunk, now: Instant) -> ChunkLocation {
+        let record = &chunk.record;
+        let located = self.locations.of(chunk.handle);
+        let current = located
+            .iter()
+            .filter(|l| l.version == record.version && l.known.usable() && record.entitled.contains(&l.server));
+        ChunkLocation {
+            index: chunk.index,
+            handle: chunk.handle,
+            version: record.version,
+            clip: chunk.cut.map(|cut| cut.length),
+            leased: self.leases.is_leased(chunk.handle, now) || self.inherits_leases(now),
+            replicas: current.filter_map(|l| self.servers.replica_up(l.server, now)).collect(),
+        }
+    }
+
+    /// Locations; where no replica can be named, first does what can be done about it.
+    pub async fn locate(&self, inode: InodeId, first: ChunkIndex, count: u32) -> Result<ChunkMap, FsError> {
+        let file = self.store.view().chunks(inode, first, count)?;
+        let map = self.chunk_map(&file);
+        let missing = map.chunks.iter().filter(|chunk| chunk.replicas.is_empty());
+        let healable: Vec<ChunkIndex> = missing.filter(|c| self.is_ahead(c)).map(|c| c.index).collect();
+        if healable.is_empty() {
+            return Ok(map);
+        }
+        for index in healable {
+            if let Err(error) = self.heal(inode, index).await {
+                warn!(%inode, %index, %error, "replicas ahead of the record could not be brought to one version");
+            }
+        }
+        Ok(self.chunk_map(&self.store.view().chunks(inode, first, count)?))
+    }
+
+    /// Replicas of an entitled server are above the recorded version: a raise was not logged.
+    fn is_ahead(&self, chunk: &ChunkLocation) -> bool {
+        self.locations.of(chunk.handle).iter().any(|l| l.version > chunk.version && l.known.usable())
+    }
+
+    /// Brings the replicas of a chunk to one version, for nobody in particular.
+    async fn heal(&self, inode: InodeId, index: ChunkIndex) -> Result<(), FsError> {
+        let _turn = self.chunk_locks.lock((inode, index)).await;
+        let file = self.store.view().chunks(inode, index, 1)?;
+        let generations = Generations::from(&file);
+        if let Some(chunk) = file.chunks.first()
+            && self.location(chunk, Instant::now()).replicas.is_empty()
+        {
+            self.leases.remove(chunk.handle);
+            let wanted = Wanted {
+                chunk,
+                generations,
+                numbering: Numbering::Primary,
+                suspects: &[],
+                raise: true,
+                writing: false,
+            };
+            self.agree(&wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// Number of replicas of the chunk that can be read now.
+    pub fn live_replicas(&self, handle: ChunkHandle, record: &gfs_master_core::ChunkRecord, now: Instant) -> usize {
+        let located = self.locations.of(handle);
+        let current = located
+            .iter()
+            .filter(|l| l.version == record.version && l.known.usable() && record.entitled.contains(&l.server));
+        current.filter(|l| self.servers.replica_up(l.server, now).is_some()).count()
+    }
+}

@@ -1,0 +1,23 @@
+//! The metadata server: the state machine of `gfs-master-core` behind an operation log, with
+//! everything volatile around it — sessions, opens, locations, leases — and the gRPC services.
+//!
+//! Durable state changes only through the log. What is in this crate's tables is lost with the
+//! process and is rebuilt from what clients reclaim and chunkservers report.
+
+pub mod checkpoint;
+pub mod chores;
+pub mod config;
+pub mod data_dir;
+pub mod garbage;
+pub mod gate;
+pub mod grants;
+pub mod keyed_lock;
+pub mod log;
+pub mod master;
+pub mod node;
+pub mod opens;
+pub mod requests;
+pub mod rpc;
+pub mod servers;
+pub mod sessions;
+pub mod sizes;

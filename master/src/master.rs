@@ -1,0 +1,206 @@
+//! The shell around the state machine: the durable store behind the log, and every volatile table.
+//!
+//! Owns no policy; the modules beside it (requests, grants, sessions, garbage) each add their part as
+//! methods. [`Master::commit`] is the only way to change durable state.
+
+use crate::checkpoint::DeltaRoom;
+use crate::config::Timings;
+use crate::data_dir::DataDir;
+use crate::gate::Gate;
+use crate::grants::leases::Leases;
+use crate::keyed_lock::KeyedLocks;
+use crate::log::{LogError, ReplicatedLog, StateMachine};
+use crate::opens::Opens;
+use crate::servers::Servers;
+use crate::servers::locations::Locations;
+use crate::sessions::Sessions;
+use crate::sizes::Sizes;
+use gfs_master_core::{Action, Command, CoreResult, Outcome, Stamp, Store};
+use gfs_proto::FsError;
+use gfs_proto::ids::{ChunkIndex, InodeId, LogIndex, Term};
+use gfs_proto::time::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
+use tracing::error;
+
+/// A client's clock is believed if it is behind ours by no more than this, and not ahead.
+const CLOCK_LAG_MAX: Duration = Duration::from_secs(10);
+
+/// The state machine as the log drives it.
+pub struct Machine {
+    store: Arc<Store>,
+}
+
+impl Machine {
+    /// Over the store that requests read.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    fn run(&self, index: LogIndex, term: Term, payload: &[u8]) -> anyhow::Result<Outcome> {
+        let command = Command::decode(payload)?;
+        Ok(self.store.apply(index, term, &command)?)
+    }
+}
+
+impl StateMachine for Machine {
+    type Output = Outcome;
+
+    /// A record that was acknowledged and cannot be applied leaves no state to go on with.
+    fn apply(&self, index: LogIndex, term: Term, payload: &[u8]) -> Outcome {
+        match self.run(index, term, payload) {
+            Ok(outcome) => outcome,
+            Err(cause) => {
+                error!(%index, "cannot apply the operation log, the master ends: {cause:#}");
+                std::process::abort();
+            }
+        }
+    }
+}
+
+/// Everything that a running master consists of.
+pub struct Master {
+    /// Durable state.
+    pub store: Arc<Store>,
+    /// The way to change it.
+    pub log: ReplicatedLog<Machine>,
+    /// Intervals.
+    pub timings: Timings,
+    /// When this process took over.
+    pub started: Instant,
+    /// Clients.
+    pub sessions: Sessions,
+    /// Their open files.
+    pub opens: Opens,
+    /// What they wrote and nobody logged yet.
+    pub sizes: Sizes,
+    /// Chunkservers.
+    pub servers: Servers,
+    /// Their replicas.
+    pub locations: Locations,
+    /// Who may write what.
+    pub leases: Leases,
+    /// Grants of one chunk come one after another.
+    pub chunk_locks: KeyedLocks<(InodeId, ChunkIndex)>,
+    /// Push-back while checkpoints lag behind.
+    pub room: DeltaRoom,
+    /// There is something in the garbage table.
+    pub garbage: Notify,
+    /// Opens when the master stops.
+    pub stopping: Gate,
+    /// Every session of before the start has come back or ended.
+    pub complete: AtomicBool,
+    /// There were sessions at the start: clients may write under grants that nobody here knows.
+    pub inherited: bool,
+    pub(crate) placements: AtomicU64,
+    pub(crate) directory: Arc<DataDir>,
+}
+
+/// A command that was logged and applied.
+#[derive(Debug)]
+pub struct Committed {
+    /// Its place in the log.
+    pub index: LogIndex,
+    /// What it did.
+    pub outcome: Outcome,
+}
+
+/// The time, as the system has it.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_nanos(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
+}
+
+/// The client's time if it is plausible, else ours.
+pub fn clamped(client: Option<Timestamp>) -> Timestamp {
+    let now = now();
+    let lag = i128::try_from(CLOCK_LAG_MAX.as_nanos()).unwrap_or(i128::MAX);
+    client.filter(|time| *time <= now && now.as_nanos() - time.as_nanos() <= lag).unwrap_or(now)
+}
+
+/// What a client is told when the log does not take its command.
+fn refusal(error: &LogError) -> FsError {
+    match error {
+        LogError::NotLeader { .. } => FsError::NotLeader,
+        LogError::OutcomeUnknown | LogError::Stopped => FsError::Unavailable,
+        LogError::NoSpace => FsError::NoSpace,
+        LogError::TooLarge { .. } => FsError::InvalidArgument,
+        other => {
+            error!("the operation log failed: {other}");
+            FsError::Io
+        }
+    }
+}
+
+impl Master {
+    /// Logs a command and applies it, now.
+    pub async fn commit(&self, action: Action) -> Result<Committed, FsError> {
+        self.commit_at(action, now()).await
+    }
+
+    /// Logs a command and applies it, at a given time.
+    pub async fn commit_at(&self, action: Action, now: Timestamp) -> Result<Committed, FsError> {
+        self.room.admission(&self.store).await;
+        let command = Command { stamp: Stamp { now }, action };
+        let (index, outcome) = self.log.propose(command.encode()).await.map_err(|e| refusal(&e))?;
+        self.dropped(&outcome);
+        Ok(Committed { index, outcome })
+    }
+
+    /// As [`Master::commit`], for commands that have one result.
+    pub async fn commit_one(&self, action: Action) -> Result<CoreResult, FsError> {
+        let committed = self.commit(action).await?;
+        committed.outcome.results.into_iter().next().unwrap_or(Err(FsError::Io))
+    }
+
+    /// Chunks that a command gave up: nobody may write them, their replicas are garbage.
+    fn dropped(&self, outcome: &Outcome) {
+        for handle in &outcome.dropped {
+            self.leases.remove(*handle);
+        }
+        if !outcome.dropped.is_empty() {
+            self.garbage.notify_one();
+        }
+    }
+
+    /// Bytes of the metadata file.
+    pub fn metadata_bytes(&self) -> u64 {
+        self.directory.metadata_bytes()
+    }
+
+    /// Of the present leader.
+    pub fn term(&self) -> Term {
+        self.log.status().term
+    }
+
+    /// True once nobody is expected back who may have files open that we do not know of.
+    pub fn everybody_is_back(&self) -> bool {
+        if !self.complete.load(Ordering::Acquire) && self.sessions.expected().is_empty() {
+            self.complete.store(true, Ordering::Release);
+        }
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// True while clients may hold leases granted before this master started.
+    pub fn inherits_leases(&self, now: Instant) -> bool {
+        self.inherited && now < self.started + self.timings.lease
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plausible_clocks_are_believed() {
+        let now = now();
+        let shifted = |secs: i128| Timestamp::from_nanos(now.as_nanos() + secs * 1_000_000_000);
+        assert_eq!(clamped(Some(shifted(-5))), shifted(-5));
+        for wrong in [-60, 60, 1 << 40] {
+            let used = clamped(Some(shifted(wrong)));
+            assert!(used >= now && used.as_nanos() - now.as_nanos() < 1_000_000_000, "{wrong}");
+        }
+    }
+}

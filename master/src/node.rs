@@ -1,0 +1,183 @@
+//! A running master: data directory, store, log, services and background work, wired together.
+//!
+//! Start: lock and open the directory, open the store, replay the log behind it, listen. Stop: end the
+//! streams, log what is volatile, stop the log, make a last checkpoint.
+
+use crate::checkpoint::{self, Checkpointer, DeltaRoom};
+use crate::config::Config;
+use crate::data_dir::{DataDir, DataDirError, FormatOptions};
+use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
+use crate::master::{Machine, Master, now};
+use crate::servers::Servers;
+use crate::sessions::Sessions;
+use crate::{chores, garbage, rpc};
+use gfs_master_core::{Store, StoreError};
+use gfs_proto::FsError;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+/// Streams get so long to end when the master stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a master does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The operation log.
+    #[error("cannot open the operation log")]
+    Log(#[from] LogError),
+    /// The metadata.
+    #[error("cannot read the metadata")]
+    Store(#[from] StoreError),
+    /// The metadata, after it was opened.
+    #[error("cannot read the metadata: {0}")]
+    State(#[from] FsError),
+    /// The address.
+    #[error("cannot listen at {address}: {}", listen_problem(source))]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+fn listen_problem(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is in use; stop what uses it or choose another with --listen".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose another with --listen".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "no permission for that port; choose one above 1023 with --listen".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// A running master.
+pub struct Node {
+    /// Its state, for tests and for those who serve it in other ways.
+    pub master: Arc<Master>,
+    address: SocketAddr,
+    checkpointer: Checkpointer,
+    server: JoinHandle<()>,
+    chores: Vec<JoinHandle<()>>,
+    _directory: Arc<DataDir>,
+}
+
+impl Node {
+    /// Starts a master; when this returns it answers at [`Node::address`].
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let options = FormatOptions {
+            chunk_size: config.chunk_size,
+            goal: config.goal,
+            cache_bytes: config.cache_bytes,
+            now: now(),
+        };
+        let (directory, store) = DataDir::open(&config.data, &options)?;
+        let directory = Arc::new(directory);
+        // The port first: a master that cannot serve has nothing to replay for.
+        let listen = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let master = Arc::new(assemble(config, directory.clone(), store)?);
+        let checkpointer = Checkpointer::start(master.clone()).map_err(StartError::Thread)?;
+        let server = tokio::spawn(serve(master.clone(), listener, address));
+        let chores = vec![tokio::spawn(chores::run(master.clone())), tokio::spawn(garbage::collect(master.clone()))];
+        if master.everybody_is_back() {
+            master.reap_idle_orphans();
+        }
+        info!(%address, cluster = %master.store.genesis().cluster, data = %config.data.display(), "master is ready");
+        Ok(Self { master, address, checkpointer, server, chores, _directory: directory })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops in order; everything that was answered is in the metadata file afterwards.
+    pub async fn stop(self) {
+        info!("master stops");
+        self.master.stopping.open();
+        self.master.servers.close();
+        let abort = self.server.abort_handle();
+        if tokio::time::timeout(STOP_TIMEOUT, self.server).await.is_err() {
+            warn!("connections did not end in time");
+            abort.abort();
+        }
+        for chore in self.chores {
+            // They end by themselves once `stopping` is open.
+            drop(chore.await);
+        }
+        self.master.sizes.want_all();
+        if let Err(cause) = self.master.log_sizes().await {
+            warn!(%cause, "sizes of files that were being written are not recorded");
+        }
+        let master = self.master;
+        let stopped = tokio::task::spawn_blocking(move || {
+            self.checkpointer.stop();
+            master.log.stop();
+            checkpoint::make(&master.store)
+        });
+        match stopped.await {
+            Ok(Ok(_)) => info!("master has stopped"),
+            Ok(Err(cause)) => error!("the last checkpoint failed: {:#}", anyhow::Error::from(cause)),
+            Err(panic) => error!(%panic, "stopping failed"),
+        }
+    }
+}
+
+/// Opens the log, which applies what the store lacks, and builds the tables from what the store knows.
+fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Master, StartError> {
+    let store = Arc::new(store);
+    let applied = store.applied();
+    let log_config =
+        LogConfig { restored: config.restored, ..LogConfig::single(directory.log(), store.genesis().cluster) };
+    let machine = Arc::new(Machine::new(store.clone()));
+    let log = ReplicatedLog::open(&log_config, Position { index: applied.index, term: applied.term }, machine)?;
+    let started = Instant::now();
+    let (servers, sessions) = {
+        let view = store.view();
+        (view.servers()?, view.sessions()?)
+    };
+    Ok(Master {
+        log,
+        timings: config.timings,
+        started,
+        inherited: !sessions.is_empty(),
+        sessions: Sessions::new(sessions, started),
+        opens: Default::default(),
+        sizes: Default::default(),
+        servers: Servers::new(servers, config.timings, started),
+        locations: Default::default(),
+        leases: Default::default(),
+        chunk_locks: Default::default(),
+        room: DeltaRoom::new(applied.index),
+        garbage: Default::default(),
+        stopping: Default::default(),
+        complete: Default::default(),
+        placements: Default::default(),
+        directory,
+        store,
+    })
+}
+
+async fn serve(master: Arc<Master>, listener: TcpListener, address: SocketAddr) {
+    let stopping = master.stopping.clone();
+    let served = rpc::router(&master, address)
+        .serve_with_incoming_shutdown(rpc::incoming(listener), async move { stopping.passed().await });
+    if let Err(cause) = served.await {
+        error!("the server ended: {:#}", anyhow::Error::from(cause));
+    }
+}

@@ -1,0 +1,252 @@
+//! The life of one chunkserver's stream: registration, heartbeats, reports, answers to commands.
+//!
+//! Heartbeats are acknowledged by the task that reads the stream; reports, which may be large, are
+//! worked off by a task of their own, so that an acknowledgement never waits for them. The first
+//! acknowledgement comes after the full report: until then the server answers no reads, so that it
+//! never serves a replica that went stale while it was away.
+
+use super::link::{Link, OUTGOING_MAX};
+use super::locations::{Known, Located};
+use crate::master::Master;
+use gfs_master_core::{Action, ChunkRecord, CoreResult};
+use gfs_proto::FsError;
+use gfs_proto::control::{ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ToChunkserver};
+use gfs_proto::ids::ServerId;
+use gfs_proto::ops::Capabilities;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Instant;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+/// Report pages that wait to be worked off.
+const REPORTS_MAX: usize = 64;
+/// Rows that are compared with the store under one view of it.
+const ROWS_PER_VIEW: usize = 256;
+
+/// Why a chunkserver is turned away. The text is for its log, and says what to do.
+#[derive(Debug, Error)]
+pub enum RegisterError {
+    /// It was formatted by another cluster.
+    #[error("this chunkserver belongs to cluster {theirs}, this master to {ours}: point it at its own master")]
+    Cluster {
+        /// Of the chunkserver.
+        theirs: gfs_proto::ids::ClusterId,
+        /// Of this master.
+        ours: gfs_proto::ids::ClusterId,
+    },
+    /// It has seen a newer leader.
+    #[error("this chunkserver has obeyed a master of term {theirs}, this one is of term {ours}")]
+    Deposed {
+        /// Highest seen by the chunkserver.
+        theirs: gfs_proto::ids::Term,
+        /// Of this master.
+        ours: gfs_proto::ids::Term,
+    },
+    /// Its directory was copied or set back.
+    #[error("a newer run of this chunkserver is known: were its directories copied or restored?")]
+    OlderRun,
+    /// The registration could not be logged.
+    #[error("the registration was not logged: {0}")]
+    NotLogged(#[from] FsError),
+}
+
+/// A registered stream.
+pub struct Attached {
+    /// The server's number.
+    pub server: ServerId,
+    link: Arc<Link>,
+    /// What is to be sent.
+    pub outgoing: mpsc::Receiver<ToChunkserver>,
+}
+
+/// The reading half of a registered stream.
+pub struct Reader {
+    master: Arc<Master>,
+    server: ServerId,
+    link: Arc<Link>,
+    reports: mpsc::Sender<ChunkReport>,
+    /// A heartbeat that came before the full report was worked off.
+    early: Arc<Mutex<Option<u64>>>,
+    left: bool,
+}
+
+impl Master {
+    /// Registers a chunkserver; an earlier stream of it ends.
+    pub async fn register_server(&self, register: Register) -> Result<Attached, RegisterError> {
+        self.check_register(&register)?;
+        let server = match self.servers.known(register.uuid, &register.rack) {
+            Some(server) => server,
+            None => self.log_server(&register).await?,
+        };
+        if self.servers.incarnation(server).is_some_and(|known| known > register.incarnation) {
+            return Err(RegisterError::OlderRun);
+        }
+        let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
+        let link = Arc::new(Link::new(sender, self.term()));
+        info!(%server, address = %register.address.tcp, incarnation = %register.incarnation, "chunkserver registered");
+        self.servers.attach(server, register, link.clone(), Instant::now());
+        self.locations.drop_server(server);
+        let registered = ToChunkserver::Registered(self.registered(server));
+        // The channel is new and empty.
+        drop(link.send(registered).await);
+        Ok(Attached { server, link, outgoing })
+    }
+
+    fn check_register(&self, register: &Register) -> Result<(), RegisterError> {
+        let (ours, term) = (self.store.genesis().cluster, self.term());
+        if let Some(theirs) = register.cluster.filter(|theirs| *theirs != ours) {
+            return Err(RegisterError::Cluster { theirs, ours });
+        }
+        if register.highest_term > term {
+            return Err(RegisterError::Deposed { theirs: register.highest_term, ours: term });
+        }
+        Ok(())
+    }
+
+    async fn log_server(&self, register: &Register) -> Result<ServerId, FsError> {
+        let action = Action::RegisterServer { uuid: register.uuid, rack: register.rack.clone() };
+        match self.commit_one(action).await? {
+            CoreResult::Server(server) => Ok(server),
+            _ => Err(FsError::Io),
+        }
+    }
+
+    fn registered(&self, server: ServerId) -> Registered {
+        Registered {
+            server,
+            cluster: self.store.genesis().cluster,
+            term: self.term(),
+            chunk_size: self.store.genesis().chunk_size,
+            heartbeat: self.timings.heartbeat,
+            read_lease: self.timings.read_lease,
+            capabilities: Capabilities::default(),
+        }
+    }
+
+    /// Replicas that a server has. Those that nobody knows are left alone.
+    fn present(&self, server: ServerId, rows: &[ReplicaRow]) {
+        for rows in rows.chunks(ROWS_PER_VIEW) {
+            let mut stale = Vec::new();
+            {
+                let view = self.store.view();
+                for row in rows {
+                    let known = Known::Reported(row.state);
+                    self.locations.set(row.handle, Located { server, version: row.version, known });
+                    let record = view.chunk(row.handle);
+                    if matches!(record, Ok(Some(record)) if is_stale(&record, server, row)) {
+                        stale.push(row.handle);
+                    }
+                }
+            }
+            stale.into_iter().for_each(|handle| self.discard_stale(handle));
+        }
+    }
+
+    fn absent(&self, server: ServerId, rows: &[ReplicaRow]) {
+        for row in rows {
+            let newer = |l: &Located| l.server == server && l.version > row.version;
+            if !self.locations.of(row.handle).iter().any(newer) {
+                self.locations.remove(row.handle, server);
+            }
+        }
+    }
+}
+
+fn is_stale(record: &ChunkRecord, server: ServerId, row: &ReplicaRow) -> bool {
+    row.version < record.version && !record.entitled.contains(&server)
+}
+
+impl Attached {
+    /// Splits into the reading half and what is to be sent.
+    pub fn split(self, master: Arc<Master>) -> (Reader, mpsc::Receiver<ToChunkserver>) {
+        let (reports, pages) = mpsc::channel(REPORTS_MAX);
+        let early = Arc::new(Mutex::new(None));
+        let (server, link) = (self.server, self.link);
+        tokio::spawn(work_off(master.clone(), server, link.clone(), pages, early.clone()));
+        (Reader { master, server, link, reports, early, left: false }, self.outgoing)
+    }
+}
+
+impl Reader {
+    /// Takes one message.
+    pub async fn take(&mut self, message: FromChunkserver) {
+        match message {
+            FromChunkserver::Heartbeat(heartbeat) => self.heartbeat(&heartbeat).await,
+            FromChunkserver::Report(report) => drop(self.reports.send(report).await),
+            FromChunkserver::Result(result) => self.link.answered(result),
+            FromChunkserver::ChainBreak(broken) => {
+                debug!(server = %self.server, chunk = %broken.handle, suspect = %broken.suspect, "a chain broke");
+                self.master.leases.mark_broken(broken.handle, broken.epoch);
+            }
+            FromChunkserver::Leaving => {
+                info!(server = %self.server, "chunkserver leaves");
+                self.left = true;
+            }
+            FromChunkserver::Register(_) => warn!(server = %self.server, "registered twice on one stream"),
+        }
+    }
+
+    async fn heartbeat(&mut self, heartbeat: &Heartbeat) {
+        let now = Instant::now();
+        self.master.servers.heartbeat(self.server, heartbeat, now);
+        if self.master.servers.may_acknowledge(self.server, now) {
+            self.acknowledge(heartbeat.sent).await;
+        } else {
+            *self.early.lock() = Some(heartbeat.sent);
+        }
+        let expires = now + self.master.timings.lease;
+        for held in &heartbeat.writing {
+            self.master.leases.extend(held.handle, held.epoch, now, expires);
+        }
+    }
+
+    async fn acknowledge(&self, sent: u64) {
+        let term = self.link.term();
+        drop(self.link.send(ToChunkserver::HeartbeatAck { sent, term }).await);
+    }
+
+    /// Returns when the stream is to end because a newer one took over or the master stops.
+    pub async fn closed(&self) {
+        tokio::select! {
+            () = self.link.closed() => {}
+            () = self.master.stopping.passed() => {}
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.master.servers.detach(self.server, &self.link, self.left) && !self.left {
+            warn!(server = %self.server, "connection to the chunkserver lost");
+        }
+    }
+}
+
+/// Works off reports in order until the stream has ended.
+async fn work_off(
+    master: Arc<Master>,
+    server: ServerId,
+    link: Arc<Link>,
+    mut pages: mpsc::Receiver<ChunkReport>,
+    early: Arc<Mutex<Option<u64>>>,
+) {
+    let mut rows = 0;
+    while let Some(report) = pages.recv().await {
+        rows += report.present.len();
+        tokio::task::block_in_place(|| {
+            master.present(server, &report.present);
+            master.absent(server, &report.removed);
+        });
+        if report.full && report.last {
+            info!(%server, replicas = rows, "chunkserver has reported in full");
+            master.servers.reported(server, &link);
+            let sent = early.lock().take();
+            if let Some(sent) = sent {
+                drop(link.send(ToChunkserver::HeartbeatAck { sent, term: link.term() }).await);
+            }
+            master.garbage.notify_one();
+        }
+    }
+}

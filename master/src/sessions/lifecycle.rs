@@ -1,0 +1,164 @@
+//! A session's beginning, return and end, and the recall of what it holds.
+
+use super::Session;
+use super::callbacks::CallbackKind;
+use crate::grants::Generations;
+use crate::grants::install::Wanted;
+use crate::grants::leases::Lease;
+use crate::master::{Master, now};
+use crate::opens::{OpenRequest, Registered};
+use crate::sizes::SizeReport;
+use futures_util::future::join_all;
+use gfs_master_core::{Action, SessionRecord};
+use gfs_proto::FsError;
+use gfs_proto::chunk::Numbering;
+use gfs_proto::control::ChunkCommand;
+use gfs_proto::ids::{InodeId, OpenId, SessionId};
+use gfs_proto::ops::Access;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::{info, warn};
+
+/// An open that a client had before the connection or the master was lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Reclaimed {
+    /// The file.
+    pub inode: InodeId,
+    /// As registered before.
+    pub open: OpenId,
+    /// What for.
+    pub access: Access,
+}
+
+impl Master {
+    /// A new client.
+    pub async fn open_session(&self, name: String) -> Result<Arc<Session>, FsError> {
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).map_err(|error| {
+            warn!(%error, "the system gives no random numbers");
+            FsError::Io
+        })?;
+        let (mut secret, mut id) = ([0; 16], [0; 8]);
+        secret.copy_from_slice(&random[..16]);
+        id.copy_from_slice(&random[16..]);
+        // Not 0, and positive for those who print it signed.
+        let session = SessionId::new((u64::from_le_bytes(id) >> 1).max(1));
+        self.commit_one(Action::OpenSession { session, secret, name: name.clone() }).await?;
+        info!(%session, name, "session opened");
+        Ok(self.sessions.add(SessionRecord { session, secret, name, opened: now() }, Instant::now()))
+    }
+
+    /// A client is back with what it had open.
+    pub fn resume_session(self: &Arc<Self>, session: &Arc<Session>, reclaims: &[Reclaimed]) {
+        for reclaim in reclaims {
+            self.reclaim(session.id, reclaim);
+        }
+        session.attach(None, Instant::now());
+        info!(session = %session.id, name = session.name, opens = reclaims.len(), "session resumed");
+        if self.everybody_is_back() {
+            self.reap_idle_orphans();
+        }
+    }
+
+    /// Claimed opens wait for nobody: who had the file for itself before is alone with it still, or the
+    /// other claims come before anything new.
+    fn reclaim(self: &Arc<Self>, session: SessionId, reclaim: &Reclaimed) {
+        let Reclaimed { inode, open, access } = *reclaim;
+        if self.store.view().attr(inode).is_err() {
+            warn!(%session, %inode, "a file that was open is gone");
+            return;
+        }
+        let request = OpenRequest { session, inode, open, access, exclusive_possible: true };
+        match self.opens.register(request) {
+            Registered::Done(_) => {}
+            Registered::Recall { holder } => {
+                let master = self.clone();
+                tokio::spawn(async move { master.recall_exclusive(inode, holder).await });
+            }
+            Registered::Wait(gate) => {
+                let (master, reclaim) = (self.clone(), *reclaim);
+                tokio::spawn(async move {
+                    gate.passed().await;
+                    master.reclaim(session, &reclaim);
+                });
+            }
+        }
+    }
+
+    /// Takes exclusive writing from a session and returns when it has flushed and given its grants back,
+    /// or was fenced because it did not answer.
+    pub async fn recall_exclusive(&self, inode: InodeId, holder: SessionId) {
+        if let Some(session) = self.sessions.get(holder) {
+            let (id, answered) = session.callbacks.ask(CallbackKind::RecallExclusive(inode));
+            if tokio::time::timeout(self.timings.recall, answered.passed()).await.is_err() {
+                warn!(session = %holder, %inode, "a recall was not answered, the session's grants are revoked");
+                session.callbacks.done(id);
+            }
+        }
+        // Whatever it still holds was granted to an exclusive writer.
+        self.revoke(self.leases.remove_file(inode)).await;
+        self.opens.recalled(inode);
+    }
+
+    /// Has the replicas forget these epochs.
+    async fn revoke(&self, leases: Vec<Lease>) {
+        let commands = leases.iter().flat_map(|lease| {
+            let revoke = || ChunkCommand::Revoke { handle: lease.handle, epoch: lease.epoch };
+            lease.members.iter().map(move |(server, _)| self.servers.command(*server, revoke()))
+        });
+        // A server that does not answer is fenced by the epoch of the next grant.
+        join_all(commands).await;
+    }
+
+    /// Ends a session: logged first, then what it held goes.
+    pub async fn end_session(self: &Arc<Self>, id: SessionId, why: &'static str) {
+        let Some(session) = self.sessions.remove(id) else { return };
+        info!(session = %id, name = session.name, why, "session ended");
+        if let Err(error) = self.commit_one(Action::EndSession { session: id }).await {
+            // It is still in the log: the next master expires it again.
+            warn!(session = %id, %error, "the end of a session was not logged");
+        }
+        let leases = self.leases.remove_session(id);
+        join_all(leases.iter().map(|lease| self.recover_length(lease))).await;
+        self.revoke(leases).await;
+        for released in self.opens.end_session(id) {
+            self.after_release(released);
+        }
+        if self.everybody_is_back() {
+            self.reap_idle_orphans();
+        }
+    }
+
+    /// The writer is gone and may not have told how far it wrote: the replicas say it. Otherwise those
+    /// bytes could come up again later, under a hole.
+    async fn recover_length(&self, lease: &Lease) {
+        let _turn = self.chunk_locks.lock((lease.inode, lease.index)).await;
+        let Ok(file) = self.store.view().chunks(lease.inode, lease.index, 1) else { return };
+        let generations = Generations::from(&file);
+        let Some(chunk) = file.chunks.first().filter(|chunk| chunk.handle == lease.handle) else { return };
+        let wanted =
+            Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false, writing: false };
+        // Without replicas there is nothing to be recovered, or it is too early: the size stays.
+        let Ok(Some(agreed)) = Box::pin(self.agree(&wanted)).await else { return };
+        let Some(length) = agreed.reports.iter().map(|report| report.length).max().filter(|l| *l > 0) else { return };
+        let size = self.store.genesis().chunk_size.start_of(lease.index) + u64::from(length);
+        let generation = generations.truncate;
+        let Ok(attr) = self.store.view().attr(lease.inode) else { return };
+        if size > self.sizes.overlay(attr.clone()).size {
+            let report = SizeReport { size, mtime: None, atime: None, ctime: None, generation };
+            self.sizes.note(attr, &report, now());
+        }
+        self.sizes.want(lease.inode);
+    }
+
+    /// Removes orphans that nobody has open, once everybody has claimed what was open before.
+    pub fn reap_idle_orphans(self: &Arc<Self>) {
+        let Ok(orphans) = self.store.view().orphans() else { return };
+        let idle: Vec<InodeId> =
+            orphans.into_iter().map(|orphan| orphan.inode).filter(|inode| !self.opens.is_open(*inode)).collect();
+        if !idle.is_empty() {
+            let master = self.clone();
+            tokio::spawn(async move { master.reap(idle).await });
+        }
+    }
+}
