@@ -1,11 +1,24 @@
 //! Commands as bytes of the operation log: protobuf `gfs.v1.LoggedCommand`.
+//!
+//! `decode` takes whatever `encode` wrote, of this and every earlier format; what a log holds beside that
+//! is an error that the caller stops at, never a command guessed at.
 
-use crate::command::Command;
+use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
+use gfs_proto::caller::Caller;
 use gfs_proto::convert::WireError;
+use gfs_proto::ids::{
+    ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
+};
+use gfs_proto::time::Timestamp;
+use gfs_proto::wire::{self, logged_command::Action as Wire};
+use prost::Message;
 use thiserror::Error;
 
+/// The format that is written.
+const FORMAT: u32 = 1;
+
 /// Why a log record is no command of ours.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Debug, Error)]
 pub enum DecodeError {
     /// Written by a newer master.
     #[error("the log has a command of format {found}, this master knows up to {known}: start a newer one")]
@@ -27,13 +40,272 @@ pub enum DecodeError {
 }
 
 impl Command {
-    /// The bytes to be logged.
+    /// The bytes to be logged. Operations must be such as may come from the wire: `decode` checks them
+    /// as `gfs_proto::convert` does, and a log that cannot be decoded stops the master.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        unimplemented!()
+        let now = Some(self.stamp.now.into());
+        wire::LoggedCommand { format: FORMAT, now, action: Some((&self.action).into()) }.encode_to_vec()
     }
+
     /// From the bytes of a log entry.
-    pub fn decode(_bytes: &[u8]) -> Result<Self, DecodeError> {
-        unimplemented!()
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let raw = wire::LoggedCommand::decode(bytes)?;
+        if raw.format != FORMAT {
+            return Err(DecodeError::Format { found: raw.format, known: FORMAT });
+        }
+        let now = time(raw.now)?.ok_or(DecodeError::Invalid("time"))?;
+        let action = raw.action.ok_or(DecodeError::Invalid("action"))?;
+        Ok(Self { stamp: Stamp { now }, action: action.try_into()? })
+    }
+}
+
+impl From<&Action> for Wire {
+    fn from(action: &Action) -> Self {
+        match action {
+            Action::Noop => Self::Noop(wire::LoggedNoop {}),
+            Action::Batch(batch) => Self::Batch(batch.into()),
+            Action::OpenSession { session, secret, name } => Self::OpenSession(wire::LoggedOpenSession {
+                session: session.get(),
+                secret: secret.to_vec().into(),
+                name: name.clone(),
+            }),
+            Action::EndSession { session } => Self::EndSession(wire::LoggedEndSession { session: session.get() }),
+            Action::RegisterServer { uuid, rack } => Self::RegisterServer(wire::LoggedRegisterServer {
+                uuid: uuid.as_bytes().to_vec().into(),
+                rack: rack.clone(),
+            }),
+            Action::AllocateChunk { inode, index, placement } => Self::AllocateChunk(wire::LoggedAllocateChunk {
+                inode: inode.get(),
+                index: index.get(),
+                placement: raw_servers(placement),
+            }),
+            Action::RaiseVersion { handle, version, entitled } => Self::RaiseVersion(wire::LoggedRaiseVersion {
+                handle: handle.get(),
+                version: version.get(),
+                entitled: raw_servers(entitled),
+            }),
+            Action::RecordSizes(sizes) => {
+                Self::RecordSizes(wire::LoggedRecordSizes { sizes: sizes.iter().map(wire::LoggedSize::from).collect() })
+            }
+            Action::CutApplied { cuts } => Self::CutApplied(wire::LoggedCutApplied {
+                cuts: cuts
+                    .iter()
+                    .map(|(handle, generation)| wire::LoggedCut {
+                        handle: handle.get(),
+                        truncate_generation: generation.get(),
+                    })
+                    .collect(),
+            }),
+            Action::Collected { rows } => Self::Collected(wire::LoggedCollected {
+                replicas: rows
+                    .iter()
+                    .map(|(handle, server)| wire::LoggedReplica { handle: handle.get(), server: server.get() })
+                    .collect(),
+            }),
+            Action::Reap { inodes } => {
+                Self::Reap(wire::LoggedReap { inodes: inodes.iter().map(|inode| inode.get()).collect() })
+            }
+        }
+    }
+}
+
+impl TryFrom<Wire> for Action {
+    type Error = DecodeError;
+    fn try_from(raw: Wire) -> Result<Self, DecodeError> {
+        Ok(match raw {
+            Wire::Noop(_) => Self::Noop,
+            Wire::Batch(raw) => Self::Batch(raw.try_into()?),
+            Wire::OpenSession(raw) => Self::OpenSession {
+                session: SessionId::new(raw.session),
+                secret: raw.secret[..].try_into().map_err(|_| DecodeError::Invalid("secret"))?,
+                name: raw.name,
+            },
+            Wire::EndSession(raw) => Self::EndSession { session: SessionId::new(raw.session) },
+            Wire::RegisterServer(raw) => Self::RegisterServer {
+                uuid: ServerUuid::from_slice(&raw.uuid).ok_or(DecodeError::Invalid("uuid"))?,
+                rack: raw.rack,
+            },
+            Wire::AllocateChunk(raw) => Self::AllocateChunk {
+                inode: InodeId::new(raw.inode),
+                index: ChunkIndex::new(raw.index),
+                placement: servers(raw.placement),
+            },
+            Wire::RaiseVersion(raw) => Self::RaiseVersion {
+                handle: ChunkHandle::new(raw.handle),
+                version: ChunkVersion::new(raw.version),
+                entitled: servers(raw.entitled),
+            },
+            Wire::RecordSizes(raw) => {
+                Self::RecordSizes(raw.sizes.into_iter().map(SizeRecord::try_from).collect::<Result<_, _>>()?)
+            }
+            Wire::CutApplied(raw) => {
+                let cut = |raw: wire::LoggedCut| {
+                    (ChunkHandle::new(raw.handle), TruncateGeneration::new(raw.truncate_generation))
+                };
+                Self::CutApplied { cuts: raw.cuts.into_iter().map(cut).collect() }
+            }
+            Wire::Collected(raw) => {
+                let row = |raw: wire::LoggedReplica| (ChunkHandle::new(raw.handle), ServerId::new(raw.server));
+                Self::Collected { rows: raw.replicas.into_iter().map(row).collect() }
+            }
+            Wire::Reap(raw) => Self::Reap { inodes: raw.inodes.into_iter().map(InodeId::new).collect() },
+        })
+    }
+}
+
+impl From<&CoreBatch> for wire::LoggedBatch {
+    fn from(batch: &CoreBatch) -> Self {
+        Self {
+            session: batch.session.get(),
+            sequence: batch.sequence.get(),
+            acknowledged: batch.acknowledged.get(),
+            caller: Some((&batch.caller).into()),
+            precondition: batch.precondition.map(Into::into),
+            ops: batch.ops.iter().map(wire::LoggedOp::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::LoggedBatch> for CoreBatch {
+    type Error = DecodeError;
+    fn try_from(raw: wire::LoggedBatch) -> Result<Self, DecodeError> {
+        let caller: Caller = raw.caller.ok_or(DecodeError::Invalid("caller"))?.try_into()?;
+        Ok(Self {
+            session: SessionId::new(raw.session),
+            sequence: Sequence::new(raw.sequence),
+            acknowledged: Sequence::new(raw.acknowledged),
+            caller,
+            precondition: raw.precondition.map(TryInto::try_into).transpose()?,
+            ops: raw.ops.into_iter().map(StampedOp::try_from).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&StampedOp> for wire::LoggedOp {
+    fn from(stamped: &StampedOp) -> Self {
+        let openers = stamped.openers.as_ref().map(|openers| wire::Openers {
+            inode: openers.inode.get(),
+            sessions: openers.sessions.iter().map(|session| session.get()).collect(),
+        });
+        Self { op: Some((&stamped.op).into()), placement: raw_servers(&stamped.placement), openers }
+    }
+}
+
+impl TryFrom<wire::LoggedOp> for StampedOp {
+    type Error = DecodeError;
+    fn try_from(raw: wire::LoggedOp) -> Result<Self, DecodeError> {
+        let openers = raw.openers.map(|raw| Openers {
+            inode: InodeId::new(raw.inode),
+            sessions: raw.sessions.into_iter().map(SessionId::new).collect(),
+        });
+        let op = raw.op.ok_or(DecodeError::Invalid("operation"))?.try_into()?;
+        Ok(Self { op, placement: servers(raw.placement), openers })
+    }
+}
+
+impl From<&SizeRecord> for wire::LoggedSize {
+    fn from(size: &SizeRecord) -> Self {
+        Self {
+            inode: size.inode.get(),
+            size: size.size,
+            mtime: size.mtime.map(Into::into),
+            atime: size.atime.map(Into::into),
+            ctime: size.ctime.map(Into::into),
+            truncate_generation: size.truncate_generation.get(),
+        }
+    }
+}
+
+impl TryFrom<wire::LoggedSize> for SizeRecord {
+    type Error = DecodeError;
+    fn try_from(raw: wire::LoggedSize) -> Result<Self, DecodeError> {
+        Ok(Self {
+            inode: InodeId::new(raw.inode),
+            size: raw.size,
+            mtime: time(raw.mtime)?,
+            atime: time(raw.atime)?,
+            ctime: time(raw.ctime)?,
+            truncate_generation: TruncateGeneration::new(raw.truncate_generation),
+        })
+    }
+}
+
+fn time(raw: Option<wire::Time>) -> Result<Option<Timestamp>, DecodeError> {
+    Ok(raw.map(TryInto::try_into).transpose()?)
+}
+
+fn raw_servers(servers: &[ServerId]) -> Vec<u32> {
+    servers.iter().map(|server| server.get()).collect()
+}
+
+fn servers(raw: Vec<u32>) -> Vec<ServerId> {
+    raw.into_iter().map(ServerId::new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gfs_proto::name::Name;
+    use gfs_proto::ops::{Op, Precondition};
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::new(secs, 999_999_999).expect("below a second")
+    }
+
+    fn actions() -> Vec<Action> {
+        let (inode, handle, server) = (InodeId::new(5), ChunkHandle::new(u64::MAX), ServerId::new(7));
+        let name = Name::new(b"\xffname").expect("a name");
+        let unlink = StampedOp {
+            op: Op::Unlink { parent: InodeId::ROOT.into(), name },
+            placement: vec![server],
+            openers: Some(Openers { inode, sessions: vec![SessionId::new(1), SessionId::new(2)] }),
+        };
+        let size = SizeRecord {
+            inode,
+            size: 1 << 44,
+            mtime: Some(at(-5)),
+            atime: None,
+            ctime: Some(at(i64::MAX)),
+            truncate_generation: TruncateGeneration::new(3),
+        };
+        vec![
+            Action::Noop,
+            Action::Batch(CoreBatch {
+                session: SessionId::new(9),
+                sequence: Sequence::new(8),
+                acknowledged: Sequence::new(7),
+                caller: Caller { uid: 1, gid: 2, groups: vec![3, 4] },
+                precondition: Some(Precondition { inode, version: 6 }),
+                ops: vec![unlink, Op::StatFs.into()],
+            }),
+            Action::OpenSession { session: SessionId::new(1), secret: [7; 16], name: "here".into() },
+            Action::EndSession { session: SessionId::new(1) },
+            Action::RegisterServer { uuid: ServerUuid::new([3; 16]), rack: "r".into() },
+            Action::AllocateChunk { inode, index: ChunkIndex::new(9), placement: vec![server] },
+            Action::RaiseVersion { handle, version: ChunkVersion::new(2), entitled: vec![server] },
+            Action::RecordSizes(vec![size]),
+            Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(1))] },
+            Action::Collected { rows: vec![(handle, server)] },
+            Action::Reap { inodes: vec![inode] },
+        ]
+    }
+
+    #[test]
+    fn every_action_round_trips() {
+        for action in actions() {
+            let command = Command { stamp: Stamp { now: at(-1) }, action };
+            assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused() {
+        let newer = wire::LoggedCommand { format: FORMAT + 1, now: None, action: None }.encode_to_vec();
+        assert_eq!(Command::decode(&newer), Err(DecodeError::Format { found: FORMAT + 1, known: FORMAT }));
+        assert!(matches!(Command::decode(&[0xff; 9]), Err(DecodeError::Bytes(_))));
+        assert!(matches!(Command::decode(&[]), Err(DecodeError::Format { found: 0, .. })));
+        let empty = wire::LoggedCommand { format: FORMAT, now: Some(at(0).into()), action: None }.encode_to_vec();
+        assert_eq!(Command::decode(&empty), Err(DecodeError::Invalid("action")));
     }
 }

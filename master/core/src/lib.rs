@@ -14,18 +14,29 @@
 //! start:   open(db) -> replay the log after applied()
 //! ```
 
+mod access;
+mod apply;
 mod command;
 mod encode;
+mod invariants;
+mod ops;
 mod outcome;
 pub mod plan;
+mod queries;
+mod record;
+mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod view;
+mod xattrs;
 
 pub use command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
 pub use encode::DecodeError;
+pub use invariants::Violation;
 pub use outcome::{
     Afterlife, Applied, ChunkRecord, CoreMade, CoreResult, FileChunk, FileChunks, GarbageChunk, Orphan, Outcome,
     PendingCut, Removed, ServerRecord, SessionRecord, Stats,
 };
-pub use store::{Genesis, Store, StoreError, Violation};
+pub use store::{Genesis, Store, StoreError};
 pub use view::View;

@@ -5,134 +5,169 @@
 use crate::outcome::{
     Applied, ChunkRecord, FileChunks, GarbageChunk, Orphan, PendingCut, ServerRecord, SessionRecord, Stats,
 };
-use crate::store::StoreError;
+use crate::queries::{self, PageSpec};
+use crate::record::State;
+use crate::state::Read;
+use crate::state::layers::{Fault, Layers, Stack};
+use crate::state::table::{Table, first_number};
+use crate::store::{Genesis, StoreError};
 use gfs_proto::attr::Attr;
 use gfs_proto::caller::Caller;
 use gfs_proto::error::FsError;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, DirCookie, InodeId, SessionId};
 use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, DirPage};
-use std::marker::PhantomData;
+use parking_lot::RwLockReadGuard;
 
 /// The state at one moment. `Io` from any method is the database's error, kept in [`View::fault`].
 pub struct View<'a> {
-    _store: PhantomData<&'a ()>,
+    layers: RwLockReadGuard<'a, Layers>,
+    genesis: &'a Genesis,
+    fault: Fault,
+}
+
+impl Read for View<'_> {
+    fn rows(&self) -> Stack<'_> {
+        Stack::new(None, &self.layers, &self.fault)
+    }
+    fn genesis(&self) -> &Genesis {
+        self.genesis
+    }
+    fn state(&self) -> &State {
+        &self.layers.state
+    }
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(layers: RwLockReadGuard<'a, Layers>, genesis: &'a Genesis) -> Self {
+        Self { layers, genesis, fault: Fault::default() }
+    }
+
+    pub(crate) fn into_fault(self) -> Option<StoreError> {
+        self.fault.take()
+    }
 }
 
 impl View<'_> {
     /// Last command whose effects this view shows.
     pub fn applied(&self) -> Applied {
-        unimplemented!()
+        self.layers.state.applied
     }
     /// The first database error that a method of this view met: a reason to end the process.
     pub fn fault(&self) -> Option<&StoreError> {
-        unimplemented!()
+        self.fault.get()
     }
     /// Finds a name. Search permission on the directory.
-    pub fn lookup(&self, _caller: &Caller, _parent: InodeId, _name: &Name) -> Result<Attr, FsError> {
-        unimplemented!()
+    pub fn lookup(&self, caller: &Caller, parent: InodeId, name: &Name) -> Result<Attr, FsError> {
+        queries::lookup(self, caller, parent, name)
     }
     /// Attributes; `Stale` if the inode does not exist.
-    pub fn attr(&self, _inode: InodeId) -> Result<Attr, FsError> {
-        unimplemented!()
+    pub fn attr(&self, inode: InodeId) -> Result<Attr, FsError> {
+        Read::inode(self, inode).map(|inode| inode.attr())
     }
     /// Attributes, if `caller` may open the inode so: `AccessDenied`, `IsDirectory` (writing), `Loop` (a
     /// symbolic link).
-    pub fn may_open(&self, _caller: &Caller, _inode: InodeId, _access: Access) -> Result<Attr, FsError> {
-        unimplemented!()
+    pub fn may_open(&self, caller: &Caller, inode: InodeId, access: Access) -> Result<Attr, FsError> {
+        queries::open(self, caller, inode, access)
     }
     /// Target of a symbolic link; `InvalidArgument` for anything else.
-    pub fn read_link(&self, _inode: InodeId) -> Result<Vec<u8>, FsError> {
-        unimplemented!()
+    pub fn read_link(&self, inode: InodeId) -> Result<Vec<u8>, FsError> {
+        queries::read_link(self, inode)
     }
     /// A page of a directory after a cookie, of about `bytes_max` bytes on the wire (capped at
     /// `REPLY_PAGE_BYTES_MAX`). Names of equal hash share a cookie and are never split over pages. Read
     /// permission on the directory; attributes only with search permission too.
     pub fn read_dir(
         &self,
-        _caller: &Caller,
-        _inode: InodeId,
-        _after: DirCookie,
-        _bytes_max: u32,
-        _with_attributes: bool,
+        caller: &Caller,
+        inode: InodeId,
+        after: DirCookie,
+        bytes_max: u32,
+        with_attributes: bool,
     ) -> Result<DirPage, FsError> {
-        unimplemented!()
+        queries::read_dir(self, caller, inode, PageSpec { after, bytes_max, with_attributes })
     }
     /// Version of a directory, for preconditions and coherence.
-    pub fn dir_version(&self, _inode: InodeId) -> Result<u64, FsError> {
-        unimplemented!()
+    pub fn dir_version(&self, inode: InodeId) -> Result<u64, FsError> {
+        queries::dir_version(self, inode)
     }
     /// Value of an extended attribute; `NoAttribute`, `AccessDenied`, `NotSupported` (unknown namespace).
-    pub fn get_xattr(&self, _caller: &Caller, _inode: InodeId, _name: &[u8]) -> Result<Vec<u8>, FsError> {
-        unimplemented!()
+    pub fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        queries::get_xattr(self, caller, inode, name)
     }
     /// Names of the extended attributes that `caller` may see (`trusted.` is root's).
-    pub fn list_xattr(&self, _caller: &Caller, _inode: InodeId) -> Result<Vec<Vec<u8>>, FsError> {
-        unimplemented!()
+    pub fn list_xattr(&self, caller: &Caller, inode: InodeId) -> Result<Vec<Vec<u8>>, FsError> {
+        queries::list_xattr(self, caller, inode)
     }
     /// Chunks of a file with an index from `first` to `first + count - 1`.
-    pub fn chunks(&self, _inode: InodeId, _first: ChunkIndex, _count: u32) -> Result<FileChunks, FsError> {
-        unimplemented!()
+    pub fn chunks(&self, inode: InodeId, first: ChunkIndex, count: u32) -> Result<FileChunks, FsError> {
+        queries::chunks(self, inode, first, count)
     }
     /// A chunk of a file; `None` for garbage and for handles never given out.
-    pub fn chunk(&self, _handle: ChunkHandle) -> Result<Option<ChunkRecord>, FsError> {
-        unimplemented!()
+    pub fn chunk(&self, handle: ChunkHandle) -> Result<Option<ChunkRecord>, FsError> {
+        Read::chunk(self, handle)
     }
     /// The cut that the chunk's replicas have yet to make.
-    pub fn pending_cut(&self, _handle: ChunkHandle) -> Result<Option<PendingCut>, FsError> {
-        unimplemented!()
+    pub fn pending_cut(&self, handle: ChunkHandle) -> Result<Option<PendingCut>, FsError> {
+        self.cut(handle)
     }
     /// A page of pending cuts in order of handle.
     pub fn pending_cuts(
         &self,
-        _after: Option<ChunkHandle>,
-        _limit: usize,
+        after: Option<ChunkHandle>,
+        limit: usize,
     ) -> Result<Vec<(ChunkHandle, PendingCut)>, FsError> {
-        unimplemented!()
+        self.page(Table::Cuts, &queries::after(after), limit, |key, value| {
+            Some((ChunkHandle::new(first_number(key)?), PendingCut::decode(value)?))
+        })
     }
     /// The garbage entry of a chunk.
-    pub fn garbage_chunk(&self, _handle: ChunkHandle) -> Result<Option<GarbageChunk>, FsError> {
-        unimplemented!()
+    pub fn garbage_chunk(&self, handle: ChunkHandle) -> Result<Option<GarbageChunk>, FsError> {
+        Read::garbage_chunk(self, handle)
     }
     /// A page of the garbage table in order of handle.
-    pub fn garbage(&self, _after: Option<ChunkHandle>, _limit: usize) -> Result<Vec<GarbageChunk>, FsError> {
-        unimplemented!()
+    pub fn garbage(&self, after: Option<ChunkHandle>, limit: usize) -> Result<Vec<GarbageChunk>, FsError> {
+        self.page(Table::Garbage, &queries::after(after), limit, |key, value| {
+            GarbageChunk::decode(ChunkHandle::new(first_number(key)?), value)
+        })
     }
     /// A page of all chunks in order of handle (for repair and `gfsctl`).
     pub fn all_chunks(
         &self,
-        _after: Option<ChunkHandle>,
-        _limit: usize,
+        after: Option<ChunkHandle>,
+        limit: usize,
     ) -> Result<Vec<(ChunkHandle, ChunkRecord)>, FsError> {
-        unimplemented!()
+        self.page(Table::Chunks, &queries::after(after), limit, |key, value| {
+            Some((ChunkHandle::new(first_number(key)?), ChunkRecord::decode(value)?))
+        })
     }
     /// All orphans.
     pub fn orphans(&self) -> Result<Vec<Orphan>, FsError> {
-        unimplemented!()
+        Read::orphans(self)
     }
     /// The orphan of that number, if it is one.
-    pub fn orphan(&self, _inode: InodeId) -> Result<Option<Orphan>, FsError> {
-        unimplemented!()
+    pub fn orphan(&self, inode: InodeId) -> Result<Option<Orphan>, FsError> {
+        Read::orphan(self, inode)
     }
     /// Counts; O(1).
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        self.layers.state.stats
     }
     /// A live session.
-    pub fn session(&self, _session: SessionId) -> Result<Option<SessionRecord>, FsError> {
-        unimplemented!()
+    pub fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, FsError> {
+        Read::session(self, session)
     }
     /// All live sessions.
     pub fn sessions(&self) -> Result<Vec<SessionRecord>, FsError> {
-        unimplemented!()
+        Read::sessions(self)
     }
     /// All chunkservers that ever registered.
     pub fn servers(&self) -> Result<Vec<ServerRecord>, FsError> {
-        unimplemented!()
+        Read::servers(self)
     }
     /// A path of an inode from the root, for people: the last known one of several, `None` if it has
     /// none or the search would be long.
-    pub fn path_of(&self, _inode: InodeId) -> Result<Option<Vec<u8>>, FsError> {
-        unimplemented!()
+    pub fn path_of(&self, inode: InodeId) -> Result<Option<Vec<u8>>, FsError> {
+        queries::path_of(self, inode)
     }
 }

@@ -1,0 +1,284 @@
+//! The tables as a command sees and changes them: its own changes over the layers.
+//!
+//! Nothing is visible to others until the store publishes the changes in one go. An operation that fails
+//! is taken back to its savepoint. Counts of [`Stats`](crate::Stats) are kept here, with the rows.
+
+use super::delta::{Delta, Slot};
+use super::layers::{Fault, Layers, Stack};
+use super::read::Read;
+use super::table::{self, Table};
+use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, ServerRecord, SessionRecord, Stats};
+use crate::record::{self, Body, Dentry, Inode, State};
+use crate::store::Genesis;
+use gfs_proto::FsError;
+use gfs_proto::attr::FileKind;
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, Sequence, SessionId};
+use gfs_proto::name::Name;
+
+/// See the module.
+pub(crate) struct Tables<'a> {
+    layers: &'a Layers,
+    genesis: &'a Genesis,
+    fault: &'a Fault,
+    changes: Delta,
+    state: State,
+    dropped: Vec<ChunkHandle>,
+    undo: Vec<(Table, Box<[u8]>, Option<Slot>)>,
+    saved: Savepoint,
+}
+
+/// What to go back to if an operation fails, beside the rows in `undo`.
+struct Savepoint {
+    state: State,
+    dropped: usize,
+}
+
+/// What a command changed.
+pub(crate) struct Changes {
+    pub(crate) rows: Delta,
+    pub(crate) state: State,
+    pub(crate) dropped: Vec<ChunkHandle>,
+}
+
+impl Read for Tables<'_> {
+    fn rows(&self) -> Stack<'_> {
+        Stack::new(Some(&self.changes), self.layers, self.fault)
+    }
+    fn genesis(&self) -> &Genesis {
+        self.genesis
+    }
+    fn state(&self) -> &State {
+        &self.state
+    }
+}
+
+impl<'a> Tables<'a> {
+    pub(crate) fn new(layers: &'a Layers, genesis: &'a Genesis, fault: &'a Fault) -> Self {
+        let state = layers.state.clone();
+        let saved = Savepoint { state: state.clone(), dropped: 0 };
+        let (changes, dropped, undo) = (Delta::default(), Vec::new(), Vec::new());
+        Self { layers, genesis, fault, changes, state, dropped, undo, saved }
+    }
+
+    /// All changes since the beginning.
+    pub(crate) fn finish(self) -> Changes {
+        Changes { rows: self.changes, state: self.state, dropped: self.dropped }
+    }
+
+    /// Everything up to here stays.
+    pub(crate) fn savepoint(&mut self) {
+        self.undo.clear();
+        self.saved = Savepoint { state: self.state.clone(), dropped: self.dropped.len() };
+    }
+
+    /// Takes back what happened since the savepoint.
+    pub(crate) fn rollback(&mut self) {
+        for (table, key, slot) in std::mem::take(&mut self.undo).into_iter().rev() {
+            self.changes.set(table, &key, slot);
+        }
+        self.state = self.saved.state.clone();
+        self.dropped.truncate(self.saved.dropped);
+    }
+
+    fn put(&mut self, table: Table, key: &[u8], value: Box<[u8]>, fresh: bool) {
+        let old = self.changes.put(table, key, value, fresh);
+        self.undo.push((table, key.into(), old));
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) {
+        // a row below whose key is fresh in no delta may not exist at all: a slot for nothing is harmless
+        let old = self.changes.remove(table, key);
+        self.undo.push((table, key.into(), old));
+    }
+
+    fn stats(&mut self) -> &mut Stats {
+        &mut self.state.stats
+    }
+}
+
+/// Inodes and names.
+impl Tables<'_> {
+    /// The next inode number.
+    pub(crate) fn new_inode_id(&mut self) -> InodeId {
+        let id = self.state.next_inode;
+        self.state.next_inode = id.next();
+        id
+    }
+
+    /// Stores a new inode.
+    pub(crate) fn insert_inode(&mut self, inode: &Inode) {
+        *self.kind_count(inode.kind()) += 1;
+        if let Body::File(file) = inode.body {
+            self.stats().bytes += file.size;
+        }
+        self.put(Table::Inodes, &table::inode_key(inode.id), inode.encode(), true);
+    }
+
+    /// Stores a changed inode. The size of a file changes by [`Tables::put_resized`] alone.
+    pub(crate) fn put_inode(&mut self, inode: &Inode) {
+        self.put(Table::Inodes, &table::inode_key(inode.id), inode.encode(), false);
+    }
+
+    /// Stores a file whose size was `old_size`.
+    pub(crate) fn put_resized(&mut self, inode: &Inode, old_size: u64) {
+        let stats = self.stats();
+        stats.bytes = stats.bytes + inode.size() - old_size;
+        self.put_inode(inode);
+    }
+
+    /// Removes an inode that has no chunks and no attributes left.
+    pub(crate) fn remove_inode(&mut self, inode: &Inode) {
+        *self.kind_count(inode.kind()) -= 1;
+        if let Body::File(file) = inode.body {
+            self.stats().bytes -= file.size;
+        }
+        self.remove(Table::Inodes, &table::inode_key(inode.id));
+    }
+
+    fn kind_count(&mut self, kind: FileKind) -> &mut u64 {
+        let stats = &mut self.state.stats;
+        match kind {
+            FileKind::File => &mut stats.files,
+            FileKind::Directory => &mut stats.directories,
+            FileKind::Symlink => &mut stats.symlinks,
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => &mut stats.specials,
+        }
+    }
+
+    /// Adds a name that is known not to exist.
+    pub(crate) fn insert_dentry(&mut self, parent: InodeId, name: &Name, inode: &Inode) {
+        self.stats().dentries += 1;
+        let key = table::dentry_key(self.genesis.cluster, parent, name);
+        self.put(Table::Dentries, &key, Dentry { inode: inode.id, kind: inode.kind() }.encode(), true);
+    }
+
+    /// Lets an existing name mean another inode.
+    pub(crate) fn replace_dentry(&mut self, parent: InodeId, name: &Name, inode: &Inode) {
+        let key = table::dentry_key(self.genesis.cluster, parent, name);
+        self.put(Table::Dentries, &key, Dentry { inode: inode.id, kind: inode.kind() }.encode(), false);
+    }
+
+    /// Removes a name that is known to exist.
+    pub(crate) fn remove_dentry(&mut self, parent: InodeId, name: &Name) {
+        self.stats().dentries -= 1;
+        self.remove(Table::Dentries, &table::dentry_key(self.genesis.cluster, parent, name));
+    }
+
+    pub(crate) fn put_xattr(&mut self, inode: InodeId, name: &[u8], value: &[u8], new: bool) {
+        self.put(Table::Xattrs, &table::xattr_key(inode, name), record::encode_bytes(value), new);
+    }
+
+    pub(crate) fn remove_xattr(&mut self, inode: InodeId, name: &[u8]) {
+        self.remove(Table::Xattrs, &table::xattr_key(inode, name));
+    }
+
+    pub(crate) fn insert_orphan(&mut self, inode: InodeId, sessions: &[SessionId]) {
+        self.stats().orphans += 1;
+        self.put(Table::Orphans, &table::inode_key(inode), record::encode_sessions(sessions), true);
+    }
+
+    pub(crate) fn put_orphan(&mut self, inode: InodeId, sessions: &[SessionId]) {
+        self.put(Table::Orphans, &table::inode_key(inode), record::encode_sessions(sessions), false);
+    }
+
+    pub(crate) fn remove_orphan(&mut self, inode: InodeId) {
+        self.stats().orphans -= 1;
+        self.remove(Table::Orphans, &table::inode_key(inode));
+    }
+}
+
+/// Chunks.
+impl Tables<'_> {
+    /// The next chunk handle.
+    pub(crate) fn new_handle(&mut self) -> ChunkHandle {
+        let handle = self.state.next_handle;
+        self.state.next_handle = handle.next();
+        handle
+    }
+
+    /// Stores a new chunk and its place in its file.
+    pub(crate) fn insert_chunk(&mut self, handle: ChunkHandle, chunk: &ChunkRecord) {
+        self.stats().chunks += 1;
+        self.put(Table::Chunks, &table::handle_key(handle), chunk.encode(), true);
+        let place = table::file_chunk_key(chunk.inode, chunk.index);
+        self.put(Table::FileChunks, &place, record::encode_number(handle.get()), true);
+    }
+
+    pub(crate) fn put_chunk(&mut self, handle: ChunkHandle, chunk: &ChunkRecord) {
+        self.put(Table::Chunks, &table::handle_key(handle), chunk.encode(), false);
+    }
+
+    /// Takes a chunk out of a file; without references left it is garbage.
+    pub(crate) fn drop_chunk(&mut self, inode: InodeId, index: ChunkIndex, handle: ChunkHandle) -> Result<(), FsError> {
+        let mut chunk = self.file_chunk(index, handle)?.record;
+        self.remove(Table::FileChunks, &table::file_chunk_key(inode, index));
+        if chunk.references > 1 {
+            chunk.references -= 1;
+            self.put_chunk(handle, &chunk);
+            return Ok(());
+        }
+        if self.cut(handle)?.is_some() {
+            self.remove_cut(handle);
+        }
+        self.stats().chunks -= 1;
+        self.remove(Table::Chunks, &table::handle_key(handle));
+        let garbage = GarbageChunk { handle, version: chunk.version, servers: chunk.entitled };
+        self.stats().garbage += 1;
+        self.put(Table::Garbage, &table::handle_key(handle), garbage.encode(), true);
+        self.dropped.push(handle);
+        Ok(())
+    }
+
+    pub(crate) fn put_garbage(&mut self, garbage: &GarbageChunk) {
+        self.put(Table::Garbage, &table::handle_key(garbage.handle), garbage.encode(), false);
+    }
+
+    pub(crate) fn remove_garbage(&mut self, handle: ChunkHandle) {
+        self.stats().garbage -= 1;
+        self.remove(Table::Garbage, &table::handle_key(handle));
+    }
+
+    pub(crate) fn put_cut(&mut self, handle: ChunkHandle, cut: PendingCut, new: bool) {
+        self.put(Table::Cuts, &table::handle_key(handle), cut.encode(), new);
+    }
+
+    pub(crate) fn remove_cut(&mut self, handle: ChunkHandle) {
+        self.remove(Table::Cuts, &table::handle_key(handle));
+    }
+}
+
+/// Sessions, outcomes, servers.
+impl Tables<'_> {
+    pub(crate) fn insert_session(&mut self, session: &SessionRecord) {
+        self.stats().sessions += 1;
+        self.put(Table::Sessions, &table::session_key(session.session), session.encode(), true);
+    }
+
+    pub(crate) fn remove_session(&mut self, session: SessionId) {
+        self.stats().sessions -= 1;
+        self.remove(Table::Sessions, &table::session_key(session));
+    }
+
+    pub(crate) fn put_reply(&mut self, session: SessionId, sequence: Sequence, value: Box<[u8]>, new: bool) {
+        self.put(Table::Replies, &table::reply_key(session, sequence), value, new);
+    }
+
+    pub(crate) fn remove_reply(&mut self, session: SessionId, sequence: Sequence) {
+        self.remove(Table::Replies, &table::reply_key(session, sequence));
+    }
+
+    pub(crate) fn insert_server(&mut self, server: &ServerRecord) {
+        self.stats().servers += 1;
+        self.state.next_server = server.server.next();
+        self.put(Table::Servers, &table::server_key(server.server), server.encode(), true);
+    }
+
+    pub(crate) fn put_server(&mut self, server: &ServerRecord) {
+        self.put(Table::Servers, &table::server_key(server.server), server.encode(), false);
+    }
+
+    /// The number that the next new server gets.
+    pub(crate) fn next_server(&self) -> gfs_proto::ids::ServerId {
+        self.state.next_server
+    }
+}

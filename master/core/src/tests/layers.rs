@@ -1,0 +1,173 @@
+//! The layers under the state: merging changes nothing that can be seen, a restart loses nothing that was
+//! logged, replay gives the same state.
+
+use super::steps::{Step, Stepper, steps};
+use super::{Fixture, database, genesis, name};
+use crate::command::{Action, Command};
+use crate::store::{Store, StoreError};
+use gfs_proto::caller::Caller;
+use gfs_proto::ids::{LogIndex, Term};
+use proptest::prelude::*;
+use redb::backends::InMemoryBackend;
+
+fn apply(store: &Store, index: usize, command: &Command) {
+    store.apply(LogIndex::new(index as u64 + 1), Term::new(1), command).expect("memory does not fail");
+}
+
+/// The commands that a list of steps comes to.
+fn log(steps: &[Step]) -> (Vec<Command>, u128) {
+    let store = Store::format(database(), &genesis()).expect("an empty database");
+    let mut stepper = Stepper::default();
+    let mut log = Vec::new();
+    for step in steps {
+        let command = stepper.command(step);
+        let outcome = store.apply(LogIndex::new(log.len() as u64 + 1), Term::new(1), &command).expect("memory");
+        stepper.learn(&outcome);
+        log.push(command);
+    }
+    (log, store.digest().expect("readable"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn merging_in_between_changes_nothing(steps in steps(60), merges in prop::collection::vec(0u8..6, 60)) {
+        let (log, expected) = log(&steps);
+        let store = Store::format(database(), &genesis()).expect("an empty database");
+        for (index, (command, merge)) in log.iter().zip(merges).enumerate() {
+            apply(&store, index, command);
+            if merge == 1 {
+                store.freeze();
+            }
+            if merge == 2 {
+                store.merge().expect("memory does not fail");
+            }
+        }
+        prop_assert_eq!(store.digest().expect("readable"), expected);
+        while store.freeze() || store.merge().expect("memory does not fail") != store.applied() {}
+        prop_assert_eq!(store.delta_bytes(), 0);
+        prop_assert_eq!(store.digest().expect("readable"), expected);
+        prop_assert_eq!(store.check().expect("readable"), []);
+    }
+
+    #[test]
+    fn replay_of_the_encoded_log_gives_the_same_state(steps in steps(40)) {
+        let (log, expected) = log(&steps);
+        let store = Store::format(database(), &genesis()).expect("an empty database");
+        for (index, command) in log.iter().enumerate() {
+            apply(&store, index, &Command::decode(&command.encode()).expect("what was encoded"));
+        }
+        prop_assert_eq!(store.digest().expect("readable"), expected);
+    }
+
+    #[test]
+    fn a_restart_replays_the_tail(steps in steps(40), freeze_at in 0usize..40) {
+        let (log, expected) = log(&steps);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("meta.redb");
+        let store = Store::format(redb::Database::create(&file).expect("a new file"), &genesis()).expect("empty");
+        for (index, command) in log.iter().enumerate() {
+            apply(&store, index, command);
+            if index == freeze_at {
+                store.freeze();
+                store.merge().expect("the disk works");
+            }
+        }
+        drop(store);
+        let store = Store::open(redb::Database::open(&file).expect("the file")).expect("it was formatted");
+        let durable = store.applied().index.get() as usize;
+        prop_assert_eq!(durable, if freeze_at < log.len() { freeze_at + 1 } else { 0 });
+        for (index, command) in log.iter().enumerate().skip(durable) {
+            apply(&store, index, command);
+        }
+        prop_assert_eq!(store.digest().expect("readable"), expected);
+    }
+}
+
+#[test]
+fn views_are_consistent_while_others_merge() {
+    let mut fixture = Fixture::new();
+    let dir = fixture.dir(super::ROOT, "d");
+    std::thread::scope(|scope| {
+        let store = &fixture.store;
+        let reader = scope.spawn(move || {
+            loop {
+                let view = store.view();
+                let page = view.read_dir(&Caller::root(), dir, Default::default(), u32::MAX, true).expect("readable");
+                assert_eq!(page.entries.len() as u64, view.attr(dir).expect("it exists").size);
+                if page.entries.len() == 200 {
+                    return;
+                }
+            }
+        });
+        let merger = scope.spawn(move || {
+            while store.view().attr(dir).expect("it exists").size < 200 {
+                store.freeze();
+                store.merge().expect("memory does not fail");
+            }
+        });
+        for number in 0..200u64 {
+            let make = super::make(dir, &number.to_string(), gfs_proto::ops::MakeKind::File, 0o644);
+            let ops = vec![gfs_proto::ops::Op::Make(make).into()];
+            let action = Action::Batch(super::batch(&Caller::root(), ops));
+            let next = store.applied().index.next();
+            let command = Command { stamp: Default::default(), action };
+            store.apply(next, Term::new(1), &command).expect("memory does not fail");
+        }
+        reader.join().expect("the reader saw consistent states");
+        merger.join().expect("merging works");
+    });
+}
+
+#[test]
+fn formatting_and_opening_know_what_they_find() {
+    let store = Store::format(database(), &genesis()).expect("an empty database");
+    assert_eq!(*store.genesis(), genesis());
+    assert!(matches!(Store::open(database()), Err(StoreError::NotFormatted)));
+
+    let foreign = database();
+    let transaction = foreign.begin_write().expect("memory does not fail");
+    let table: redb::TableDefinition<'_, u64, u64> = redb::TableDefinition::new("something");
+    transaction.open_table(table).expect("memory").insert(1, 1).expect("memory");
+    transaction.commit().expect("memory does not fail");
+    assert!(matches!(Store::format(foreign, &genesis()), Err(StoreError::NotEmpty)));
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let backend = InMemoryBackend::new();
+    let db = redb::Database::builder().create_with_backend(backend).expect("memory does not fail");
+    let transaction = db.begin_write().expect("memory does not fail");
+    {
+        let mut meta = transaction.open_table(crate::state::table::META).expect("memory");
+        meta.insert("format", &9u32.to_be_bytes()[..]).expect("memory");
+    }
+    transaction.commit().expect("memory does not fail");
+    assert!(matches!(Store::open(db), Err(StoreError::Format { found: 9, known: 1 })));
+}
+
+#[test]
+fn a_damaged_record_is_an_error_and_final() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("meta.redb");
+    drop(Store::format(redb::Database::create(&file).expect("a new file"), &genesis()).expect("empty"));
+    let db = redb::Database::open(&file).expect("the file");
+    let transaction = db.begin_write().expect("the disk works");
+    {
+        let mut inodes = transaction.open_table(crate::state::table::Table::Inodes.definition()).expect("a table");
+        inodes.insert(&1u64.to_be_bytes()[..], &b"\x01\x07"[..]).expect("the disk works");
+    }
+    transaction.commit().expect("the disk works");
+    let store = Store::open(db).expect("its meta table is sound");
+    let view = store.view();
+    assert_eq!(view.lookup(&Caller::root(), super::ROOT, &name("a")), Err(gfs_proto::FsError::Io));
+    assert!(matches!(view.fault(), Some(StoreError::Corrupt { table: "inodes", .. })));
+    drop(view);
+    let make = super::make(super::ROOT, "a", gfs_proto::ops::MakeKind::File, 0o644);
+    let action = Action::Batch(super::batch(&Caller::root(), vec![gfs_proto::ops::Op::Make(make).into()]));
+    let command = Command { stamp: Default::default(), action };
+    let apply = |index| store.apply(LogIndex::new(index), Term::new(1), &command);
+    assert!(matches!(apply(1), Err(StoreError::Corrupt { .. })));
+    assert!(matches!(apply(2), Err(StoreError::Failed)));
+}
