@@ -1,0 +1,184 @@
+//! `gfsctl status`: the cluster at a glance.
+
+use crate::context::Context;
+use crate::format::{bytes, duration_ms};
+use crate::output::{Page, Report};
+use gfs_proto::ids::ClusterId;
+use gfs_proto::wire::{MasterStatus, StatusReply, StatusRequest};
+use serde::Serialize;
+
+/// Show masters, space, chunks by health, clients
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  gfsctl status\n  gfsctl --master 10.0.0.1:9400 status --json")]
+pub(crate) struct Args {}
+
+pub(crate) async fn run(context: &Context, _: Args) -> anyhow::Result<impl Report + use<>> {
+    let reply = context.ask(async |mut admin| admin.status(StatusRequest {}).await).await?;
+    Ok(Status::from(reply))
+}
+
+#[derive(Serialize)]
+struct Status {
+    cluster: String,
+    software: String,
+    uptime_ms: u64,
+    chunk_size: u32,
+    goal_default: u32,
+    masters: Vec<Master>,
+    chunkservers: Counted,
+    space: Space,
+    namespace: Namespace,
+    chunks: Chunks,
+    clients: u32,
+    leases: u32,
+}
+
+#[derive(Serialize)]
+struct Master {
+    address: String,
+    role: String,
+    term: u64,
+    applied_index: u64,
+    checkpoint_index: u64,
+}
+
+#[derive(Serialize)]
+struct Counted {
+    up: u32,
+    known: u32,
+}
+
+#[derive(Serialize)]
+struct Space {
+    bytes_total: u64,
+    bytes_free: u64,
+    bytes_metadata: u64,
+}
+
+#[derive(Serialize)]
+struct Namespace {
+    inodes: u64,
+    files: u64,
+    directories: u64,
+}
+
+#[derive(Serialize)]
+struct Chunks {
+    total: u64,
+    healthy: u64,
+    degraded: u64,
+    missing: u64,
+    garbage: u64,
+}
+
+impl From<MasterStatus> for Master {
+    fn from(from: MasterStatus) -> Self {
+        Self {
+            address: from.address,
+            role: from.role,
+            term: from.term,
+            applied_index: from.applied_index,
+            checkpoint_index: from.checkpoint_index,
+        }
+    }
+}
+
+impl From<StatusReply> for Status {
+    fn from(from: StatusReply) -> Self {
+        Self {
+            cluster: ClusterId::from_slice(&from.cluster_id).map(|id| id.to_string()).unwrap_or_default(),
+            software: from.software,
+            uptime_ms: from.uptime_ms,
+            chunk_size: from.chunk_size,
+            goal_default: from.goal_default,
+            masters: from.masters.into_iter().map(Master::from).collect(),
+            chunkservers: Counted { up: from.chunkservers_up, known: from.chunkservers_known },
+            space: Space {
+                bytes_total: from.bytes_total,
+                bytes_free: from.bytes_free,
+                bytes_metadata: from.bytes_metadata,
+            },
+            namespace: Namespace { inodes: from.inodes, files: from.files, directories: from.directories },
+            chunks: Chunks {
+                total: from.chunks,
+                healthy: from.chunks_healthy,
+                degraded: from.chunks_degraded,
+                missing: from.chunks_missing,
+                garbage: from.chunks_garbage,
+            },
+            clients: from.clients,
+            leases: from.leases,
+        }
+    }
+}
+
+impl Report for Status {
+    fn human(&self, page: &mut Page) {
+        page.field("cluster", &self.cluster);
+        page.field("software", format!("{}, up for {}", self.software, duration_ms(self.uptime_ms)));
+        for master in &self.masters {
+            page.field(
+                "master",
+                format!(
+                    "{} ({}, term {}, log applied to {}, checkpoint at {})",
+                    master.address, master.role, master.term, master.applied_index, master.checkpoint_index
+                ),
+            );
+        }
+        page.field("chunkservers", format!("{} up of {}", self.chunkservers.up, self.chunkservers.known));
+        page.field("space", self.space_text());
+        page.field("chunk size", bytes(self.chunk_size.into()));
+        page.field("copies", format!("{} unless set otherwise", self.goal_default));
+        let names = &self.namespace;
+        page.field("files", format!("{} and {} directories", names.files, names.directories));
+        page.field("metadata", bytes(self.space.bytes_metadata));
+        page.field("chunks", self.chunks_text());
+        page.field("clients", format!("{}, writing {} chunks", self.clients, self.leases));
+    }
+}
+
+impl Status {
+    fn space_text(&self) -> String {
+        let Space { bytes_total, bytes_free, .. } = self.space;
+        let copies = u64::from(self.goal_default.max(1));
+        format!(
+            "{} free of {}: room for {} in {copies} copies",
+            bytes(bytes_free),
+            bytes(bytes_total),
+            bytes(bytes_free / copies)
+        )
+    }
+
+    fn chunks_text(&self) -> String {
+        let chunks = &self.chunks;
+        let mut text = format!("{}, {} with all copies", chunks.total, chunks.healthy);
+        for (count, what) in [
+            (chunks.degraded, "with fewer copies than wanted"),
+            (chunks.missing, "WITHOUT ANY COPY"),
+            (chunks.garbage, "waiting for deletion"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_news_is_shown_only_when_there_is_some() {
+        let reply = StatusReply { chunks: 5, chunks_healthy: 5, goal_default: 3, ..StatusReply::default() };
+        assert_eq!(Status::from(reply.clone()).chunks_text(), "5, 5 with all copies");
+        let bad = Status::from(StatusReply { chunks_healthy: 4, chunks_missing: 1, ..reply });
+        assert_eq!(bad.chunks_text(), "5, 4 with all copies, 1 WITHOUT ANY COPY");
+    }
+
+    #[test]
+    fn no_goal_from_the_wire_divides_by_zero() {
+        assert!(Status::from(StatusReply::default()).space_text().contains("1 copies"));
+    }
+}
