@@ -339,7 +339,8 @@ impl DataError {
 pub struct Ack {
     /// How it went.
     pub outcome: Result<(), DataError>,
-    /// With [`DataError::Chain`]: who failed. Otherwise the answering server.
+    /// With [`DataError::Chain`]: who failed. With a [`DataError::NoSpace`] that came up the chain: who
+    /// is full. Otherwise the answering server.
     pub culprit: ServerId,
     /// Run of the answering server.
     pub incarnation: Incarnation,

@@ -53,6 +53,7 @@ pub(crate) struct Heard {
     pub(crate) left: Vec<ServerId>,
     results: HashMap<u64, CommandResult>,
     down: BTreeMap<ServerId, mpsc::Sender<Result<wire::ToChunkserver, Status>>>,
+    streams: Vec<JoinHandle<()>>,
     next_command: u64,
     pub(crate) term: Term,
     /// Heartbeats are heard and not acknowledged.
@@ -104,12 +105,13 @@ impl ChunkserverLink for Service {
         down.send(Ok((&ToChunkserver::Registered(registered)).into())).await.expect("room");
         self.changed.notify_waiters();
         let service = self.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             while let Ok(Some(message)) = messages.message().await {
                 let message = FromChunkserver::try_from(message).expect("our own messages are well formed");
                 service.hear(server, message, &down).await;
             }
         });
+        self.heard.lock().streams.push(task);
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -236,9 +238,14 @@ impl Master {
         }
     }
 
-    /// Says nothing on the streams any more, as a master that died.
-    pub(crate) fn cut_off(&self, server: ServerId) {
-        self.heard(|heard| heard.down.remove(&server));
+    /// Dies: the port is free and all streams have ended afterwards.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await; // cancelled, as it should be
+        self.heard(|heard| {
+            heard.streams.drain(..).for_each(|stream| stream.abort());
+            heard.down.clear();
+        });
     }
 }
 

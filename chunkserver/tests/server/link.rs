@@ -38,8 +38,7 @@ async fn a_server_finds_a_restarted_master_and_refuses_an_older_or_another_one()
     let address = master.address;
     assert_eq!(master.heard(|heard| heard.registered[&server.id].cluster), None, "not yet of any cluster");
     let restart = async |old: Master, cluster, term| {
-        old.cut_off(server.id);
-        drop(old);
+        old.stop().await;
         Master::start_at(address, cluster, term).await
     };
     let newer = restart(master, CLUSTER, Term::new(7)).await;

@@ -155,7 +155,7 @@ async fn stale_epochs_versions_generations_and_runs_are_refused() {
     }
     assert_eq!(client.read(read(0, 4096)).await.err(), Some(DataError::Version), "the old version is not served");
     assert_eq!(client.write(&good, &data).await.outcome, Ok(()));
-    let older = master.install(server.id, install(4, &[])).await;
+    let older = master.install(server.id, install(4, &[server.replica(&master)])).await;
     assert!(older.is_err(), "an older epoch is never installed");
 }
 
@@ -249,7 +249,7 @@ async fn a_damaged_payload_is_refused_and_consumes_no_serial() {
     assert_eq!(client.write_with(&frame, &damaged, &sums).await.outcome, Err(DataError::Transfer));
     assert_eq!(
         client.write_with(&frame, &data, &sums[4..]).await.outcome.err(),
-        Some(DataError::Transfer),
+        Some(DataError::Protocol),
         "a sum too few"
     );
     assert_eq!(client.write_with(&frame, &data, &sums).await.outcome, Ok(()));
