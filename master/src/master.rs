@@ -40,7 +40,9 @@ impl Machine {
     }
 
     fn run(&self, index: LogIndex, term: Term, payload: &[u8]) -> anyhow::Result<Outcome> {
-        let command = Command::decode(payload)?;
+        let own = Command { stamp: Stamp::default(), action: Action::Noop };
+        // An empty payload is an entry of the log's own: only the position moves on.
+        let command = if payload.is_empty() { own } else { Command::decode(payload)? };
         Ok(self.store.apply(index, term, &command)?)
     }
 }

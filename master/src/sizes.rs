@@ -170,7 +170,7 @@ impl Sizes {
     pub fn take_wanted(&self, max: usize) -> Vec<Pending> {
         let mut files = self.files.lock();
         let free = |known: &&mut Volatile| known.wanted && known.logging.is_none() && known.holders == 0;
-        let ready = files.iter_mut().map(|(inode, known)| (*inode, known)).filter(|(_, known)| free(&known));
+        let ready = files.iter_mut().map(|(inode, known)| (*inode, known)).filter(|(_, known)| free(known));
         ready.take(max).map(|(inode, known)| begin(inode, known)).collect()
     }
 

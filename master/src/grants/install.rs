@@ -88,6 +88,14 @@ struct Round {
     nowhere: bool,
 }
 
+/// A round that all of its members confirmed.
+struct Agreement<'a> {
+    target: ChunkVersion,
+    epoch: Epoch,
+    confirmed: Vec<(Member, InstallReport)>,
+    lost: &'a [Lost],
+}
+
 impl Master {
     /// Brings the replicas to one epoch. The caller holds the chunk's lock. `None` if the chunk record
     /// changed meanwhile.
@@ -110,7 +118,8 @@ impl Master {
             survey.lost.extend(&round.lost);
             let whole = round.lost.is_empty();
             if whole {
-                return self.conclude(wanted, target, epoch, round.confirmed, &survey.lost).await;
+                let agreement = Agreement { target, epoch, confirmed: round.confirmed, lost: &survey.lost };
+                return self.conclude(wanted, agreement).await;
             }
             raise = true;
             survey.members =
@@ -176,14 +185,8 @@ impl Master {
     }
 
     /// All members confirmed `target`: makes it the recorded truth.
-    async fn conclude(
-        &self,
-        wanted: &Wanted<'_>,
-        target: ChunkVersion,
-        epoch: Epoch,
-        confirmed: Vec<(Member, InstallReport)>,
-        lost: &[Lost],
-    ) -> Result<Option<Agreed>, FsError> {
+    async fn conclude(&self, wanted: &Wanted<'_>, agreement: Agreement<'_>) -> Result<Option<Agreed>, FsError> {
+        let Agreement { target, epoch, confirmed, lost } = agreement;
         let chunk = wanted.chunk;
         let entitled: Vec<ServerId> = confirmed.iter().map(|(member, _)| member.replica.server).collect();
         if target > chunk.record.version {

@@ -55,7 +55,7 @@ impl Request {
             return Ok(self.reply(vec![Err(FsError::Precondition)], index));
         }
         for op in &batch.ops {
-            let result = match self.from_view(op, &results) {
+            let result = match self.at_once(op, &results) {
                 Some(result) => result,
                 None => Box::pin(self.volatile(op, &results)).await,
             };

@@ -10,7 +10,7 @@ type Earlier<'a> = &'a [Result<OpResult, FsError>];
 
 impl Request {
     /// The answer to an operation that only looks; `None` if it is another kind.
-    pub(super) fn from_view(&self, op: &Op, earlier: Earlier<'_>) -> Option<Result<OpResult, FsError>> {
+    pub(super) fn at_once(&self, op: &Op, earlier: Earlier<'_>) -> Option<Result<OpResult, FsError>> {
         let view = || self.master.store.view();
         let result = match op {
             Op::Lookup { parent, name } => {

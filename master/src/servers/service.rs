@@ -86,8 +86,8 @@ impl Master {
         let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
         let link = Arc::new(Link::new(sender, self.term()));
         info!(%server, address = %register.address.tcp, incarnation = %register.incarnation, "chunkserver registered");
-        self.servers.attach(server, register, link.clone(), Instant::now());
         self.locations.drop_server(server);
+        self.servers.attach(server, register, link.clone(), Instant::now());
         let registered = ToChunkserver::Registered(self.registered(server));
         // The channel is new and empty.
         drop(link.send(registered).await);
@@ -232,8 +232,14 @@ async fn work_off(
     mut pages: mpsc::Receiver<ChunkReport>,
     early: Arc<Mutex<Option<u64>>>,
 ) {
-    let mut rows = 0;
+    let (mut rows, mut within) = (0, false);
     while let Some(report) = pages.recv().await {
+        if report.full && !within {
+            // A server may report in full again; what it does not name then is gone.
+            rows = 0;
+            master.locations.drop_server(server);
+        }
+        within = report.full && !report.last;
         rows += report.present.len();
         tokio::task::block_in_place(|| {
             master.present(server, &report.present);

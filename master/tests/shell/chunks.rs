@@ -1,0 +1,246 @@
+//! Grants, versions, locations and garbage, between clients and chunkservers.
+
+use crate::support::{Client, Cluster, FakeServer, Manners, until};
+use gfs_proto::FsError;
+use gfs_proto::attr::SetAttr;
+use gfs_proto::chunk::ChunkGrant;
+use gfs_proto::control::{ChunkCommand, FromChunkserver};
+use gfs_proto::ids::{ChunkIndex, InodeId, ServerId};
+use gfs_proto::ops::{HeldChunk, Op, OpResult};
+
+/// A file with one written chunk, whose lease was given back.
+async fn written(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
+    let made = client.create("file", 1).await;
+    let grant = made.grant.expect("a grant");
+    for server in servers {
+        server.create(grant.handle, grant.version, 100).await;
+    }
+    let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
+    assert!(client.ask(Op::ReturnChunks { chunks: vec![held] }).await.is_ok());
+    (made.attr.inode, grant)
+}
+
+async fn all_reported(cluster: &Cluster, grant: &ChunkGrant) {
+    let master = cluster.node().master.clone();
+    let reported = || {
+        let rows = master.locations.of(grant.handle);
+        rows.len() == 3 && rows.iter().all(|row| row.known != gfs_master::servers::locations::Known::Assumed)
+    };
+    until("all replicas are reported", reported).await;
+}
+
+fn broken(inode: InodeId, grant: &ChunkGrant, suspect: ServerId) -> Op {
+    Op::BreakChunk {
+        inode: inode.into(),
+        index: ChunkIndex::new(0),
+        handle: grant.handle,
+        version: grant.version,
+        epoch: grant.epoch,
+        suspects: vec![suspect],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_installed_at_every_replica_first() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let grant = client.grant(inode, 0).await.expect("granted");
+    assert!(grant.epoch > first.epoch && grant.version == first.version && !grant.created);
+    for server in &servers {
+        let installs = server.installs(grant.handle);
+        assert_eq!(installs.len(), 1);
+        assert_eq!((installs[0].epoch, installs[0].raise_to), (grant.epoch, None));
+        assert_eq!(installs[0].members, grant.replicas);
+    }
+    let again = client.grant(inode, 0).await.expect("granted");
+    assert_eq!(again.epoch, grant.epoch, "the live lease, extended");
+    assert_eq!(servers[0].installs(grant.handle).len(), 1);
+    let hole = client.grant(inode, 7).await.expect("allocated");
+    assert!(hole.created && hole.handle != grant.handle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_replica_raises_the_version() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let gone = servers.remove(0);
+    let gone_id = gone.id();
+    // Its process dies: the stream ends, its port refuses connections.
+    drop(gone);
+    cluster.all_up(2).await;
+    let grant = client.grant(inode, 0).await.expect("granted");
+    assert_eq!(grant.version, first.version.next());
+    assert!(grant.replicas.len() == 2 && grant.replicas.iter().all(|r| r.server != gone_id));
+    for server in &servers {
+        assert_eq!(server.version(grant.handle), Some(grant.version), "durable there before the client heard of it");
+    }
+    let record = cluster.node().master.store.view().chunk(grant.handle).expect("readable").expect("known");
+    assert_eq!((record.version, record.entitled.len()), (grant.version, 2), "logged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_replica_that_comes_back_is_neither_named_nor_kept() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    // Silent towards commands, so it is left out; its connection stays.
+    let mute = servers.remove(1);
+    mute.manners(Manners::Mute);
+    let grant = client.grant(inode, 0).await.expect("granted without it");
+    assert_eq!(grant.replicas.len(), 2);
+    let mute_id = mute.id();
+    let back = mute.again(&cluster.url()).await;
+    let named = |command: &ChunkCommand| {
+        matches!(command, ChunkCommand::Delete { handle, version, .. }
+        if *handle == first.handle && *version == first.version)
+    };
+    until("the stale replica is deleted", || back.commands().iter().any(named)).await;
+    let map = client.chunks(inode).await;
+    assert!(map.chunks[0].replicas.iter().all(|r| r.server != mute_id) && map.chunks[0].replicas.len() == 2);
+    assert_eq!(back.id(), mute_id, "the same number as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_chain_goes_on_without_the_one_that_failed() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let made = client.create("file", 1).await;
+    let (inode, first) = (made.attr.inode, made.grant.expect("a grant"));
+    // The first frame reached two of three.
+    for server in &servers[..2] {
+        server.create(first.handle, first.version, 100).await;
+    }
+    servers[2].manners(Manners::Mute);
+    let Ok(OpResult::Grant(grant)) = client.ask(broken(inode, &first, servers[2].id())).await else {
+        panic!("a new grant")
+    };
+    assert!(grant.version > first.version && grant.epoch > first.epoch && !grant.created);
+    let mut members: Vec<_> = grant.replicas.iter().map(|r| r.server).collect();
+    members.sort_unstable();
+    let mut alive: Vec<_> = servers[..2].iter().map(FakeServer::id).collect();
+    alive.sort_unstable();
+    assert_eq!(members, alive);
+    let Ok(OpResult::Grant(again)) = client.ask(broken(inode, &first, servers[2].id())).await else {
+        panic!("the same grant")
+    };
+    assert_eq!(again.epoch, grant.epoch, "a report that comes twice breaks nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_no_server_ever_got_begins_again() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let made = client.create("file", 1).await;
+    let (inode, first) = (made.attr.inode, made.grant.expect("a grant"));
+    let Ok(OpResult::Grant(grant)) = client.ask(broken(inode, &first, servers[0].id())).await else {
+        panic!("a new grant")
+    };
+    assert!(grant.created && grant.version > first.version, "a late first frame of the old one counts nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_ahead_of_the_record_are_brought_to_one_version() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    // A raise that was installed and never logged.
+    let ahead = first.version.next();
+    for server in std::mem::take(&mut servers) {
+        server.set_version(first.handle, ahead);
+        servers.push(server.again(&cluster.url()).await);
+    }
+    cluster.all_up(3).await;
+    let map = client.chunks(inode).await;
+    assert_eq!(map.chunks[0].version, ahead.next());
+    assert_eq!(map.chunks[0].replicas.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_inside_a_chunk_clips_reads_until_the_replicas_made_it() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let changes = SetAttr { size: Some(40), ..SetAttr::default() };
+    assert!(client.ask(Op::SetAttr { inode: inode.into(), changes }).await.is_ok());
+    assert_eq!(client.chunks(inode).await.chunks[0].clip, Some(40));
+    let grant = client.grant(inode, 0).await.expect("granted");
+    assert!(grant.truncate_generation > first.truncate_generation);
+    assert!(servers.iter().all(|server| server.installs(first.handle)[0].cut == Some(40)));
+    assert_eq!(client.chunks(inode).await.chunks[0].clip, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_a_removed_file_are_deleted_and_the_record_goes() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    client.release(inode, 1).await;
+    servers[2].manners(Manners::Mute);
+    assert!(client.unlink("file").await.is_ok());
+    let gone = |server: &FakeServer| server.version(first.handle).is_none();
+    until("two replicas are deleted", || servers[..2].iter().all(gone)).await;
+    let master = cluster.node().master.clone();
+    let waiting = || master.store.view().garbage_chunk(first.handle).expect("readable").map(|g| g.servers);
+    until("two confirmed", || waiting().is_some_and(|servers| servers.len() == 1)).await;
+    servers[2].manners(Manners::Good);
+    until("the entry is gone with the last confirmation", || waiting().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locations_come_from_reports_after_a_restart() {
+    let mut cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    cluster.restart().await;
+    let client = client.resume(&cluster.url(), &[]).await.expect("resumed");
+    assert!(client.chunks(inode).await.chunks[0].replicas.is_empty(), "nobody has registered yet");
+    let mut back = Vec::new();
+    for server in servers {
+        back.push(server.again(&cluster.url()).await);
+    }
+    cluster.all_up(3).await;
+    assert_eq!(client.chunks(inode).await.chunks[0].replicas.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_are_acknowledged_and_leaving_is_noticed() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    until("heartbeats are acknowledged", || servers.iter().all(|server| server.acknowledged() > 2)).await;
+    servers[0].tell(FromChunkserver::Leaving).await;
+    let id = servers[0].id();
+    drop(servers);
+    let master = cluster.node().master.clone();
+    let presence = || master.servers.presence(id, std::time::Instant::now());
+    until("it has left", || presence() == gfs_master::servers::Presence::Left).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunkservers_of_another_cluster_or_an_older_run_are_turned_away() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let other = gfs_proto::ids::ClusterId::new([9; 16]);
+    let refused = crate::support::open_link(&cluster.url(), 7, 1, Some(other)).await.expect_err("another cluster");
+    assert!(refused.message().contains(&other.to_string()), "{refused}");
+    let back = servers.into_iter().next().expect("three").again(&cluster.url()).await;
+    let refused = crate::support::open_link(&cluster.url(), 1, 1, None).await.expect_err("an older run");
+    assert_eq!(FsError::from_status(&refused), Some(FsError::InvalidArgument));
+    drop(back);
+}

@@ -1,0 +1,6 @@
+//! The master as its peers see it: a node in this process, talked to over gRPC.
+
+mod chunks;
+mod namespace;
+mod sharing;
+mod support;

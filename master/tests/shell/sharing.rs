@@ -1,0 +1,143 @@
+//! The exclusive-writer rule between sessions, and volatile sizes.
+
+use crate::support::{Client, Cluster, timings, until};
+use gfs_proto::FsError;
+use gfs_proto::attr::{SetAttr, SetTime};
+use gfs_proto::chunk::Numbering;
+use gfs_proto::ids::TruncateGeneration;
+use gfs_proto::ops::{Access, HeldChunk, Op, OpResult};
+use gfs_proto::wire::callback;
+use std::time::Duration;
+
+fn report(inode: gfs_proto::ids::InodeId, size: u64, generation: TruncateGeneration) -> Op {
+    Op::ReportSize {
+        inode: inode.into(),
+        size,
+        mtime: Some(SetTime::Now),
+        atime: None,
+        ctime: None,
+        truncate_generation: generation,
+        durable: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_opener_waits_until_the_exclusive_writer_has_flushed() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let (writer, reader) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    writer.listen().await;
+    let made = writer.create("file", 1).await;
+    let (inode, grant) = (made.attr.inode, made.grant.expect("a grant"));
+    let opening = reader.open_file(inode, 1, Access::Read);
+    let flushing = async {
+        let recall = writer.callback().await;
+        assert!(matches!(&recall.kind, Some(callback::Kind::Recall(r)) if r.inode == inode.get() && r.r#type == 1));
+        // The stream that waits for the recall answers other requests meanwhile.
+        assert!(reader.lookup("file").await.is_ok());
+        for server in &servers {
+            server.create(grant.handle, grant.version, 1000).await;
+        }
+        assert!(writer.ask(report(inode, 1000, made.attr.truncate_generation)).await.is_ok());
+        let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
+        assert!(writer.ask(Op::ReturnChunks { chunks: vec![held] }).await.is_ok());
+        writer.done(recall.id);
+    };
+    let (opened, ()) = tokio::join!(opening, flushing);
+    let opened = opened.expect("opened");
+    assert!(!opened.exclusive);
+    assert_eq!(opened.attr.size, 1000, "what was flushed is seen");
+    let again = writer.grant(inode, 0).await.expect("granted");
+    assert_eq!(again.numbering, Numbering::Primary, "not alone any more");
+    assert!(again.epoch > grant.epoch && again.version == grant.version && !again.created);
+    assert_eq!(reader.grant(inode, 0).await, Err(FsError::BadHandle), "it only reads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_holder_is_fenced() {
+    let bound = Duration::from_millis(300);
+    let cluster = Cluster::with(gfs_master::config::Timings { recall: bound, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    writer.listen().await;
+    let made = writer.create("file", 1).await;
+    let grant = made.grant.expect("a grant");
+    assert!(!other.open_file(made.attr.inode, 1, Access::ReadWrite).await.expect("opened").exclusive);
+    let revoked = |server: &crate::support::FakeServer| {
+        let revoke = gfs_proto::control::ChunkCommand::Revoke { handle: grant.handle, epoch: grant.epoch };
+        server.commands().contains(&revoke)
+    };
+    assert!(servers.iter().all(revoked), "the holder's epoch is void at every replica");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recall_is_repeated_after_the_stream_was_lost() {
+    let cluster = Cluster::start().await;
+    let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let inode = writer.create("file", 1).await.attr.inode;
+    let opening = other.open_file(inode, 1, Access::Read);
+    let late = async {
+        // Nobody listened when the recall was made.
+        writer.listen().await;
+        let first = writer.callback().await;
+        writer.listen().await;
+        let second = writer.callback().await;
+        assert_eq!(first.id, second.id);
+        writer.done(second.id);
+    };
+    let (opened, ()) = tokio::join!(opening, late);
+    assert!(opened.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_are_volatile_at_first_and_logged_soon_after_the_last_close() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let attr = client.create("file", 1).await.attr;
+    let (inode, master) = (attr.inode, cluster.node().master.clone());
+    let noted = client.ask(report(inode, 777, attr.truncate_generation)).await;
+    assert!(matches!(noted, Ok(OpResult::Attr(noted)) if noted.size == 777 && noted.mtime > attr.mtime));
+    assert_eq!(client.lookup("file").await.map(|attr| attr.size), Ok(777));
+    assert_eq!(master.store.view().attr(inode).map(|attr| attr.size), Ok(0), "not logged while it is written");
+    client.release(inode, 1).await;
+    until("the size is logged", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 777)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fsync_logs_and_truncation_voids_what_was_reported() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let attr = client.create("file", 1).await.attr;
+    let (inode, master) = (attr.inode, cluster.node().master.clone());
+    let Op::ReportSize { inode: reference, size, mtime, atime, ctime, truncate_generation, .. } =
+        report(inode, 5000, attr.truncate_generation)
+    else {
+        unreachable!()
+    };
+    let durable = Op::ReportSize { inode: reference, size, mtime, atime, ctime, truncate_generation, durable: true };
+    assert!(client.ask(durable).await.is_ok());
+    assert_eq!(master.store.view().attr(inode).map(|attr| attr.size), Ok(5000));
+    let cut = SetAttr { size: Some(10), ..SetAttr::default() };
+    let Ok(OpResult::Attr(cut)) = client.ask(Op::SetAttr { inode: inode.into(), changes: cut }).await else {
+        panic!("truncated")
+    };
+    assert_eq!(cut.size, 10);
+    let late = client.ask(report(inode, 9999, attr.truncate_generation)).await;
+    assert!(matches!(late, Ok(OpResult::Attr(seen)) if seen.size == 10), "a report from before the cut is void");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_that_were_set_are_not_overtaken_by_what_was_reported_before() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let attr = client.create("file", 1).await.attr;
+    let (inode, master) = (attr.inode, cluster.node().master.clone());
+    assert!(client.ask(report(inode, 10, attr.truncate_generation)).await.is_ok());
+    let past = gfs_proto::time::Timestamp::new(1_000_000, 5).expect("valid");
+    let changes = SetAttr { mtime: Some(SetTime::At(past)), ..SetAttr::default() };
+    assert!(client.ask(Op::SetAttr { inode: inode.into(), changes }).await.is_ok());
+    assert_eq!(client.attr(inode).await.map(|attr| (attr.mtime, attr.size)), Ok((past, 10)));
+    client.release(inode, 1).await;
+    until("the size is logged", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 10)).await;
+    assert_eq!(client.attr(inode).await.map(|attr| attr.mtime), Ok(past));
+}

@@ -1,0 +1,141 @@
+//! A master in this process, with chunkservers and clients made of nothing but their gRPC streams.
+//!
+//! Everything waits for conditions under [`DEADLINE`]; nothing sleeps for a fixed time to be safe.
+
+mod client;
+mod server;
+
+pub(crate) use client::Client;
+pub(crate) use server::{FakeServer, Manners};
+
+use gfs_master::config::{Config, Settings, Timings};
+use gfs_master::node::Node;
+use gfs_proto::layout::ChunkSize;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Bound on anything that a test waits for.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// Chunk size of the test clusters.
+pub(crate) const CHUNK: u64 = 64 << 10;
+
+/// A master on a directory of its own.
+pub(crate) struct Cluster {
+    pub(crate) directory: TempDir,
+    pub(crate) timings: Timings,
+    node: Option<Node>,
+}
+
+/// Short intervals, but long enough for a busy machine.
+pub(crate) fn timings() -> Timings {
+    Timings {
+        heartbeat: Duration::from_millis(50),
+        read_lease: Duration::from_millis(300),
+        suspect_after: Duration::from_secs(2),
+        lease: Duration::from_secs(60),
+        keep_alive: Duration::from_millis(200),
+        expiry: Duration::from_secs(20),
+        command: Duration::from_millis(500),
+        recall: Duration::from_secs(5),
+        tick: Duration::from_millis(50),
+        checkpoint: Duration::from_millis(200),
+    }
+}
+
+fn config(directory: &Path, timings: Timings) -> Config {
+    let settings = Settings {
+        data: Some(directory.to_owned()),
+        listen: Some("127.0.0.1:0".to_owned()),
+        cache: Some("4MiB".to_owned()),
+        ..Settings::default()
+    };
+    let chunk_size = ChunkSize::new(CHUNK as u32);
+    Config { chunk_size, timings, ..settings.validate(false).expect("valid settings") }
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        Self::with(timings()).await
+    }
+
+    pub(crate) async fn with(timings: Timings) -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut cluster = Self { directory, timings, node: None };
+        cluster.restart().await;
+        cluster
+    }
+
+    /// Stops the master in order, if it runs, and starts it on the same directory.
+    pub(crate) async fn restart(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.stop().await;
+        }
+        let config = config(self.directory.path(), self.timings);
+        self.node = Some(Node::start(&config).await.expect("the master starts"));
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        self.node.as_ref().expect("running")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.node().address())
+    }
+
+    /// Three chunkservers that behave, ready for use.
+    pub(crate) async fn servers(&self) -> Vec<FakeServer> {
+        let mut servers = Vec::new();
+        for number in 1..=3 {
+            servers.push(FakeServer::start(&self.url(), number).await);
+        }
+        self.all_up(3).await;
+        servers
+    }
+
+    pub(crate) async fn all_up(&self, count: usize) {
+        let up = || {
+            let now = Instant::now();
+            let statuses = self.node().master.servers.statuses(now);
+            statuses.iter().filter(|s| s.presence == gfs_master::servers::Presence::Up).count()
+        };
+        until("all chunkservers are up", || up() == count).await;
+    }
+}
+
+/// A connection to the master.
+async fn connect(url: &str) -> tonic::transport::Channel {
+    let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned()).expect("a url");
+    endpoint.tcp_nodelay(true).connect().await.expect("the master listens")
+}
+
+/// Registers as a chunkserver of that number, run and cluster; why the master refused, if it did.
+pub(crate) async fn open_link(
+    url: &str,
+    number: u8,
+    incarnation: u64,
+    cluster: Option<gfs_proto::ids::ClusterId>,
+) -> Result<(), tonic::Status> {
+    server::open(url, server::register(number, incarnation, cluster)).await.map(drop)
+}
+
+/// Waits for a condition.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Bounds a wait for something that comes by itself.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}

@@ -1,0 +1,237 @@
+//! A chunkserver that keeps its replicas in a table and does as the master says, unless told otherwise.
+
+use super::connect;
+use gfs_proto::FsError;
+use gfs_proto::chunk::ServerAddress;
+use gfs_proto::control::{
+    ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, FromChunkserver, Heartbeat, Install,
+    InstallReport, Register, ReplicaRow, ReplicaState, ToChunkserver,
+};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, ServerId, ServerUuid, Term};
+use gfs_proto::ops::Capabilities;
+use gfs_proto::wire;
+use gfs_proto::wire::chunkserver_link_client::ChunkserverLinkClient;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// What a fake does with commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Manners {
+    /// Carries them out.
+    Good,
+    /// Answers none.
+    Mute,
+}
+
+#[derive(Default)]
+struct State {
+    replicas: BTreeMap<ChunkHandle, ReplicaRow>,
+    commands: Vec<ChunkCommand>,
+    acknowledged: u64,
+    mute: bool,
+    server: Option<ServerId>,
+}
+
+/// See the module's text. Its stream ends when it is dropped.
+pub(crate) struct FakeServer {
+    pub(crate) uuid: ServerUuid,
+    incarnation: Incarnation,
+    state: Arc<Mutex<State>>,
+    out: mpsc::Sender<wire::FromChunkserver>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) fn register(number: u8, incarnation: u64, cluster: Option<ClusterId>) -> Register {
+    Register {
+        cluster,
+        uuid: ServerUuid::new([number; 16]),
+        incarnation: Incarnation::new(incarnation),
+        // A port that nobody listens at: a connection is refused at once.
+        address: ServerAddress { tcp: "127.0.0.1:1".parse().expect("address"), unix: None, host: "here".to_owned() },
+        rack: String::new(),
+        software: "fake".to_owned(),
+        space: space(),
+        capabilities: Capabilities::default(),
+        highest_term: Term::new(0),
+    }
+}
+
+fn space() -> Vec<DirectorySpace> {
+    vec![DirectorySpace {
+        path: "/fake".to_owned(),
+        bytes_total: 1 << 40,
+        bytes_free: 1 << 39,
+        chunks: 0,
+        accepts_chunks: true,
+        error: String::new(),
+    }]
+}
+
+/// Opens a stream with a registration; the master's answer, or why it refused.
+pub(crate) async fn open(
+    url: &str,
+    register: Register,
+) -> Result<(mpsc::Sender<wire::FromChunkserver>, tonic::Streaming<wire::ToChunkserver>), tonic::Status> {
+    let mut client = ChunkserverLinkClient::new(connect(url).await);
+    let (out, receiver) = mpsc::channel(1024);
+    out.send((&FromChunkserver::Register(register)).into()).await.expect("open");
+    Ok((out, client.link(ReceiverStream::new(receiver)).await?.into_inner()))
+}
+
+impl FakeServer {
+    pub(crate) async fn start(url: &str, number: u8) -> Self {
+        Self::start_with(url, number, 1, BTreeMap::new()).await
+    }
+
+    /// Starts again after a crash, with what it has on disk.
+    pub(crate) async fn again(self, url: &str) -> Self {
+        let replicas = self.state.lock().replicas.clone();
+        let (number, incarnation) = (self.uuid.as_bytes()[0], self.incarnation.next().get());
+        drop(self);
+        Self::start_with(url, number, incarnation, replicas).await
+    }
+
+    async fn start_with(url: &str, number: u8, incarnation: u64, replicas: BTreeMap<ChunkHandle, ReplicaRow>) -> Self {
+        let register = register(number, incarnation, None);
+        let (uuid, incarnation) = (register.uuid, register.incarnation);
+        let (out, mut incoming) = open(url, register).await.expect("registered");
+        let state = Arc::new(Mutex::new(State { replicas, ..State::default() }));
+        let shared = state.clone();
+        let sender = out.clone();
+        let task = tokio::spawn(async move {
+            let commands = async {
+                while let Ok(Some(message)) = incoming.message().await {
+                    let message = ToChunkserver::try_from(message).expect("a valid message");
+                    take(&shared, &sender, incarnation, message).await;
+                }
+            };
+            tokio::select! {
+                () = commands => {}
+                () = beat(sender.clone()) => {}
+            }
+        });
+        Self { uuid, incarnation, state, out, task }
+    }
+
+    pub(crate) fn id(&self) -> ServerId {
+        self.state.lock().server.expect("registered")
+    }
+
+    pub(crate) fn manners(&self, manners: Manners) {
+        self.state.lock().mute = manners == Manners::Mute;
+    }
+
+    /// As a client's first frame would: makes the replica and reports it.
+    pub(crate) async fn create(&self, handle: ChunkHandle, version: ChunkVersion, length: u32) {
+        let row = ReplicaRow { handle, version, length, state: ReplicaState::Dirty };
+        self.state.lock().replicas.insert(handle, row);
+        let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
+        self.tell(FromChunkserver::Report(report)).await;
+    }
+
+    /// Changes what is on disk behind everybody's back.
+    pub(crate) fn set_version(&self, handle: ChunkHandle, version: ChunkVersion) {
+        self.state.lock().replicas.get_mut(&handle).expect("has it").version = version;
+    }
+
+    pub(crate) async fn tell(&self, message: FromChunkserver) {
+        self.out.send((&message).into()).await.expect("the stream is open");
+    }
+
+    pub(crate) fn version(&self, handle: ChunkHandle) -> Option<ChunkVersion> {
+        self.state.lock().replicas.get(&handle).map(|row| row.version)
+    }
+
+    pub(crate) fn installs(&self, handle: ChunkHandle) -> Vec<Install> {
+        let state = self.state.lock();
+        let install = |command: &ChunkCommand| match command {
+            ChunkCommand::Install(install) if install.handle == handle => Some(install.clone()),
+            _ => None,
+        };
+        state.commands.iter().filter_map(install).collect()
+    }
+
+    pub(crate) fn commands(&self) -> Vec<ChunkCommand> {
+        self.state.lock().commands.clone()
+    }
+
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.state.lock().acknowledged
+    }
+}
+
+async fn beat(out: mpsc::Sender<wire::FromChunkserver>) {
+    for sent in 1.. {
+        let heartbeat = Heartbeat { sent, space: space(), writing: Vec::new(), requests_in_flight: 0 };
+        if out.send((&FromChunkserver::Heartbeat(heartbeat)).into()).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn take(
+    state: &Mutex<State>,
+    out: &mpsc::Sender<wire::FromChunkserver>,
+    incarnation: Incarnation,
+    message: ToChunkserver,
+) {
+    let answer = match message {
+        ToChunkserver::Registered(registered) => {
+            let mut state = state.lock();
+            state.server = Some(registered.server);
+            let present = state.replicas.values().copied().collect();
+            FromChunkserver::Report(ChunkReport { full: true, last: true, present, removed: Vec::new() })
+        }
+        ToChunkserver::HeartbeatAck { .. } => {
+            state.lock().acknowledged += 1;
+            return;
+        }
+        ToChunkserver::Command { id, command, .. } => {
+            let mut state = state.lock();
+            state.commands.push(command.clone());
+            if state.mute {
+                return;
+            }
+            let outcome = carry_out(&mut state, incarnation, command);
+            FromChunkserver::Result(CommandResult { id, outcome, detail: String::new() })
+        }
+    };
+    // The test may be over.
+    let _ = out.send((&answer).into()).await;
+}
+
+fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand) -> Result<CommandOutcome, FsError> {
+    match command {
+        ChunkCommand::Install(install) => {
+            let row = state.replicas.get_mut(&install.handle).ok_or(FsError::NotFound)?;
+            if row.version != install.version && Some(row.version) != install.raise_to {
+                return Err(FsError::Stale);
+            }
+            row.version = install.raise_to.unwrap_or(row.version);
+            row.length = install.cut.map_or(row.length, |cut| row.length.min(cut));
+            let length = row.length;
+            Ok(CommandOutcome::Installed(InstallReport { length, incarnation, ..InstallReport::default() }))
+        }
+        ChunkCommand::Delete { handle, version, .. } => match state.replicas.get(&handle) {
+            Some(row) if row.version == version => {
+                state.replicas.remove(&handle);
+                Ok(CommandOutcome::Done)
+            }
+            Some(_) => Err(FsError::Stale),
+            None => Err(FsError::NotFound),
+        },
+        _ => Ok(CommandOutcome::Done),
+    }
+}
