@@ -126,6 +126,12 @@ impl<D: Disk> Node<D> {
         self.raw.raft.step(message).ok().map(|()| first)
     }
 
+    /// Proposes a change of members.
+    #[cfg(test)]
+    pub(super) fn propose_members(&mut self, change: raft::eraftpb::ConfChangeV2) -> raft::Result<()> {
+        self.raw.propose_conf_change(Vec::new(), change)
+    }
+
     /// Does everything that raft has ready: sends, makes durable, applies.
     pub(super) fn advance(&mut self, effects: &mut impl Effects) -> Result<(), LogFault> {
         while self.raw.has_ready() {

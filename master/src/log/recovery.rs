@@ -256,6 +256,7 @@ fn carry_out<D: Disk>(disk: Arc<D>, config: &LogConfig, found: Found, plan: Plan
 /// Removes files that do not count any more. Should they come back after a power loss, they are
 /// removed again.
 pub(super) fn remove<'a, D: Disk>(disk: &D, mut names: impl Iterator<Item = &'a str>) -> Result<(), LogFault> {
-    names.try_for_each(|name| disk.remove(name).map_err(LogFault::disk("remove", name)))?;
+    let gone = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    names.try_for_each(|name| disk.remove(name).or_else(gone).map_err(LogFault::disk("remove", name)))?;
     disk.sync_directory().map_err(LogFault::disk("flush the directory of", "the log"))
 }

@@ -24,8 +24,8 @@ use super::disk::Disk;
 use super::error::{LogError, LogFault};
 use super::node::{Effects, Node};
 use super::real_disk::RealDisk;
-use super::store;
 use super::recovery;
+use super::store;
 
 /// Bytes of one command: whatever a request may carry.
 const PAYLOAD_MAX: usize = MESSAGE_BYTES_MAX;
@@ -175,7 +175,8 @@ impl<M: StateMachine> Effects for Applier<'_, M> {
         let output = self.machine.apply(at.index, at.term, &entry.data);
         if let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.at.index == at.index) {
             // Another term's entry in its place: the proposal was replaced and will never be applied.
-            let answer = if waiting.at == at { Ok((at.index, output)) } else { Err(LogError::NotLeader { leader: None }) };
+            let answer =
+                if waiting.at == at { Ok((at.index, output)) } else { Err(LogError::NotLeader { leader: None }) };
             self.answers.add(waiting.reply, answer);
         }
     }
@@ -210,7 +211,9 @@ impl<M: StateMachine, D: Disk> ReplicatedLog<M, D> {
         let log = recovery::open(disk.clone(), config, applied)?;
         let mut node = Node::new(config, log, applied);
         if !node.is_sole_voter() {
-            return Err(LogError::Config("several voters need a transport between masters, which this version lacks".into()));
+            return Err(LogError::Config(
+                "several voters need a transport between masters, which this version lacks".into(),
+            ));
         }
         let (mut waiting, mut answers) = (VecDeque::new(), Answers::new());
         node.campaign();
@@ -266,6 +269,12 @@ impl<M: StateMachine, D: Disk> ReplicatedLog<M, D> {
         if let Err(error) = recovery::remove(&*self.shared.disk, names.iter().map(String::as_str)) {
             tracing::warn!(%error, "segments that a checkpoint made superfluous stay until the next start");
         }
+    }
+
+    /// Commands that wait for somebody to commit them.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.shared.queue.lock().len()
     }
 
     /// Finishes the running commit, answers what is queued with [`LogError::Stopped`], closes the
@@ -440,14 +449,18 @@ fn propose<O, D: Disk>(
         Err(fault) if fault.is_no_space() => return Some((LogError::NoSpace, batch)),
         Err(fault) => return Some((LogError::Failed(Arc::new(fault)), batch)),
     }
-    let (payloads, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|proposal| (proposal.payload, proposal.reply)).unzip();
+    let (payloads, replies): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|proposal| (proposal.payload, proposal.reply)).unzip();
     let Some(first) = node.propose(payloads) else {
         let refused = replies.into_iter().map(|reply| Proposal { payload: Vec::new(), reply }).collect();
         return Some((LogError::NotLeader { leader }, refused));
     };
-    waiting.extend(replies.into_iter().zip(first.index.get()..).map(|(reply, index)| {
-        Waiting { at: Position::new(index, first.term.get()), reply }
-    }));
+    waiting.extend(
+        replies
+            .into_iter()
+            .zip(first.index.get()..)
+            .map(|(reply, index)| Waiting { at: Position::new(index, first.term.get()), reply }),
+    );
     None
 }
 
@@ -477,7 +490,10 @@ fn status_of<D: Disk>(node: &Node<D>) -> LogStatus {
     }
 }
 
-fn spawn_ticker<M: StateMachine, D: Disk>(shared: Arc<Shared<M, D>>, tick: Duration) -> Result<JoinHandle<()>, LogError> {
+fn spawn_ticker<M: StateMachine, D: Disk>(
+    shared: Arc<Shared<M, D>>,
+    tick: Duration,
+) -> Result<JoinHandle<()>, LogError> {
     let run = move || {
         let mut stopping = shared.stopping.lock();
         while !*stopping {

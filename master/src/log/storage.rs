@@ -36,7 +36,8 @@ impl<D: Disk> Storage for SegmentedLog<D> {
     }
 
     fn term(&self, index: u64) -> Result<u64> {
-        let missing = if index < self.contents.base.index.get() { StorageError::Compacted } else { StorageError::Unavailable };
+        let missing =
+            if index < self.contents.base.index.get() { StorageError::Compacted } else { StorageError::Unavailable };
         self.contents.term(index).ok_or(Error::Store(missing))
     }
 

@@ -74,9 +74,9 @@ pub(super) struct Contents {
 
 impl Contents {
     pub(super) fn last(&self) -> Position {
-        self.slots.back().map_or(self.base, |slot| {
-            Position::new(self.base.index.get() + self.slots.len() as u64, slot.term)
-        })
+        self.slots
+            .back()
+            .map_or(self.base, |slot| Position::new(self.base.index.get() + self.slots.len() as u64, slot.term))
     }
 
     pub(super) fn slot(&self, index: u64) -> Option<&Slot> {
@@ -179,7 +179,10 @@ impl<D: Disk> SegmentedLog<D> {
         let need = codec::frame_bytes(entries.iter().map(|entry| entry.data.len())) + RESERVE_MARGIN;
         let last = self.contents.last();
         let next = entries.first().map_or(last.index.get() + 1, |entry| entry.index);
-        assert!(next > self.contents.base.index.get() && next <= last.index.get() + 1, "no gaps, nothing dropped comes again");
+        assert!(
+            next > self.contents.base.index.get() && next <= last.index.get() + 1,
+            "no gaps, nothing dropped comes again"
+        );
         if next <= last.index.get() {
             let term = self.contents.term(next - 1).expect("checked above to be in the log");
             self.roll(Position::new(next - 1, term), need)
@@ -226,7 +229,12 @@ impl<D: Disk> SegmentedLog<D> {
 
     /// Begins a segment behind `previous`; entries behind that are void.
     fn roll(&mut self, previous: Position, need: u64) -> Result<(), LogFault> {
-        let header = Header { number: self.active().header.number + 1, previous, previous_end: self.end, ..self.active().header };
+        let header = Header {
+            number: self.active().header.number + 1,
+            previous,
+            previous_end: self.end,
+            ..self.active().header
+        };
         let capacity = self.segment_bytes.max(HEADER_BYTES + RESERVE_MARGIN + need);
         let (segment, end) = make_segment(&*self.disk, header, capacity, &self.contents, false)?;
         self.contents.truncate_after(previous.index.get());
@@ -256,8 +264,11 @@ impl<D: Disk> SegmentedLog<D> {
         let mut bytes = vec![0; slot.frame_bytes as usize];
         let offset = u64::from(slot.frame);
         segment.file.read_at(offset, &mut bytes).map_err(LogFault::disk("read", &name))?;
-        let frame = codec::decode(segment.header.seed(), offset, &bytes)
-            .map_err(|_| LogFault::Damaged { segment: name, offset, damage: Damage::Contents("it was valid before") })?;
+        let frame = codec::decode(segment.header.seed(), offset, &bytes).map_err(|_| LogFault::Damaged {
+            segment: name,
+            offset,
+            damage: Damage::Contents("it was valid before"),
+        })?;
         let entry = |record| if let Record::Entry(entry) = record { Some(entry) } else { None };
         Ok(frame.records.into_iter().filter_map(entry).collect())
     }
