@@ -1,0 +1,342 @@
+//! A cluster of real processes: master, chunkservers, mounts.
+
+use crate::daemon::Daemon;
+use crate::mounts::{self, is_mounted};
+use crate::ports::free_port;
+use crate::programs::program;
+use crate::script::{Ran, Script};
+use crate::wait::until;
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Bound on anything that is started.
+const READY: Duration = Duration::from_secs(30);
+/// A port can be lost to somebody who was faster.
+const STARTS_MAX: usize = 5;
+
+/// How a cluster is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many.
+    pub chunkservers: usize,
+    /// Small, so that every path crosses chunk borders.
+    pub chunk_size: &'static str,
+    /// Copies.
+    pub goal: u8,
+    /// More flags of every chunkserver.
+    pub chunkserver_flags: &'static [&'static str],
+    /// Bound on the whole test: then every request to a mount fails.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            chunkservers: 3,
+            chunk_size: "256KiB",
+            goal: 3,
+            chunkserver_flags: &["--reserve-mib", "16", "--watermark-percent", "99"],
+            deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Mount points, for whoever has to free those that wait for an answer.
+pub(crate) type MountPoints = Arc<Mutex<Vec<PathBuf>>>;
+
+/// See the head of this file.
+pub struct Cluster {
+    master: Daemon,
+    chunkservers: Vec<Daemon>,
+    mounts: Vec<(PathBuf, Daemon)>,
+    points: MountPoints,
+    address: String,
+    options: Options,
+    directory: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts master and chunkservers in a new directory and waits until all are registered.
+    pub fn start(options: Options) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("gfs-").tempdir_in("/tmp")?; // short: sockets live in it
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let (address, master) = start_master(directory.path(), &options)?;
+        let mut cluster = Self {
+            master,
+            chunkservers: Vec::new(),
+            mounts: Vec::new(),
+            points: MountPoints::default(),
+            address,
+            directory: Some(directory),
+            options,
+        };
+        if let Err(error) = cluster.start_chunkservers() {
+            return Err(error.context(cluster.logs()));
+        }
+        Ok(cluster)
+    }
+
+    fn start_chunkservers(&mut self) -> Result<()> {
+        for number in 0..self.options.chunkservers {
+            let data = self.chunkserver_directory(number);
+            if !data.exists() {
+                fs::create_dir(&data)?;
+            }
+            let mut daemon = self.chunkserver(number)?;
+            daemon.start()?;
+            self.chunkservers.push(daemon);
+        }
+        self.wait_chunkservers(self.options.chunkservers)
+    }
+
+    fn chunkserver(&self, number: usize) -> Result<Daemon> {
+        let name = format!("chunkserver-{number}");
+        let mut arguments: Vec<String> = vec![
+            "--directory".into(),
+            self.chunkserver_directory(number).display().to_string(),
+            "--listen".into(),
+            format!("127.0.0.1:{}", free_port()?),
+            "--socket".into(),
+            self.path(&format!("s{number}.sock")).display().to_string(),
+            "--master".into(),
+            self.address.clone(),
+        ];
+        arguments.extend(self.options.chunkserver_flags.iter().map(|flag| (*flag).to_owned()));
+        let log = self.path(&format!("{name}.log"));
+        Ok(Daemon::new(&name, program("gfs-chunkserver")?, arguments, log))
+    }
+
+    /// Everything of this cluster is in here.
+    pub fn directory(&self) -> &Path {
+        self.directory.as_ref().map_or(Path::new("/nonexistent"), TempDir::path)
+    }
+
+    /// A path in [`Cluster::directory`].
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.directory().join(below)
+    }
+
+    /// Where a chunkserver keeps its chunks. A test may mount something there before the start.
+    pub fn chunkserver_directory(&self, number: usize) -> PathBuf {
+        self.path(&format!("c{number}"))
+    }
+
+    /// Address of the master.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The mount points, for the watchdog.
+    pub(crate) fn points(&self) -> MountPoints {
+        Arc::clone(&self.points)
+    }
+
+    /// Mounts it once more; where.
+    pub fn mount(&mut self) -> Result<PathBuf> {
+        self.mount_with(&[])
+    }
+
+    /// [`Cluster::mount`] with more flags.
+    pub fn mount_with(&mut self, flags: &[&str]) -> Result<PathBuf> {
+        let number = self.mounts.len();
+        let point = self.path(&format!("m{number}"));
+        fs::create_dir(&point)?;
+        let mut arguments = vec!["--foreground".into(), "--master".into(), self.address.clone()];
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        arguments.push(point.display().to_string());
+        let name = format!("mount-{number}");
+        let log = self.path(&format!("{name}.log"));
+        // SIGTERM: a mount whose daemon is killed stays
+        let daemon = Daemon::new(&name, program("gfs-fuse")?, arguments, log).orphan_signal(Signal::TERM);
+        self.points.lock().unwrap_or_else(PoisonError::into_inner).push(point.clone());
+        self.mounts.push((point.clone(), daemon));
+        self.start_mount(number)?;
+        Ok(point)
+    }
+
+    /// Starts a mount that was ended.
+    pub fn start_mount(&mut self, number: usize) -> Result<()> {
+        let (point, daemon) = &mut self.mounts[number];
+        daemon.start()?;
+        let point = point.clone();
+        daemon.wait_ready("mounts", READY, || Ok(is_mounted(&point) && fs::metadata(&point).is_ok()))
+    }
+
+    /// SIGTERM to a mount: everything is written, nothing stays mounted.
+    pub fn stop_mount(&mut self, number: usize) -> Result<()> {
+        let (point, daemon) = &mut self.mounts[number];
+        daemon.stop()?;
+        ensure!(!is_mounted(point), "{} is still mounted", point.display());
+        Ok(())
+    }
+
+    /// SIGKILL to a mount: the kernel keeps the mount, and whoever uses it gets errors.
+    pub fn kill_mount(&mut self, number: usize) -> Result<()> {
+        self.mounts[number].1.kill()
+    }
+
+    /// SIGKILL.
+    pub fn kill_master(&mut self) -> Result<()> {
+        self.master.kill()
+    }
+
+    /// Starts the master again where it was, and waits until it answers.
+    pub fn start_master(&mut self) -> Result<()> {
+        self.master.start()?;
+        let address = self.address.clone();
+        self.master.wait_ready("answers", READY, || answers(&address))
+    }
+
+    /// SIGKILL.
+    pub fn kill_chunkserver(&mut self, number: usize) -> Result<()> {
+        self.chunkservers[number].kill()
+    }
+
+    /// SIGTERM, and a clean end.
+    pub fn stop_chunkserver(&mut self, number: usize) -> Result<()> {
+        self.chunkservers[number].stop()
+    }
+
+    /// Starts a chunkserver that was ended, with what it has; it registers again.
+    pub fn start_chunkserver(&mut self, number: usize) -> Result<()> {
+        self.chunkservers[number].start()?;
+        self.wait_chunkservers(self.running())
+    }
+
+    /// The process of a chunkserver, to signal it.
+    pub fn chunkserver_process(&self, number: usize) -> &Daemon {
+        &self.chunkservers[number]
+    }
+
+    fn running(&self) -> usize {
+        self.chunkservers.iter().filter(|it| it.pid().is_some()).count()
+    }
+
+    /// Waits until so many chunkservers are up at the master.
+    pub fn wait_chunkservers(&mut self, count: usize) -> Result<()> {
+        until(&format!("{count} chunkservers are up"), READY, || {
+            self.check()?;
+            Ok(self.gfsctl_json(&["status"])?["chunkservers"]["up"] == count)
+        })
+    }
+
+    /// Stops mounts, chunkservers and master cleanly, in this order, and starts them again.
+    pub fn restart_all(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start_master()?;
+        for number in 0..self.chunkservers.len() {
+            self.chunkservers[number].start()?;
+        }
+        self.wait_chunkservers(self.chunkservers.len())?;
+        (0..self.mounts.len()).try_for_each(|number| self.start_mount(number))
+    }
+
+    /// Stops everything that runs, cleanly: each process must end in time and with success.
+    pub fn stop(&mut self) -> Result<()> {
+        self.check()?;
+        for number in 0..self.mounts.len() {
+            if self.mounts[number].1.pid().is_some() {
+                self.stop_mount(number)?;
+            }
+        }
+        for daemon in &self.chunkservers {
+            daemon.signal(Signal::TERM)?;
+        }
+        self.chunkservers.iter_mut().try_for_each(Daemon::wait_end)?;
+        self.master.stop()
+    }
+
+    /// No process has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        let mounts = self.mounts.iter_mut().map(|(_, daemon)| daemon);
+        std::iter::once(&mut self.master).chain(&mut self.chunkservers).chain(mounts).try_for_each(Daemon::check)
+    }
+
+    /// `gfsctl` on this cluster; it must succeed.
+    pub fn gfsctl(&self, arguments: &[&str]) -> Result<String> {
+        Ok(self.gfsctl_script(arguments)?.run()?.out)
+    }
+
+    /// `gfsctl --json` on this cluster.
+    pub fn gfsctl_json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.gfsctl(&[&["--json"], arguments].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("gfsctl {arguments:?} gave {text:?}"))
+    }
+
+    /// `gfsctl` on this cluster, whatever comes of it.
+    pub fn gfsctl_attempt(&self, arguments: &[&str]) -> Result<Ran> {
+        self.gfsctl_script(arguments)?.attempt()
+    }
+
+    fn gfsctl_script(&self, arguments: &[&str]) -> Result<Script> {
+        Ok(Script::new(&program("gfsctl")?, arguments).env("GFS_MASTER", &self.address))
+    }
+
+    /// The last lines of every process.
+    pub fn logs(&self) -> String {
+        const LINES: usize = 30;
+        let mounts = self.mounts.iter().map(|(_, daemon)| daemon);
+        let mut text = String::new();
+        for daemon in std::iter::once(&self.master).chain(&self.chunkservers).chain(mounts) {
+            let log = daemon.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let _ = writeln!(text, "--- {} ({} lines)", daemon.name(), lines.len()); // a String takes everything
+            for line in &lines[lines.len().saturating_sub(LINES)..] {
+                let _ = writeln!(text, "{line}"); // likewise
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let mut stuck = false;
+        for (point, daemon) in &mut self.mounts {
+            // nothing is asked of the mount any more, so nothing here can hang
+            let _ = daemon.kill();
+            mounts::abort(point);
+            stuck |= mounts::detach(point).is_err();
+        }
+        self.chunkservers.clear();
+        let _ = self.master.kill();
+        let keep = std::env::var_os("GFS_TEST_KEEP").is_some();
+        if let Some(directory) = self.directory.take().filter(|_| keep || stuck) {
+            let _ = directory.keep(); // for people to look at; what is still mounted must not be deleted
+        }
+    }
+}
+
+fn start_master(directory: &Path, options: &Options) -> Result<(String, Daemon)> {
+    for attempt in 1.. {
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let data = directory.join("master").display().to_string();
+        let arguments: Vec<String> =
+            ["--data", &data, "--listen", &address, "--chunk-size", options.chunk_size, "--goal"]
+                .into_iter()
+                .map(str::to_owned)
+                .chain([options.goal.to_string()])
+                .collect();
+        let log = directory.join("master.log");
+        let mut master = Daemon::new("master", program("gfs-master")?, arguments, log);
+        master.start()?;
+        match master.wait_ready("answers", READY, || answers(&address)) {
+            Ok(()) => return Ok((address, master)),
+            Err(_) if attempt < STARTS_MAX && master.log().contains("in use") => {}
+            Err(error) => return Err(error.context(master.log())),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+fn answers(address: &str) -> Result<bool> {
+    Ok(Script::new(&program("gfsctl")?, &["--master", address, "status"]).attempt()?.status == 0)
+}
