@@ -16,16 +16,46 @@
 //! All methods block. Those that never wait for the device unless pages are cold: `write` (but for the
 //! first one to a clean chunk, which commits a dirty mark), `create`, `read_cached`, `row`, `rows`.
 
+mod adopt;
+mod chunk_file;
+mod cut;
+mod directory;
 pub mod disk;
+mod flush;
+mod format_file;
+mod import;
+mod index;
+mod layout;
+mod marks;
+pub mod mem;
+mod open;
+mod read;
 pub mod real;
+mod recover;
+mod replica;
+mod write;
+mod write_plan;
 
-use disk::Disk;
-use gfs_proto::control::{DirectorySpace, ReplicaRow};
-use gfs_proto::frame::{DataError, Extent, SyncChunk};
+#[cfg(test)]
+mod tests;
+
+pub use import::Importer;
+
+use chunk_file::{ChunkFile, Header};
+use directory::Directory;
+use disk::{Disk, OpenMode};
+use format_file::FormatFile;
+use gfs_proto::control::{DirectorySpace, ReplicaRow, ReplicaState};
+use gfs_proto::frame::{DataError, Extent};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, ServerUuid, Term};
 use gfs_proto::layout::ChunkSize;
+use index::{Entry, Index, Live, Open};
+use layout::Layout;
+use marks::Mark;
+use parking_lot::RwLock;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -164,8 +194,15 @@ pub enum StoreError {
         /// What it should have.
         expected: String,
     },
+    /// A directory could not be flushed at a stop.
+    #[error("storage directory {path} could not be flushed; its next start is one after a crash",
+        path = path.display())]
+    Unclean {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The operating system refused.
-    #[error("{action} {path}", path = path.display())]
+    #[error("cannot {action} {path}", path = path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -178,189 +215,287 @@ pub enum StoreError {
 
 /// The replicas of one chunkserver.
 pub struct ChunkStore<D: Disk> {
-    disk: D,
-    identity: Identity,
-}
-
-/// A replica that is being copied in. Dropped before [`Importer::finish`], it leaves nothing behind.
-pub struct Importer<'s, D: Disk> {
-    store: &'s ChunkStore<D>,
+    disk: Arc<D>,
+    directories: Vec<Directory<D>>,
+    /// Directories that could not be opened, with the reason.
+    missing: Vec<DirectorySpace>,
+    index: Index<D::File>,
+    identity: RwLock<Identity>,
+    /// Known once the chunk size is.
+    layout: OnceLock<Layout>,
+    stopped: AtomicBool,
 }
 
 impl<D: Disk> ChunkStore<D> {
-    /// Locks and reads the directories, formats empty ones, raises the incarnation durably, decides
-    /// which replicas are suspect.
-    pub fn open(config: StoreConfig, disk: D) -> Result<Self, StoreError> {
-        let _ = (config, disk);
-        Err(StoreError::NoDirectory)
-    }
-
     /// What the directories say of the server.
     pub fn identity(&self) -> Identity {
-        let _ = &self.disk;
-        self.identity
+        *self.identity.read()
     }
 
     /// Joins a cluster at the first registration, or checks that it is the same one. Durable.
     pub fn join(&self, cluster: ClusterId, chunk_size: ChunkSize) -> Result<(), StoreError> {
-        let _ = (cluster, chunk_size);
-        Err(StoreError::NoDirectory)
+        let mut identity = self.identity.write();
+        let path = &self.directories[0].path;
+        expect_same(path, "cluster", identity.cluster, cluster)?;
+        let sizes = (identity.chunk_size.map(ChunkSize::get), chunk_size.get());
+        expect_same(path, "a cluster with chunk size", sizes.0, sizes.1)?;
+        self.write_formats(|format| {
+            format.cluster = Some(cluster);
+            format.chunk_size = Some(chunk_size);
+        })?;
+        identity.cluster = Some(cluster);
+        identity.chunk_size = Some(chunk_size);
+        self.layout.get_or_init(|| Layout::new(chunk_size));
+        Ok(())
     }
 
     /// Remembers a leader's term durably if it is higher than any before.
     pub fn observe_term(&self, term: Term) -> Result<(), StoreError> {
-        let _ = term;
-        Err(StoreError::NoDirectory)
+        if term <= self.identity.read().highest_term {
+            return Ok(());
+        }
+        let mut identity = self.identity.write();
+        if term > identity.highest_term {
+            self.write_formats(|format| format.highest_term = term)?;
+            identity.highest_term = term;
+        }
+        Ok(())
     }
 
-    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush.
-    /// [`DataError::Epoch`] if the chunk has a replica here already.
-    pub fn create(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(), DataError> {
-        let _ = (handle, version);
-        Err(DataError::Io)
-    }
-
-    /// Checks the piece sums ([`DataError::Transfer`]) and writes; returns the length of the chunk.
-    /// After an error nothing of it is visible, or the replica is suspect.
-    pub fn write(&self, handle: ChunkHandle, version: ChunkVersion, data: &WriteData<'_>) -> Result<u32, DataError> {
-        let _ = (handle, version, data);
-        Err(DataError::Io)
-    }
-
-    /// Appends bytes of a chunk to `out`, read together with their sums. `range.offset` is a multiple
-    /// of the block size.
-    pub fn read(
-        &self,
-        handle: ChunkHandle,
-        version: ChunkVersion,
-        range: Extent,
-        out: &mut Vec<u8>,
-    ) -> Result<ReadOut, DataError> {
-        let _ = (handle, version, range, out);
-        Err(DataError::Io)
-    }
-
-    /// Like [`ChunkStore::read`], but `None` (and `out` unchanged) if that would wait for the device.
-    pub fn read_cached(
-        &self,
-        handle: ChunkHandle,
-        version: ChunkVersion,
-        range: Extent,
-        out: &mut Vec<u8>,
-    ) -> Result<Option<ReadOut>, DataError> {
-        let _ = (handle, version, range, out);
-        Err(DataError::Io)
-    }
-
-    /// What `sendfile` needs to answer a read.
-    pub fn plan_send(
-        &self,
-        handle: ChunkHandle,
-        version: ChunkVersion,
-        range: Extent,
-    ) -> Result<SendPlan<D::File>, DataError> {
-        let _ = (handle, version, range);
-        Err(DataError::Io)
-    }
-
-    /// Makes everything written to these chunks before the call durable, with their names.
-    pub fn sync(&self, chunks: &[SyncChunk]) -> Result<(), DataError> {
-        let _ = chunks;
-        Err(DataError::Io)
-    }
-
-    /// Gives a replica a higher version, durably. Idempotent: fine if it has version `to` already.
-    pub fn raise(&self, handle: ChunkHandle, from: ChunkVersion, to: ChunkVersion) -> Result<(), DataError> {
-        let _ = (handle, from, to);
-        Err(DataError::Io)
-    }
-
-    /// Drops the bytes from `length` on, durably; fine if the chunk is shorter.
-    pub fn cut(&self, handle: ChunkHandle, version: ChunkVersion, length: u32) -> Result<(), DataError> {
-        let _ = (handle, version, length);
-        Err(DataError::Io)
-    }
-
-    /// Deletes replicas of exactly these versions, durably; one result for each.
-    pub fn delete(&self, chunks: &[SyncChunk]) -> Vec<Result<(), DataError>> {
-        chunks.iter().map(|_| Err(DataError::Io)).collect()
-    }
-
-    /// Flushes replicas and marks them clean, unless a write began after their flush did: those stay
-    /// dirty. Returns the handles that are clean now.
-    pub fn mark_clean(&self, handles: &[ChunkHandle]) -> Vec<ChunkHandle> {
-        let _ = handles;
-        Vec::new()
+    /// Changes the format files of all directories in service.
+    fn write_formats(&self, change: impl Fn(&mut FormatFile)) -> Result<(), StoreError> {
+        for directory in self.directories.iter().filter(|directory| directory.in_service()) {
+            directory.write_format(&change).map_err(|source| StoreError::Io {
+                action: "write the format file of",
+                path: directory.path.clone(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// Every replica. Lengths are known only of those in use.
     pub fn rows(&self) -> Vec<ReplicaRow> {
-        Vec::new()
+        let mut rows = Vec::new();
+        self.index.for_each(|handle, entry, open| {
+            let length = open.and_then(|open| open.live.try_read().map(|live| live.length)).unwrap_or(0);
+            rows.push(ReplicaRow { handle, version: entry.version, length, state: entry.state });
+        });
+        rows
     }
 
     /// One replica.
     pub fn row(&self, handle: ChunkHandle) -> Option<ReplicaRow> {
-        let _ = handle;
-        None
-    }
-
-    /// Length of a replica, from its file if need be. Suspect replicas answer too.
-    pub fn length(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<u32, DataError> {
-        let _ = (handle, version);
-        Err(DataError::Io)
+        let (entry, open) = self.index.get_open(handle)?;
+        let length = open.map_or(0, |open| open.live.read().length);
+        Some(ReplicaRow { handle, version: entry.version, length, state: entry.state })
     }
 
     /// Handles that have been dirty since they were last marked clean, for the one who marks them.
     pub fn dirty(&self) -> Vec<ChunkHandle> {
-        Vec::new()
+        let mut dirty = Vec::new();
+        self.index.for_each(|handle, entry, _| {
+            if entry.state == ReplicaState::Dirty {
+                dirty.push(handle);
+            }
+        });
+        dirty
+    }
+
+    /// Chunk files open at the moment.
+    pub fn open_files(&self) -> usize {
+        self.index.open_count()
     }
 
     /// Room in each directory.
     pub fn space(&self) -> Vec<DirectorySpace> {
-        Vec::new()
-    }
-
-    /// Compares all blocks with their sums; the number that does not match.
-    pub fn verify(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<u32, DataError> {
-        let _ = (handle, version);
-        Err(DataError::Io)
-    }
-
-    /// Makes a suspect replica count under version `to`: sums that do not match are made anew. Durable.
-    pub fn adopt(&self, handle: ChunkHandle, version: ChunkVersion, to: ChunkVersion) -> Result<Adopted, DataError> {
-        let _ = (handle, version, to);
-        Err(DataError::Io)
-    }
-
-    /// Begins a copy of a replica from elsewhere; it replaces an older or suspect one when it is complete.
-    pub fn import(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<Importer<'_, D>, DataError> {
-        let _ = (handle, version);
-        Err(DataError::Io)
+        self.directories.iter().map(Directory::space).chain(self.missing.iter().cloned()).collect()
     }
 
     /// Takes the directory of this path out of service.
     pub fn fail_directory(&self, path: &Path, reason: &str) {
-        let _ = (path, reason);
+        self.directories.iter().filter(|directory| directory.path == path).for_each(|directory| directory.fail(reason));
     }
 
-    /// Clean stop: flushes, marks everything clean, writes the clean marker. Nothing may be called
-    /// afterwards; without it the next start takes this one for a crash.
-    pub fn stop(&self) -> Result<(), StoreError> {
-        Err(StoreError::NoDirectory)
+    fn directory(&self, entry: Entry) -> &Directory<D> {
+        &self.directories[usize::from(entry.dir)]
+    }
+
+    /// Fails before the first registration: nothing can be stored then.
+    fn layout(&self) -> Result<Layout, DataError> {
+        self.layout.get().copied().ok_or(DataError::Cluster)
+    }
+
+    fn chunk_file<'f>(&self, open: &'f Open<D::File>) -> Result<ChunkFile<'f, D::File>, DataError> {
+        Ok(ChunkFile { file: &open.file, layout: self.layout()?, handle: open.handle })
+    }
+
+    /// The replica, opened if need be.
+    fn open_replica(&self, handle: ChunkHandle) -> Result<Arc<Open<D::File>>, DataError> {
+        const TRIES: usize = 8;
+        for _ in 0..TRIES {
+            let (entry, open) = self.index.get_open(handle).ok_or(DataError::NoChunk)?;
+            let open = match open {
+                Some(open) => Some(open),
+                None => self.open_file(handle, entry)?,
+            };
+            if let Some(open) = open {
+                return Ok(open);
+            }
+        }
+        Err(DataError::Busy)
+    }
+
+    /// Opens a file; `None` if it was renamed meanwhile.
+    fn open_file(&self, handle: ChunkHandle, entry: Entry) -> Result<Option<Arc<Open<D::File>>>, DataError> {
+        let directory = self.directory(entry);
+        let path = directory.chunk_path(entry.name(handle));
+        let file = match self.disk.open(&path, OpenMode::Existing) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return if self.index.get(handle) == Some(entry) { Err(DataError::NoChunk) } else { Ok(None) };
+            }
+            Err(error) => return Err(directory.failed(&error, &path)),
+        };
+        let chunk = ChunkFile { file: &file, layout: self.layout()?, handle };
+        let header = chunk.header().map_err(|error| directory.failed(&error, &path))?;
+        let live = live_of(entry, header, &path)?;
+        let open = self.index.enter(Open::new(handle, file, live), entry);
+        self.close_idle(handle);
+        Ok(open)
+    }
+
+    /// Closes files where too many are open, after flushing them if need be.
+    fn close_idle(&self, handle: ChunkHandle) {
+        let unflushed = self.index.close_idle(handle);
+        if !unflushed.is_empty() && self.flush_all(&unflushed).is_ok() {
+            drop(unflushed);
+            self.index.close_idle(handle);
+        }
+    }
+
+    /// Runs `act` on a replica of this version with everybody else excluded.
+    fn with_exclusive<T>(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        act: impl FnOnce(&Open<D::File>, &mut Live) -> Result<T, DataError>,
+    ) -> Result<T, DataError> {
+        loop {
+            let open = self.open_replica(handle)?;
+            let mut live = open.live.write();
+            if !live.gone {
+                live.check(version)?;
+                return act(&open, &mut live);
+            }
+        }
+    }
+
+    /// Runs `act` on a replica of this version with writers excluded.
+    fn with_shared<T>(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        act: impl FnOnce(&Open<D::File>, &Live) -> Result<T, DataError>,
+    ) -> Result<T, DataError> {
+        loop {
+            let open = self.open_replica(handle)?;
+            let live = open.live.read();
+            if !live.gone {
+                live.check(version)?;
+                return act(&open, &live);
+            }
+        }
+    }
+
+    /// Changes what the index says of a replica; the caller has it exclusively.
+    fn publish(&self, open: &Open<D::File>, live: &mut Live, change: impl FnOnce(&mut Entry)) {
+        change(&mut live.entry);
+        self.index.update(open.handle, live.entry);
+    }
+
+    /// An operation left the replica in a state that nobody asked for: it is not used any more.
+    fn poison(&self, open: &Open<D::File>, live: &mut Live, why: &str) {
+        tracing::warn!(chunk = %open.handle, version = %live.entry.version, why, "replica is suspect");
+        let marks = &self.directory(live.entry).marks;
+        marks.mark_later(open.handle, Mark::Suspect);
+        marks.write_queued();
+        self.publish(open, live, |entry| {
+            entry.state = ReplicaState::Suspect;
+            entry.marked = true;
+        });
+    }
+
+    /// Makes sure that a power cut leaves no doubt that the replica was modified. Before every change.
+    fn guard(&self, open: &Open<D::File>, live: &mut Live) -> Result<(), DataError> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(DataError::Busy);
+        }
+        let directory = self.directory(live.entry);
+        if !live.entry.is_guarded() {
+            directory.marks.mark(open.handle, Mark::Dirty).inspect_err(|error| {
+                if *error == DataError::Io {
+                    directory.fail("the mark journal cannot be written");
+                }
+            })?;
+            self.publish(open, live, |entry| entry.marked = true);
+        }
+        self.publish(open, live, |entry| entry.state = ReplicaState::Dirty);
+        Ok(())
     }
 }
 
-impl<D: Disk> Importer<'_, D> {
-    /// Writes whole blocks (the last of the chunk may be short) after checking their sums
-    /// ([`DataError::Transfer`]). Holes are kept.
-    pub fn write(&mut self, offset: u32, data: &[u8], sums: &[u8]) -> Result<(), DataError> {
-        let _ = (offset, data, sums, self.store);
-        Err(DataError::Io)
+impl Live {
+    /// Fails unless the replica has this version and may be used.
+    fn check(&self, version: ChunkVersion) -> Result<(), DataError> {
+        if self.entry.version != version {
+            Err(DataError::Version)
+        } else if self.entry.state == ReplicaState::Suspect {
+            Err(DataError::Suspect)
+        } else {
+            Ok(())
+        }
     }
+}
 
-    /// Makes the copy durable and part of the store, in place of what was there.
-    pub fn finish(self, chunk_length: u32) -> Result<ReplicaRow, DataError> {
-        let _ = chunk_length;
-        Err(DataError::Io)
+/// What an open replica begins with.
+fn live_of(entry: Entry, header: Header, path: &Path) -> Result<Live, DataError> {
+    let clean = entry.state == ReplicaState::Clean;
+    let live = |header, length, damaged| Live {
+        entry,
+        gone: false,
+        header,
+        damaged,
+        length,
+        // whether a dirty one was flushed is not known
+        writes: u64::from(!clean),
+        writes_synced: 0,
+        name_synced: clean,
+    };
+    match header {
+        Header::Length(length) => Ok(live(true, length, false)),
+        Header::None if entry.unclean_name => Ok(live(false, 0, false)),
+        _ if entry.state == ReplicaState::Suspect => Ok(live(false, 0, true)),
+        header => {
+            tracing::error!(file = %path.display(), ?header, "chunk file is damaged");
+            Err(DataError::Corrupt)
+        }
+    }
+}
+
+fn expect_same<T: PartialEq + std::fmt::Display>(
+    path: &Path,
+    what: &'static str,
+    found: Option<T>,
+    expected: T,
+) -> Result<(), StoreError> {
+    match found {
+        Some(found) if found != expected => Err(StoreError::Mismatch {
+            path: path.to_owned(),
+            what,
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }),
+        _ => Ok(()),
     }
 }

@@ -1,0 +1,236 @@
+//! One storage directory in use: its paths, room, mark journal, and whether it is in service.
+//!
+//! ```text
+//! lock         locked while a server uses the directory; holds its process number
+//! format       whose directory it is, how the last run ended
+//! marks        mark journal
+//! failed       there after a failed flush: nothing may be written until a person removes it
+//! chunks/00 .. chunks/ff
+//! ```
+
+use super::disk::{Disk, DiskFile, OpenMode};
+use super::format_file::FormatFile;
+use super::layout::ChunkName;
+use super::marks::MarkJournal;
+use gfs_proto::control::DirectorySpace;
+use gfs_proto::frame::DataError;
+use gfs_proto::ids::ChunkHandle;
+use parking_lot::Mutex;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+pub(super) const LOCK: &str = "lock";
+pub(super) const FORMAT: &str = "format";
+pub(super) const FORMAT_NEW: &str = "format.new";
+pub(super) const FAILED: &str = "failed";
+pub(super) const CHUNKS: &str = "chunks";
+
+/// How much of a directory may be used for what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Thresholds {
+    /// Below it nothing is written.
+    pub reserve: u64,
+    /// Below it no chunk is placed.
+    pub watermark: u64,
+}
+
+/// A storage directory that is locked and read.
+pub(super) struct Directory<D: Disk> {
+    pub path: PathBuf,
+    pub marks: MarkJournal<D>,
+    pub format: Mutex<FormatFile>,
+    pub chunks: AtomicU64,
+    disk: Arc<D>,
+    /// Open, and so locked, as long as the directory is in use.
+    lock: D::File,
+    thresholds: Thresholds,
+    /// Free bytes when last asked for, less what was written since.
+    free: AtomicU64,
+    total: AtomicU64,
+    out_of_service: AtomicBool,
+    reason: Mutex<String>,
+}
+
+/// What a directory is put together from when it has been read.
+pub(super) struct Parts<D: Disk> {
+    pub disk: Arc<D>,
+    pub path: PathBuf,
+    pub lock: D::File,
+    pub marks: MarkJournal<D>,
+    pub format: FormatFile,
+    pub thresholds: Thresholds,
+    pub chunks: u64,
+}
+
+impl<D: Disk> Directory<D> {
+    pub(super) fn new(parts: Parts<D>) -> Self {
+        let directory = Self {
+            path: parts.path,
+            marks: parts.marks,
+            format: Mutex::new(parts.format),
+            chunks: AtomicU64::new(parts.chunks),
+            disk: parts.disk,
+            lock: parts.lock,
+            thresholds: parts.thresholds,
+            free: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            out_of_service: AtomicBool::new(false),
+            reason: Mutex::new(String::new()),
+        };
+        directory.look_at_room();
+        directory
+    }
+
+    pub(super) fn subdir(&self, handle: ChunkHandle) -> PathBuf {
+        subdir(&self.path, ChunkName::subdir(handle))
+    }
+
+    pub(super) fn chunk_path(&self, name: ChunkName) -> PathBuf {
+        self.subdir(name.handle).join(name.file_name())
+    }
+
+    pub(super) fn import_path(&self, name: ChunkName) -> PathBuf {
+        self.subdir(name.handle).join(name.import_name())
+    }
+
+    /// Makes the names of a chunk's subdirectory durable.
+    pub(super) fn sync_names(&self, handle: ChunkHandle) -> Result<(), DataError> {
+        let dir = self.subdir(handle);
+        self.disk.sync_dir(&dir).map_err(|error| self.flush_failed(&error, &dir))
+    }
+
+    /// Makes everything in the directory's file system durable.
+    pub(super) fn sync_all(&self) -> Result<(), DataError> {
+        self.lock.sync_file_system().map_err(|error| self.flush_failed(&error, &self.path))
+    }
+
+    /// Replaces the format file durably.
+    pub(super) fn write_format(&self, change: impl FnOnce(&mut FormatFile)) -> io::Result<()> {
+        let mut format = self.format.lock();
+        let mut new = format.clone();
+        change(&mut new);
+        if new != *format {
+            super::marks::replace_file(&*self.disk, &self.path, (FORMAT, FORMAT_NEW), new.encode().as_bytes())?;
+            *format = new;
+        }
+        Ok(())
+    }
+
+    /// Bytes for chunks as last seen; the placement compares them.
+    pub(super) fn free_estimate(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// True if a new chunk may be placed here.
+    pub(super) fn accepts_chunks(&self) -> bool {
+        self.in_service() && self.has_room(0, self.thresholds.watermark)
+    }
+
+    /// Takes `bytes` off the room, or refuses to write.
+    pub(super) fn take_room(&self, bytes: u64) -> Result<(), DataError> {
+        if !self.in_service() {
+            return Err(DataError::Io);
+        }
+        if !self.has_room(bytes, self.thresholds.reserve) {
+            return Err(DataError::NoSpace);
+        }
+        let take = |free: u64| Some(free.saturating_sub(bytes));
+        // the closure always gives a value
+        let _ = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        Ok(())
+    }
+
+    /// Asks the file system again before it says no: the estimate only shrinks.
+    fn has_room(&self, bytes: u64, kept: u64) -> bool {
+        let wanted = bytes.saturating_add(kept);
+        if self.free_estimate() < wanted {
+            self.look_at_room();
+        }
+        self.free_estimate() >= wanted
+    }
+
+    fn look_at_room(&self) {
+        match self.disk.room(&self.path) {
+            Ok(room) => {
+                self.free.store(room.bytes_free, Ordering::Relaxed);
+                self.total.store(room.bytes_total, Ordering::Relaxed);
+            }
+            Err(error) => self.fail(&format!("the room in it cannot be found out: {error}")),
+        }
+    }
+
+    pub(super) fn space(&self) -> DirectorySpace {
+        self.look_at_room();
+        DirectorySpace {
+            path: self.path.display().to_string(),
+            bytes_total: self.total.load(Ordering::Relaxed),
+            bytes_free: self.free_estimate().saturating_sub(self.thresholds.reserve),
+            chunks: self.chunks.load(Ordering::Relaxed),
+            accepts_chunks: self.accepts_chunks(),
+            error: self.reason.lock().clone(),
+        }
+    }
+
+    pub(super) fn in_service(&self) -> bool {
+        !self.out_of_service.load(Ordering::Acquire)
+    }
+
+    /// Takes the directory out of service until the next start: nothing is written, reads are tried.
+    pub(super) fn fail(&self, reason: &str) {
+        let mut first = self.reason.lock();
+        if !self.out_of_service.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                directory = %self.path.display(), reason,
+                "storage directory is out of service: replace the disk, its chunks are copied elsewhere"
+            );
+            reason.clone_into(&mut first);
+        }
+    }
+
+    /// Judges an error of a file operation.
+    pub(super) fn failed(&self, error: &io::Error, path: &Path) -> DataError {
+        match judge(error) {
+            DataError::Io => {
+                self.fail(&format!("{}: {error}", path.display()));
+                DataError::Io
+            }
+            other => other,
+        }
+    }
+
+    /// Judges an error of a flush: what it lost is not known and would be forgotten by a restart, so
+    /// the directory stays out of service until a person looks at it.
+    pub(super) fn flush_failed(&self, error: &io::Error, path: &Path) -> DataError {
+        let reason = format!("flush of {} failed: {error}", path.display());
+        self.fail(&reason);
+        let note = || {
+            let file = self.disk.open(&self.path.join(FAILED), OpenMode::OpenOrCreate)?;
+            file.write(0, &[reason.as_bytes()])?;
+            file.sync()?;
+            self.disk.sync_dir(&self.path)
+        };
+        if let Err(error) = note() {
+            tracing::error!(directory = %self.path.display(), %error, "the failed flush cannot be noted down");
+        }
+        DataError::Io
+    }
+}
+
+/// Path of a subdirectory for chunks.
+pub(super) fn subdir(path: &Path, number: u32) -> PathBuf {
+    path.join(CHUNKS).join(format!("{number:02x}"))
+}
+
+/// What an error of a file operation means for the one who asked.
+pub(super) fn judge(error: &io::Error) -> DataError {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ENOMEM: i32 = 12;
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DataError::NoSpace,
+        _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)) => DataError::Busy,
+        _ => DataError::Io,
+    }
+}

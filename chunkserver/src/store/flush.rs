@@ -1,0 +1,205 @@
+//! Flushing: on request, before a replica is called clean, and when the server stops.
+//!
+//! A replica becomes clean in this order: its bytes are durable; its name says so (for one that was
+//! never clean); that name is durable; no write has begun since the first step. Only then the mark is
+//! taken away.
+
+use super::disk::{Disk, DiskFile};
+use super::index::{Entry, Live, Open};
+use super::{ChunkStore, StoreError};
+use gfs_proto::control::ReplicaState;
+use gfs_proto::frame::{DataError, SyncChunk};
+use gfs_proto::ids::ChunkHandle;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Up to this many files are flushed one by one, beyond it the whole file system is.
+const FILE_FLUSHES_MAX: usize = 32;
+/// Replicas marked clean together; they stay open meanwhile.
+const CLEAN_BATCH: usize = 1024;
+/// Rounds that a clean stop takes to flush what is written meanwhile.
+const STOP_ROUNDS: usize = 3;
+
+type Opened<D> = Arc<Open<<D as Disk>::File>>;
+
+impl<D: Disk> ChunkStore<D> {
+    /// Makes everything written to these chunks before the call durable, with their names.
+    pub fn sync(&self, chunks: &[SyncChunk]) -> Result<(), DataError> {
+        let mut open = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let entry = self.index.get(chunk.handle).ok_or(DataError::NoChunk)?;
+            if entry.version != chunk.version {
+                return Err(DataError::Version);
+            } else if entry.state != ReplicaState::Clean {
+                open.push(self.with_shared_open(*chunk)?);
+            }
+        }
+        self.flush_all(&open)?;
+        let names: Vec<(ChunkHandle, Entry)> = open
+            .iter()
+            .filter_map(|open| {
+                let live = open.live.read();
+                (!live.name_synced && !live.gone).then_some((open.handle, live.entry))
+            })
+            .collect();
+        let failed = self.sync_names_of(&names);
+        names.iter().filter(|(_, entry)| !failed.contains(&entry.dir)).for_each(|(handle, entry)| {
+            self.name_is_durable(*handle, *entry);
+        });
+        if failed.is_empty() { Ok(()) } else { Err(DataError::Io) }
+    }
+
+    fn with_shared_open(&self, chunk: SyncChunk) -> Result<Opened<D>, DataError> {
+        loop {
+            let open = self.open_replica(chunk.handle)?;
+            let live = open.live.read();
+            if !live.gone {
+                live.check(chunk.version)?;
+                drop(live);
+                return Ok(open);
+            }
+        }
+    }
+
+    /// Flushes the content of files that need it. A file whose flush fails is suspect from then on.
+    pub(super) fn flush_all(&self, files: &[Opened<D>]) -> Result<(), DataError> {
+        let unflushed: Vec<(&Opened<D>, u64, u8)> = files
+            .iter()
+            .filter_map(|open| {
+                let live = open.live.read();
+                (live.writes != live.writes_synced && !live.gone).then_some((open, live.writes, live.entry.dir))
+            })
+            .collect();
+        if unflushed.len() > FILE_FLUSHES_MAX {
+            let all: BTreeSet<u8> = unflushed.iter().map(|(.., dir)| *dir).collect();
+            all.into_iter().try_for_each(|dir| self.directories[usize::from(dir)].sync_all())?;
+            unflushed.iter().for_each(|(open, writes, _)| open.live.write().flushed(*writes));
+            return Ok(());
+        }
+        unflushed.iter().try_for_each(|(open, writes, _)| self.flush_one(open, *writes))
+    }
+
+    fn flush_one(&self, open: &Open<D::File>, writes: u64) -> Result<(), DataError> {
+        let done = open.file.sync();
+        let mut live = open.live.write();
+        let Err(error) = done else {
+            live.flushed(writes);
+            return Ok(());
+        };
+        let directory = self.directory(live.entry);
+        self.poison(open, &mut live, "its flush failed");
+        Err(directory.flush_failed(&error, &directory.chunk_path(live.entry.name(open.handle))))
+    }
+
+    /// Flushes replicas and marks them clean, unless a write began after their flush did: those stay
+    /// dirty, as do those that cannot be flushed. Returns the handles that are clean now.
+    pub fn mark_clean(&self, handles: &[ChunkHandle]) -> Vec<ChunkHandle> {
+        let clean = handles.chunks(CLEAN_BATCH).flat_map(|batch| self.mark_batch_clean(batch)).collect();
+        self.directories.iter().for_each(|directory| directory.marks.write_queued());
+        clean
+    }
+
+    fn mark_batch_clean(&self, handles: &[ChunkHandle]) -> Vec<ChunkHandle> {
+        let mut clean = Vec::new();
+        let mut dirty = Vec::new();
+        for handle in handles {
+            match self.index.get(*handle) {
+                Some(entry) if entry.state == ReplicaState::Clean => clean.push(*handle),
+                Some(entry) if entry.state == ReplicaState::Dirty && self.directory(entry).in_service() => {
+                    dirty.extend(self.open_replica(*handle));
+                }
+                _ => {}
+            }
+        }
+        dirty.retain(|open| self.write_missing_header(open).is_ok());
+        let begun: Vec<u64> = dirty.iter().map(|open| open.live.read().writes).collect();
+        if self.flush_all(&dirty).is_err() {
+            return clean;
+        }
+        let mut named: Vec<(&Opened<D>, u64, Entry)> = Vec::new();
+        for (open, begun) in dirty.iter().zip(&begun) {
+            let mut live = open.live.write();
+            if live.is_flushed(*begun) && self.rename(open, &mut live, |entry| entry.unclean_name = false).is_ok() {
+                named.push((open, *begun, live.entry));
+            }
+        }
+        let unnamed = named.iter().filter(|(open, ..)| !open.live.read().name_synced);
+        let names: Vec<_> = unnamed.map(|(open, _, entry)| (open.handle, *entry)).collect();
+        let failed = self.sync_names_of(&names);
+        named.retain(|(.., entry)| !failed.contains(&entry.dir));
+        clean.extend(named.into_iter().filter_map(|(open, begun, entry)| self.call_clean(open, begun, entry)));
+        clean
+    }
+
+    /// The last step: nothing was written since `begun`, bytes and name are durable.
+    fn call_clean(&self, open: &Open<D::File>, begun: u64, named: Entry) -> Option<ChunkHandle> {
+        let mut live = open.live.write();
+        let same_name = live.entry.name(open.handle) == named.name(open.handle);
+        live.name_synced |= same_name;
+        if !live.is_flushed(begun) || !same_name {
+            return None;
+        }
+        self.directory(live.entry).marks.clear(open.handle);
+        self.publish(open, &mut live, |entry| {
+            entry.state = ReplicaState::Clean;
+            entry.marked = false;
+        });
+        Some(open.handle)
+    }
+
+    /// A clean file has a header, so that an empty one is known to be damaged.
+    fn write_missing_header(&self, open: &Open<D::File>) -> Result<(), DataError> {
+        let mut live = open.live.write();
+        if live.header || live.gone {
+            return Ok(());
+        }
+        let written = self.chunk_file(open)?.write_header(0);
+        written.map_err(|error| self.failed(open, &live, &error))?;
+        live.header = true;
+        live.writes += 1;
+        Ok(())
+    }
+
+    /// Clean stop: flushes, marks everything clean, writes the clean marker. Nothing can be changed
+    /// afterwards. Without it the next start takes this one for a crash; so it does for directories of
+    /// which [`StoreError::Unclean`] tells, the others are stopped cleanly even then.
+    pub fn stop(&self) -> Result<(), StoreError> {
+        self.stopped.store(true, Ordering::Release);
+        for _ in 0..STOP_ROUNDS {
+            self.mark_clean(&self.dirty());
+        }
+        let dirty = self.dirty_directories();
+        let mut outcome = Ok(());
+        for (number, directory) in self.directories.iter().enumerate() {
+            let flushed = directory.in_service() && !dirty.contains(&(number as u8)) && directory.marks.flush().is_ok();
+            if !flushed || directory.write_format(|format| format.stopped = true).is_err() {
+                outcome = Err(StoreError::Unclean { path: directory.path.clone() });
+            }
+        }
+        outcome
+    }
+
+    fn dirty_directories(&self) -> BTreeSet<u8> {
+        let mut unclean = BTreeSet::new();
+        self.index.for_each(|_, entry, _| {
+            if entry.state == ReplicaState::Dirty {
+                unclean.insert(entry.dir);
+            }
+        });
+        unclean
+    }
+}
+
+impl Live {
+    /// The first `writes` changes are durable.
+    fn flushed(&mut self, writes: u64) {
+        self.writes_synced = self.writes_synced.max(writes);
+    }
+
+    /// Everything is durable, and nothing was written since change number `begun`.
+    fn is_flushed(&self, begun: u64) -> bool {
+        let dirty = self.entry.state == ReplicaState::Dirty && !self.gone;
+        dirty && self.writes == begun && self.writes_synced == begun
+    }
+}

@@ -1,0 +1,180 @@
+//! What the replicas of a directory are worth after the last run: names and marks say which were
+//! modified, how the run ended says what may have happened to those.
+//!
+//! | last run | modified replicas |
+//! |---|---|
+//! | stopped cleanly | none, but those that were suspect already |
+//! | process died, same boot: the page cache is whole | compared with their checksums: Dirty or Suspect |
+//! | another boot, failed flush | Suspect: acknowledged bytes may be gone though all checksums match |
+//! | mark journal damaged | every replica is Suspect |
+//!
+//! A replica that was ever called suspect stays it until it is adopted or replaced: suspect marks are
+//! written before the new run is.
+
+use super::chunk_file::{ChunkFile, Header};
+use super::directory::subdir;
+use super::disk::{Disk, OpenMode};
+use super::format_file::FormatFile;
+use super::index::Entry;
+use super::layout::{ChunkName, Layout, SUBDIRS};
+use super::marks::{self, Mark, Marks, Replayed};
+use super::open::read_file;
+use gfs_proto::control::ReplicaState;
+use gfs_proto::ids::ChunkHandle;
+use gfs_proto::layout::ChunkSize;
+use std::io;
+use std::path::Path;
+
+/// Threads that compare replicas with their checksums.
+const COMPARERS: usize = 4;
+
+/// How the last run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LastRun {
+    /// There was none.
+    None,
+    Stopped,
+    ProcessDied,
+    PowerLost,
+}
+
+impl LastRun {
+    pub(super) fn of(format: Option<&FormatFile>, boot_id: &str, flush_failed: bool) -> Self {
+        match format {
+            None => Self::None,
+            Some(_) if flush_failed => Self::PowerLost,
+            Some(format) if format.stopped => Self::Stopped,
+            Some(format) if format.boot_id == boot_id => Self::ProcessDied,
+            Some(_) => Self::PowerLost,
+        }
+    }
+}
+
+/// A replica that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    pub handle: ChunkHandle,
+    pub entry: Entry,
+}
+
+/// What was found in a directory.
+pub(super) struct Recovery {
+    pub found: Vec<Found>,
+    /// Marks that hold from now on.
+    pub marks: Marks,
+}
+
+/// Reads names and marks, removes what interrupted operations left, decides what is suspect.
+pub(super) fn recover<D: Disk>(
+    disk: &D,
+    path: &Path,
+    last_run: LastRun,
+    chunk_size: Option<ChunkSize>,
+) -> io::Result<Recovery> {
+    let names = list(disk, path)?;
+    let replayed = match read_file(disk, &path.join(marks::FILE))? {
+        Some(raw) => marks::replay(&raw),
+        None => Replayed { damaged: last_run != LastRun::None, ..Replayed::default() },
+    };
+    if replayed.damaged && last_run != LastRun::None {
+        tracing::error!(directory = %path.display(), "the mark journal is damaged: every replica is suspect");
+    }
+    let mut found: Vec<Found> = names.into_iter().map(|name| first_sight(name, &replayed, last_run)).collect();
+    if last_run == LastRun::ProcessDied
+        && let Some(chunk_size) = chunk_size
+    {
+        compare_dirty(disk, path, &mut found, Layout::new(chunk_size));
+    }
+    let mark_of = |found: &Found| match found.entry.state {
+        ReplicaState::Suspect => Some(Mark::Suspect),
+        ReplicaState::Dirty if !found.entry.unclean_name => Some(Mark::Dirty),
+        _ => None,
+    };
+    let marks: Marks = found.iter().filter_map(|found| Some((found.handle, mark_of(found)?))).collect();
+    for found in &mut found {
+        found.entry.marked = marks.contains_key(&found.handle);
+    }
+    Ok(Recovery { found, marks })
+}
+
+/// State by name and mark alone: Dirty means that the content decides.
+fn first_sight(name: ChunkName, replayed: &Replayed, last_run: LastRun) -> Found {
+    let mark = replayed.marks.get(&name.handle);
+    let modified = name.unclean || mark.is_some();
+    let state = match last_run {
+        _ if mark == Some(&Mark::Suspect) || replayed.damaged => ReplicaState::Suspect,
+        _ if !modified => ReplicaState::Clean,
+        LastRun::ProcessDied => ReplicaState::Dirty,
+        // a clean stop leaves nothing modified
+        LastRun::None | LastRun::Stopped | LastRun::PowerLost => ReplicaState::Suspect,
+    };
+    let entry = Entry { version: name.version, dir: 0, unclean_name: name.unclean, marked: false, state };
+    Found { handle: name.handle, entry }
+}
+
+/// Names of chunk files, one for each handle. Opens no file.
+fn list<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<ChunkName>> {
+    let mut names = Vec::new();
+    for number in 0..SUBDIRS {
+        let dir = subdir(path, number);
+        let mut here = Vec::new();
+        for listed in disk.list(&dir)? {
+            let name = listed.name.to_string_lossy();
+            match ChunkName::parse(&name).filter(|read| ChunkName::subdir(read.handle) == number) {
+                Some(name) => here.push(name),
+                None if name.ends_with(".import") => disk.remove(&dir.join(&listed.name))?,
+                None => tracing::warn!(file = %dir.join(&listed.name).display(), "not a chunk file; ignored"),
+            }
+        }
+        // the higher version counts, of one version the name that promises less
+        here.sort_unstable();
+        for pair in here.windows(2).filter(|pair| pair[0].handle == pair[1].handle) {
+            disk.remove(&dir.join(pair[0].file_name()))?;
+        }
+        here.dedup_by(|later, earlier| {
+            let same = later.handle == earlier.handle;
+            if same {
+                *earlier = *later;
+            }
+            same
+        });
+        names.append(&mut here);
+    }
+    Ok(names)
+}
+
+/// Makes those suspect whose content does not match their checksums.
+fn compare_dirty<D: Disk>(disk: &D, path: &Path, found: &mut [Found], layout: Layout) {
+    let mut dirty: Vec<&mut Found> = found.iter_mut().filter(|f| f.entry.state == ReplicaState::Dirty).collect();
+    let share = dirty.len().div_ceil(COMPARERS).max(1);
+    std::thread::scope(|scope| {
+        for part in dirty.chunks_mut(share) {
+            scope.spawn(move || {
+                for found in part {
+                    let file =
+                        subdir(path, ChunkName::subdir(found.handle)).join(found.entry.name(found.handle).file_name());
+                    if !is_whole(disk, &file, found.handle, layout).unwrap_or(false) {
+                        tracing::warn!(file = %file.display(), "an unfinished write: the replica is suspect");
+                        found.entry.state = ReplicaState::Suspect;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// True if header and blocks match; what an unfinished write left beyond the length is removed.
+fn is_whole<D: Disk>(disk: &D, path: &Path, handle: ChunkHandle, layout: Layout) -> io::Result<bool> {
+    let file = disk.open(path, OpenMode::Existing)?;
+    let chunk = ChunkFile { file: &file, layout, handle };
+    let length = match chunk.header()? {
+        Header::None => return Ok(path.extension().is_some_and(|suffix| suffix == "d")),
+        Header::Length(length) => length,
+        Header::Bad(_) => return Ok(false),
+    };
+    if !chunk.compare_all(length)?.bad.is_empty() {
+        return Ok(false);
+    }
+    chunk.clear_beyond(length)?;
+    Ok(true)
+}

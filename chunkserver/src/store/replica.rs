@@ -1,0 +1,209 @@
+//! The life of a replica but for its content: created, raised to a higher version, deleted.
+
+use super::ChunkStore;
+use super::disk::{Disk, OpenMode};
+use super::index::{Entry, Live, Open};
+use super::layout::{HEADER_LEN, VERSION_MAX};
+use gfs_proto::control::ReplicaState;
+use gfs_proto::frame::{DataError, SyncChunk};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Up to this many directories are flushed one by one, beyond it the whole file system is.
+const DIRECTORY_FLUSHES_MAX: usize = 16;
+
+impl<D: Disk> ChunkStore<D> {
+    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush.
+    /// [`DataError::Epoch`] if the chunk has a replica here already.
+    pub fn create(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(), DataError> {
+        self.layout()?;
+        check_version(version)?;
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(DataError::Busy);
+        }
+        let dir = self.place()?;
+        let entry = Entry { version, dir, unclean_name: true, marked: false, state: ReplicaState::Dirty };
+        self.directory(entry).take_room(HEADER_LEN as u64)?;
+        if !self.index.insert(handle, entry) {
+            return Err(DataError::Epoch);
+        }
+        let directory = self.directory(entry);
+        let path = directory.chunk_path(entry.name(handle));
+        let file = match self.disk.open(&path, OpenMode::CreateNew) {
+            Ok(file) => file,
+            Err(error) => {
+                self.index.remove(handle);
+                return Err(directory.failed(&error, &path));
+            }
+        };
+        directory.chunks.fetch_add(1, Ordering::Relaxed);
+        let live = Live {
+            entry,
+            gone: false,
+            header: false,
+            damaged: false,
+            length: 0,
+            writes: 1,
+            writes_synced: 0,
+            name_synced: false,
+        };
+        self.index.enter(Open::new(handle, file, live), entry);
+        self.close_idle(handle);
+        Ok(())
+    }
+
+    /// Number of the directory for a new chunk: the one with most room.
+    pub(super) fn place(&self) -> Result<u8, DataError> {
+        let open = self.directories.iter().enumerate().filter(|(_, directory)| directory.accepts_chunks());
+        let best = open.max_by_key(|(_, directory)| directory.free_estimate());
+        let none = if self.directories.iter().any(|d| d.in_service()) { DataError::NoSpace } else { DataError::Io };
+        best.map(|(number, _)| number as u8).ok_or(none)
+    }
+
+    /// Gives a replica a higher version, durably. Idempotent: fine if it has version `to` already.
+    pub fn raise(&self, handle: ChunkHandle, from: ChunkVersion, to: ChunkVersion) -> Result<(), DataError> {
+        check_version(to)?;
+        if to < from {
+            return Err(DataError::Protocol);
+        }
+        let has = self.index.get(handle).ok_or(DataError::NoChunk)?.version;
+        let name = self.with_exclusive(handle, if has == to { to } else { from }, |open, live| {
+            if live.entry.version == to && live.name_synced {
+                return Ok(None);
+            }
+            self.rename(open, live, |entry| entry.version = to)?;
+            Ok(Some(live.entry))
+        })?;
+        let Some(entry) = name else { return Ok(()) };
+        self.directory(entry).sync_names(handle)?;
+        self.name_is_durable(handle, entry);
+        Ok(())
+    }
+
+    /// Renames the file of a replica to what its entry says after `change`. Not durable yet.
+    pub(super) fn rename(
+        &self,
+        open: &Open<D::File>,
+        live: &mut Live,
+        change: impl FnOnce(&mut Entry),
+    ) -> Result<(), DataError> {
+        let directory = self.directory(live.entry);
+        if !directory.in_service() {
+            return Err(DataError::Io);
+        }
+        let mut entry = live.entry;
+        change(&mut entry);
+        let (from, to) = (live.entry.name(open.handle), entry.name(open.handle));
+        if from != to {
+            let (from, to) = (directory.chunk_path(from), directory.chunk_path(to));
+            self.disk.rename(&from, &to).map_err(|error| directory.failed(&error, &from))?;
+            live.name_synced = false;
+        }
+        self.publish(open, live, |published| *published = entry);
+        Ok(())
+    }
+
+    /// Notes that a replica's name was flushed, if it still is the name it had then.
+    pub(super) fn name_is_durable(&self, handle: ChunkHandle, then: Entry) {
+        if let Some((_, Some(open))) = self.index.get_open(handle) {
+            let mut live = open.live.write();
+            if live.entry.name(handle) == then.name(handle) && live.entry.dir == then.dir {
+                live.name_synced = true;
+            }
+        }
+    }
+
+    /// Deletes replicas of exactly these versions, durably; one result for each.
+    /// [`DataError::NoChunk`] if there is none, [`DataError::Version`] if it has another.
+    pub fn delete(&self, chunks: &[SyncChunk]) -> Vec<Result<(), DataError>> {
+        let mut results: Vec<_> = chunks.iter().map(|chunk| self.unlink(*chunk)).collect();
+        let removed: Vec<(ChunkHandle, Entry)> = chunks
+            .iter()
+            .zip(&results)
+            .filter_map(|(chunk, done)| Some((chunk.handle, *done.as_ref().ok()?)))
+            .collect();
+        let failed = self.sync_names_of(&removed);
+        for (handle, entry) in &removed {
+            if !failed.contains(&entry.dir) {
+                self.directory(*entry).marks.clear(*handle);
+            }
+        }
+        for result in &mut results {
+            if matches!(result, Ok(entry) if failed.contains(&entry.dir)) {
+                *result = Err(DataError::Io);
+            }
+        }
+        results.into_iter().map(|result| result.map(|_| ())).collect()
+    }
+
+    fn unlink(&self, chunk: SyncChunk) -> Result<Entry, DataError> {
+        let SyncChunk { handle, version } = chunk;
+        let (entry, _held) =
+            self.take_out(handle, |entry| if entry.version == version { Ok(()) } else { Err(DataError::Version) })?;
+        let directory = self.directory(entry);
+        let path = directory.chunk_path(entry.name(handle));
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                // it is still there, and must not be forgotten
+                self.index.insert(handle, entry);
+                Err(directory.failed(&error, &path))
+            }
+            _ => {
+                directory.chunks.fetch_sub(1, Ordering::Relaxed);
+                Ok(entry)
+            }
+        }
+    }
+
+    /// Removes a replica from the index, when nobody is at it, if `allowed`.
+    #[expect(clippy::type_complexity, reason = "what it was, and the file that keeps its room until dropped")]
+    pub(super) fn take_out(
+        &self,
+        handle: ChunkHandle,
+        allowed: impl Fn(Entry) -> Result<(), DataError>,
+    ) -> Result<(Entry, Option<Arc<Open<D::File>>>), DataError> {
+        loop {
+            let (entry, open) = self.index.get_open(handle).ok_or(DataError::NoChunk)?;
+            let Some(open) = open else {
+                allowed(entry)?;
+                if self.index.remove_closed(handle, entry) {
+                    return Ok((entry, None));
+                }
+                continue;
+            };
+            let mut live = open.live.write();
+            if !live.gone {
+                allowed(live.entry)?;
+                live.gone = true;
+                self.index.remove(handle);
+                let entry = live.entry;
+                drop(live);
+                return Ok((entry, Some(open)));
+            }
+        }
+    }
+
+    /// Makes the names in the subdirectories of these replicas durable; the directories that failed.
+    pub(super) fn sync_names_of(&self, replicas: &[(ChunkHandle, Entry)]) -> BTreeSet<u8> {
+        let mut seen = BTreeSet::new();
+        let mut each = Vec::new();
+        for (handle, entry) in replicas {
+            let subdir = super::layout::ChunkName::subdir(*handle);
+            if seen.insert((entry.dir, subdir)) {
+                each.push((*handle, *entry));
+            }
+        }
+        if each.len() > DIRECTORY_FLUSHES_MAX {
+            let all: BTreeSet<u8> = seen.into_iter().map(|(dir, _)| dir).collect();
+            return all.into_iter().filter(|dir| self.directories[usize::from(*dir)].sync_all().is_err()).collect();
+        }
+        let failed = each.iter().filter(|(handle, entry)| self.directory(*entry).sync_names(*handle).is_err());
+        failed.map(|(_, entry)| entry.dir).collect()
+    }
+}
+
+pub(super) fn check_version(version: ChunkVersion) -> Result<(), DataError> {
+    if (1..=VERSION_MAX).contains(&version.get()) { Ok(()) } else { Err(DataError::Protocol) }
+}
