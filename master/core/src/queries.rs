@@ -164,3 +164,110 @@ fn name_in(read: &impl Read, parent: InodeId, inode: InodeId) -> Result<Option<N
 pub(crate) fn after(handle: Option<gfs_proto::ids::ChunkHandle>) -> Vec<u8> {
     handle.map_or(Vec::new(), |handle| table::handle_key(handle.next()).to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Fixture, ROOT, make, set_mode, user};
+    use gfs_proto::ops::MakeKind;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn pages_show_every_entry_once() {
+        let mut fixture = Fixture::new();
+        let dir = fixture.dir(ROOT, "d");
+        let names: BTreeSet<String> = (0..100).map(|n| format!("name-{n}")).collect();
+        for name in &names {
+            fixture.file(dir, name);
+        }
+        for (bytes_max, with_attributes) in [(0, false), (500, false), (500, true), (u32::MAX, true)] {
+            let (mut after, mut seen) = (DirCookie::new(0), Vec::new());
+            loop {
+                let page = fixture.store.view().read_dir(&Caller::root(), dir, after, bytes_max, with_attributes);
+                let page = page.expect("root may");
+                assert!(page.entries.iter().all(|entry| entry.attr.is_some() == with_attributes));
+                assert!(page.entries.is_sorted_by_key(|entry| entry.cookie));
+                seen.extend(page.entries.iter().map(|entry| entry.name.to_string()));
+                if page.end {
+                    break;
+                }
+                after = page.entries.last().expect("never an empty page before the end").cookie;
+                assert!(after >= DirCookie::FIRST);
+                assert!(bytes_max < 1000, "one page was enough");
+            }
+            assert_eq!(seen.len(), names.len());
+            assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), names);
+        }
+    }
+
+    #[test]
+    fn names_of_one_cookie_are_never_parted() {
+        let fixture = Fixture::new();
+        let fault = crate::state::layers::Fault::default();
+        fixture.store.with_tables(&fault, |tx| {
+            let root = tx.inode(ROOT).expect("the root");
+            let names = ["a", "b", "c", "d"];
+            for (name, cookie) in names.iter().zip([20u64, 30, 30, 40]) {
+                tx.insert_dentry_at(ROOT, DirCookie::new(cookie), &crate::tests::name(name), &root);
+            }
+            let page = |after| {
+                let spec = PageSpec { after: DirCookie::new(after), bytes_max: 1, with_attributes: false };
+                let page = read_dir(tx, &Caller::root(), ROOT, spec).expect("root may");
+                let names: String = page.entries.iter().map(|entry| entry.name.to_string()).collect();
+                (names, page.end)
+            };
+            assert_eq!(page(0), ("a".into(), false));
+            assert_eq!(page(20), ("bc".into(), false));
+            assert_eq!(page(30), ("d".into(), true));
+        });
+    }
+
+    #[test]
+    fn reading_needs_permission() {
+        let mut fixture = Fixture::new();
+        let dir = fixture.dir(ROOT, "d");
+        let file = fixture.file(dir, "f");
+        let (caller, name) = (user(5), crate::tests::name("f"));
+        for (mode, finds, lists, with_attributes) in [
+            (0o777, Ok(()), Ok(1), true),
+            (0o774, Err(FsError::AccessDenied), Ok(1), false),
+            (0o771, Ok(()), Err(FsError::AccessDenied), false),
+        ] {
+            fixture.root(set_mode(dir, mode)).expect("root may");
+            let view = fixture.store.view();
+            assert_eq!(view.lookup(&caller, dir, &name).map(|_| ()), finds, "{mode:o}");
+            let page = view.read_dir(&caller, dir, DirCookie::new(0), 999, true);
+            assert_eq!(page.as_ref().map(|page| page.entries.len()).map_err(|e| *e), lists, "{mode:o}");
+            let attr = page.is_ok_and(|page| page.entries[0].attr.is_some());
+            assert_eq!(attr, with_attributes, "{mode:o}");
+        }
+        let link = make(ROOT, "l", MakeKind::Symlink(b"to".to_vec()), 0);
+        let link = fixture.make(&caller, link).expect("everybody may").attr.inode;
+        let view = fixture.store.view();
+        assert_eq!(view.read_link(link), Ok(b"to".to_vec()));
+        for (inode, access, verdict) in [
+            (file, Access::Read, Ok(())),
+            (file, Access::ReadWrite, Err(FsError::AccessDenied)),
+            (link, Access::Read, Err(FsError::Loop)),
+            (dir, Access::Write, Err(FsError::IsDirectory)),
+            (InodeId::new(99), Access::Read, Err(FsError::Stale)),
+        ] {
+            assert_eq!(view.may_open(&caller, inode, access).map(|_| ()), verdict, "{inode} {access:?}");
+        }
+        assert_eq!(view.read_link(file), Err(FsError::InvalidArgument));
+        assert_eq!(view.read_dir(&caller, file, DirCookie::new(0), 9, false), Err(FsError::NotDirectory));
+    }
+
+    #[test]
+    fn paths_lead_back() {
+        let mut fixture = Fixture::new();
+        let a = fixture.dir(ROOT, "a");
+        let b = fixture.dir(a, "b");
+        let file = fixture.file(b, "c");
+        let view = fixture.store.view();
+        for (inode, path) in [(ROOT, &b"/"[..]), (a, b"/a"), (file, b"/a/b/c")] {
+            assert_eq!(view.path_of(inode), Ok(Some(path.to_vec())));
+        }
+        assert_eq!(view.path_of(InodeId::new(99)), Ok(None));
+    }
+}

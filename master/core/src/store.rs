@@ -265,6 +265,12 @@ impl Store {
         digest_rows(view, hasher)
     }
 
+    /// Runs `work` on tables whose changes are thrown away.
+    #[cfg(test)]
+    pub(crate) fn with_tables(&self, fault: &Fault, work: impl FnOnce(&mut Tables<'_>)) {
+        work(&mut Tables::new(&self.layers.read(), &self.genesis, fault));
+    }
+
     /// [`Store::digest`] without counters and the place in the log.
     #[cfg(test)]
     pub(crate) fn digest_of_rows(&self) -> Result<u128, StoreError> {

@@ -164,3 +164,172 @@ fn resolve(reference: InodeRef, before: &[Result<CoreResult, FsError>]) -> Resul
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Action;
+    use crate::outcome::Outcome;
+    use crate::tests::{CHUNK, Fixture, ROOT, make, name, open_spec, servers, set_mode};
+    use gfs_proto::attr::SetAttr;
+    use gfs_proto::caller::Caller;
+    use gfs_proto::ids::{DirCookie, OpenId, SessionId};
+    use gfs_proto::ops::{Access, Make, MakeKind};
+
+    const SESSION: SessionId = SessionId::new(7);
+
+    fn open(fixture: &mut Fixture) {
+        let action = Action::OpenSession { session: SESSION, secret: [1; 16], name: "n".into() };
+        fixture.one(action.clone()).expect("a new id");
+        assert_eq!(fixture.one(action), Err(FsError::Exists));
+    }
+
+    fn send(fixture: &mut Fixture, sequence: u64, acknowledged: u64, ops: Vec<StampedOp>) -> Outcome {
+        let batch = CoreBatch {
+            session: SESSION,
+            sequence: Sequence::new(sequence),
+            acknowledged: Sequence::new(acknowledged),
+            ..crate::tests::batch(&Caller::root(), ops)
+        };
+        fixture.apply(Action::Batch(batch))
+    }
+
+    fn make_file(text: &str) -> StampedOp {
+        Op::Make(make(ROOT, text, MakeKind::File, 0o644)).into()
+    }
+
+    #[test]
+    fn a_retry_gets_the_first_answer() {
+        let mut fixture = Fixture::new();
+        open(&mut fixture);
+        let first = send(&mut fixture, 1, 0, vec![make_file("a")]);
+        assert!(!first.replayed && first.results[0].is_ok());
+        let refused = send(&mut fixture, 2, 0, vec![make_file("a")]);
+        assert_eq!(refused.results, [Err(FsError::Exists)]);
+        for sequence in [1, 2] {
+            let again = send(&mut fixture, sequence, 0, vec![make_file("a")]);
+            assert!(again.replayed);
+            assert_eq!(again.results, if sequence == 1 { first.results.clone() } else { refused.results.clone() });
+        }
+        assert_eq!(fixture.store.view().stats().files, 1);
+    }
+
+    #[test]
+    fn acknowledged_outcomes_are_forgotten_and_never_applied_again() {
+        let mut fixture = Fixture::new();
+        open(&mut fixture);
+        for sequence in 1..=20 {
+            send(&mut fixture, sequence, sequence.saturating_sub(1), vec![make_file(&sequence.to_string())]);
+        }
+        let late = send(&mut fixture, 5, 0, vec![make_file("late")]);
+        assert_eq!((late.replayed, late.results), (false, vec![Err(FsError::Protocol)]));
+        assert_eq!(fixture.store.view().stats().files, 20);
+        let rows = |f: &Fixture| Read::page(&f.store.view(), Table::Replies, &[], 99, |_, _| Some(())).map(|r| r.len());
+        assert_eq!(rows(&fixture), Ok(3), "two outcomes and the floor");
+        fixture.one(Action::EndSession { session: SESSION }).expect("it lives");
+        assert_eq!(rows(&fixture), Ok(0));
+        let expired = send(&mut fixture, 21, 20, vec![make_file("x")]);
+        assert_eq!(expired.results, [Err(FsError::SessionExpired)]);
+    }
+
+    #[test]
+    fn a_batch_stops_at_the_first_failure() {
+        let mut fixture = Fixture::new();
+        let ops = vec![make_file("a"), make_file("b"), make_file("a"), make_file("c")];
+        let results = fixture.batch(&Caller::root(), ops);
+        assert_eq!(
+            results.iter().map(|r| r.as_ref().err().copied()).collect::<Vec<_>>(),
+            [None, None, Some(FsError::Exists)]
+        );
+        assert_eq!(fixture.store.view().stats().files, 2);
+    }
+
+    #[test]
+    fn operations_refer_to_earlier_results_and_read_their_effects() {
+        let mut fixture = Fixture::new();
+        let made = InodeRef::ResultOf(0);
+        let inner = Make { parent: made, ..make(ROOT, "f", MakeKind::File, 0o644) };
+        let file = InodeRef::ResultOf(1);
+        let changes = SetAttr { size: Some(5), ..SetAttr::default() };
+        let list = Op::ReadDir { inode: made, after: DirCookie::new(0), bytes_max: 4096, with_attributes: true };
+        let results = fixture.batch(
+            &Caller::root(),
+            vec![
+                Op::Make(make(ROOT, "d", MakeKind::Directory, 0o755)).into(),
+                Op::Make(inner).into(),
+                Op::SetAttr { inode: file, changes }.into(),
+                list.into(),
+                Op::Open { inode: file, spec: open_spec(Access::Write, true) }.into(),
+                Op::Release { inode: file, open: OpenId::new(1) }.into(),
+                Op::Lookup { parent: InodeRef::ResultOf(3), name: name("f") }.into(),
+            ],
+        );
+        let inode = results[1].as_ref().ok().and_then(CoreResult::inode).expect("made");
+        let Ok(CoreResult::Page(page)) = &results[3] else { panic!("{results:?}") };
+        assert_eq!(page.entries[0].attr.as_ref().map(|attr| (attr.inode, attr.size)), Some((inode, 5)));
+        assert!(matches!(&results[4], Ok(CoreResult::Opened(attr)) if attr.size == 0));
+        assert_eq!(results[5], Ok(CoreResult::Deferred { inode: Some(inode) }));
+        assert_eq!(results[6], Err(FsError::Protocol), "a page is no inode");
+    }
+
+    #[test]
+    fn preconditions_guard_the_whole_batch() {
+        let mut fixture = Fixture::new();
+        let version = fixture.store.view().dir_version(ROOT).expect("the root");
+        let guarded = |inode, version| CoreBatch {
+            precondition: Some(Precondition { inode, version }),
+            ..crate::tests::batch(&Caller::root(), vec![make_file("a")])
+        };
+        let refused = [Err(FsError::Precondition)];
+        assert_eq!(fixture.apply(Action::Batch(guarded(ROOT, version + 1))).results, refused);
+        assert_eq!(fixture.apply(Action::Batch(guarded(InodeId::new(99), 1))).results, refused);
+        assert!(fixture.apply(Action::Batch(guarded(ROOT, version))).results[0].is_ok());
+        assert_eq!(fixture.apply(Action::Batch(guarded(ROOT, version))).results, refused);
+    }
+
+    #[test]
+    fn every_kind_of_result_is_kept() {
+        let mut fixture = Fixture::new();
+        open(&mut fixture);
+        let file = fixture.file_of("f", &[0, 1], CHUNK + 5);
+        fixture.root(crate::tests::set_size(file, CHUNK + 1)).expect("root may");
+        fixture.make(&Caller::root(), make(ROOT, "l", MakeKind::Symlink(b"t".to_vec()), 0o777)).expect("root may");
+        let link = fixture.lookup(ROOT, "l").expect("just made").inode;
+        fixture.dir(ROOT, "d");
+        let inode = InodeRef::Id(file);
+        let parent = InodeRef::Id(ROOT);
+        let attribute = b"user.a".to_vec();
+        let mode = gfs_proto::ops::XattrMode::Either;
+        let rename = gfs_proto::ops::RenameMode::Replace;
+        let first = Make { first_chunk: true, ..make(ROOT, "g", MakeKind::File, 0o600) };
+        let ops = vec![
+            Op::StatFs.into(),
+            StampedOp { placement: servers(&[1]), ..Op::Make(first).into() },
+            Op::ReadChunks { inode, first: Default::default(), count: 9 }.into(),
+            Op::SetXattr { inode, name: attribute.clone(), value: vec![0; 9], mode }.into(),
+            Op::GetXattr { inode, name: attribute.clone() }.into(),
+            Op::ListXattr { inode }.into(),
+            Op::ReadLink { inode: link.into() }.into(),
+            Op::ReadDir { inode: parent, after: DirCookie::new(0), bytes_max: 9999, with_attributes: true }.into(),
+            Op::Open { inode, spec: open_spec(Access::Read, false) }.into(),
+            Op::ReturnChunks { chunks: vec![] }.into(),
+            set_mode(file, 0o600).into(),
+            Op::Rename {
+                from_parent: parent,
+                from_name: name("g"),
+                to_parent: parent,
+                to_name: name("f"),
+                mode: rename,
+            }
+            .into(),
+            Op::Unlink { parent, name: name("f") }.into(),
+            Op::Rmdir { parent, name: name("d") }.into(),
+            Op::Unlink { parent, name: name("none") }.into(),
+        ];
+        let first = send(&mut fixture, 1, 0, ops.clone());
+        assert_eq!(first.results.len(), ops.len(), "{:?}", first.results.last());
+        let again = send(&mut fixture, 1, 0, ops);
+        assert!(again.replayed);
+        assert_eq!(again.results, first.results);
+    }
+}

@@ -100,3 +100,88 @@ pub(crate) fn collected(tx: &mut Tables<'_>, rows: &[(ChunkHandle, ServerId)]) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Action;
+    use crate::tests::{CHUNK, Fixture, ROOT, servers, set_size, unlink};
+
+    fn allocate(inode: InodeId, index: u32, ids: &[u32]) -> Action {
+        Action::AllocateChunk { inode, index: ChunkIndex::new(index), placement: servers(ids) }
+    }
+
+    #[test]
+    fn a_hole_gets_one_chunk() {
+        let mut fixture = Fixture::new();
+        let file = fixture.file(ROOT, "f");
+        let Ok(CoreResult::Allocated { chunk, created: true, generation }) = fixture.one(allocate(file, 7, &[1, 2]))
+        else {
+            panic!("a hole")
+        };
+        assert_eq!((fixture.attr(file).map_generation, fixture.attr(file).chunks), (generation, 1));
+        let again = fixture.one(allocate(file, 7, &[3]));
+        assert_eq!(again, Ok(CoreResult::Allocated { chunk, created: false, generation }));
+        let dir = fixture.dir(ROOT, "d");
+        let beyond = u32::try_from(FILE_SIZE_MAX / CHUNK).expect("32 bits");
+        for (action, error) in [
+            (allocate(file, 8, &[]), FsError::NoSpace),
+            (allocate(file, 8, &[1, 1]), FsError::InvalidArgument),
+            (allocate(file, beyond, &[1]), FsError::FileTooLarge),
+            (allocate(dir, 0, &[1]), FsError::IsDirectory),
+            (allocate(InodeId::new(99), 0, &[1]), FsError::Stale),
+        ] {
+            assert_eq!(fixture.one(action.clone()), Err(error), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn versions_only_rise() {
+        let mut fixture = Fixture::new();
+        let file = fixture.file_of("f", &[0], 1);
+        let handle = fixture.store.view().chunks(file, ChunkIndex::new(0), 1).expect("a file").chunks[0].handle;
+        let raise = |handle, version, ids: &[u32]| Action::RaiseVersion {
+            handle,
+            version: ChunkVersion::new(version),
+            entitled: servers(ids),
+        };
+        assert_eq!(fixture.one(raise(handle, 1, &[1])), Err(FsError::StaleGrant));
+        assert_eq!(fixture.one(raise(handle, 2, &[])), Err(FsError::NoSpace));
+        assert_eq!(fixture.one(raise(ChunkHandle::new(99), 2, &[1])), Err(FsError::NotFound));
+        fixture.one(raise(handle, 4, &[2, 1])).expect("higher");
+        let record = fixture.store.view().chunk(handle).expect("readable").expect("it exists");
+        assert_eq!((record.version.get(), record.entitled), (4, servers(&[2, 1])));
+    }
+
+    #[test]
+    fn only_the_cut_that_was_made_is_done() {
+        let mut fixture = Fixture::new();
+        let file = fixture.file_of("f", &[0], CHUNK);
+        let pending = |f: &Fixture| f.store.view().pending_cuts(None, 9).expect("readable");
+        fixture.root(set_size(file, 100)).expect("root may");
+        let (handle, first) = pending(&fixture)[0];
+        fixture.root(set_size(file, 50)).expect("root may");
+        fixture.one(Action::CutApplied { cuts: vec![(handle, first.generation)] }).expect("always");
+        let (_, second) = pending(&fixture)[0];
+        assert_eq!(second.length, 50, "the second cut is still to be made");
+        fixture.one(Action::CutApplied { cuts: vec![(handle, second.generation)] }).expect("always");
+        assert_eq!(pending(&fixture), []);
+    }
+
+    #[test]
+    fn garbage_waits_for_every_server() {
+        let mut fixture = Fixture::new();
+        let file = fixture.file_of("f", &[0], CHUNK);
+        fixture.root(unlink(ROOT, "f", file, &[])).expect("root may");
+        let garbage = |f: &Fixture| f.store.view().garbage(None, 9).expect("readable");
+        let handle = garbage(&fixture)[0].handle;
+        for (ids, left) in [(vec![1, 9], vec![2, 3]), (vec![1], vec![2, 3]), (vec![3], vec![2])] {
+            let rows = servers(&ids).into_iter().map(|server| (handle, server)).collect();
+            fixture.one(Action::Collected { rows }).expect("always");
+            assert_eq!(garbage(&fixture)[0].servers, servers(&left));
+        }
+        fixture.one(Action::Collected { rows: vec![(handle, ServerId::new(2))] }).expect("always");
+        assert_eq!(garbage(&fixture), []);
+        assert_eq!(fixture.store.view().garbage(Some(handle), 9), Ok(vec![]));
+    }
+}

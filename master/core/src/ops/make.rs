@@ -118,3 +118,101 @@ fn body(kind: &MakeKind) -> Body {
         MakeKind::BlockDevice(number) => Body::BlockDevice(*number),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{CHUNK, Fixture, ROOT, make, open_spec, servers, set_mode, user};
+    use crate::{CoreResult, StampedOp};
+    use gfs_proto::attr::Attr;
+    use gfs_proto::caller::Caller;
+    use gfs_proto::ops::{Access, Op};
+
+    #[test]
+    fn a_file_comes_with_its_first_chunk() {
+        let mut fixture = Fixture::new();
+        let op = Make { first_chunk: true, ..make(ROOT, "f", MakeKind::File, 0o644) };
+        let stamped = StampedOp { placement: servers(&[4, 2]), ..Op::Make(op).into() };
+        let Ok(CoreResult::Made(made)) = fixture.root(stamped) else { panic!("root may") };
+        let chunk = made.chunk.expect("servers were stamped");
+        assert_eq!((chunk.record.version.get(), chunk.record.references, chunk.record.goal), (1, 1, 3));
+        assert_eq!(chunk.record.entitled, servers(&[4, 2]));
+        assert_eq!((made.attr.chunks, made.attr.size, made.existed), (1, 0, false));
+        assert_eq!(fixture.chunk_indices(made.attr.inode), [0]);
+        assert_eq!(fixture.store.view().chunk(chunk.handle), Ok(Some(chunk.record)));
+        // without room the file is made all the same
+        let op = Make { first_chunk: true, ..make(ROOT, "g", MakeKind::File, 0o644) };
+        let Ok(CoreResult::Made(made)) = fixture.root(Op::Make(op)) else { panic!("root may") };
+        assert_eq!(made.chunk, None);
+    }
+
+    #[test]
+    fn directories_hand_down_group_and_goal() {
+        let mut fixture = Fixture::new();
+        let dir = fixture.dir(ROOT, "d");
+        fixture.root(crate::tests::chown(dir, 5, 50)).expect("root may");
+        fixture.root(set_mode(dir, 0o2777)).expect("root may");
+        fixture.root(Op::SetGoal { inode: dir.into(), goal: 2 }).expect("root may");
+        let attr = |made: Result<CoreMade, FsError>| made.expect("everybody may").attr;
+        let sub: Attr = attr(fixture.make(&user(9), make(dir, "sub", MakeKind::Directory, 0o755)));
+        assert_eq!((sub.gid, sub.uid, sub.goal, sub.mode.get(), sub.nlink), (50, 9, 2, 0o2755, 2));
+        let tool = attr(fixture.make(&user(9), make(dir, "tool", MakeKind::File, 0o6755)));
+        assert_eq!((tool.gid, tool.mode.get()), (50, 0o4755), "not setgid for a group it is not in");
+        assert_eq!(fixture.attr(dir).nlink, 3);
+    }
+
+    #[test]
+    fn who_may_make_what() {
+        let mut fixture = Fixture::new();
+        let dir = fixture.dir(ROOT, "d");
+        fixture.file(dir, "there");
+        let long = vec![b'x'; SYMLINK_MAX + 1];
+        for (mode, caller, name, kind, verdict) in [
+            (0o777, user(1), "new", MakeKind::File, Ok(())),
+            (0o777, user(1), "fifo", MakeKind::Fifo, Ok(())),
+            (0o777, user(1), "dev", MakeKind::CharDevice(5), Err(FsError::NotPermitted)),
+            (0o000, Caller::root(), "dev", MakeKind::BlockDevice(5), Ok(())),
+            (0o755, user(1), "new2", MakeKind::File, Err(FsError::AccessDenied)),
+            (0o755, user(1), "there", MakeKind::File, Err(FsError::Exists)),
+            (0o766, user(1), "there", MakeKind::File, Err(FsError::AccessDenied)),
+            (0o777, user(1), "link", MakeKind::Symlink(vec![]), Err(FsError::NotFound)),
+            (0o777, user(1), "link", MakeKind::Symlink(long.clone()), Err(FsError::NameTooLong)),
+        ] {
+            fixture.root(set_mode(dir, mode)).expect("root may");
+            if matches!(&kind, MakeKind::Symlink(target) if target.is_empty() || target.len() > SYMLINK_MAX) {
+                // such a command does not get past the wire; the rule holds all the same
+                let dir = fixture.store.view();
+                let dir = crate::state::Read::inode(&dir, ROOT).expect("the root");
+                let request = Request { caller: &caller, now: Default::default() };
+                assert_eq!(check(request, &dir, &make(ROOT, name, kind, 0o644)), verdict);
+                continue;
+            }
+            let made = fixture.make(&caller, make(dir, name, kind.clone(), 0o644));
+            assert_eq!(made.map(|_| ()), verdict, "{mode:o} {caller:?} {name} {kind:?}");
+        }
+        let file = fixture.file(ROOT, "plain");
+        let made = fixture.make(&Caller::root(), make(file, "x", MakeKind::File, 0o644));
+        assert_eq!(made.map(|_| ()), Err(FsError::NotDirectory));
+    }
+
+    #[test]
+    fn opening_finds_existing_files() {
+        let mut fixture = Fixture::new();
+        let file = fixture.file_of("f", &[0], CHUNK);
+        fixture.dir(ROOT, "d");
+        let open = |name: &str, access, truncate| Make {
+            exclusive: false,
+            open: Some(open_spec(access, truncate)),
+            ..make(ROOT, name, MakeKind::File, 0o600)
+        };
+        let found = fixture.make(&user(1), open("f", Access::Read, false)).expect("mode 0644");
+        assert!(found.existed);
+        assert_eq!((found.attr.inode, found.attr.size, found.attr.mode.get()), (file, CHUNK, 0o644));
+        let refused = |made: Result<CoreMade, FsError>| made.map(|_| ()).expect_err("refused");
+        assert_eq!(refused(fixture.make(&user(1), open("f", Access::Write, false))), FsError::AccessDenied);
+        assert_eq!(refused(fixture.make(&user(1), open("f", Access::Read, true))), FsError::AccessDenied);
+        assert_eq!(refused(fixture.make(&user(1), open("d", Access::Read, false))), FsError::IsDirectory);
+        let cut = fixture.make(&Caller::root(), open("f", Access::Write, true)).expect("root may");
+        assert_eq!((cut.attr.size, cut.attr.chunks), (0, 0));
+    }
+}

@@ -174,3 +174,105 @@ fn settle(tx: &mut Tables<'_>, mut inode: Inode, parent: InodeId, now: Timestamp
     inode.ctime = now;
     tx.put_inode(&inode);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::StampedOp;
+    use crate::tests::{CHUNK, Fixture, ROOT, make, name, set_mode, user};
+    use gfs_proto::ops::{MakeKind, Op};
+
+    fn rename(from: (InodeId, &str), to: (InodeId, &str), mode: RenameMode) -> Op {
+        Op::Rename {
+            from_parent: from.0.into(),
+            from_name: name(from.1),
+            to_parent: to.0.into(),
+            to_name: name(to.1),
+            mode,
+        }
+    }
+
+    #[test]
+    fn directories_take_their_links_along() {
+        let mut fixture = Fixture::new();
+        let (a, b) = (fixture.dir(ROOT, "a"), fixture.dir(ROOT, "b"));
+        let sub = fixture.dir(a, "sub");
+        let versions = |f: &Fixture| [a, b].map(|dir| f.store.view().dir_version(dir).expect("a directory"));
+        let before = versions(&fixture);
+        fixture.root(rename((a, "sub"), (b, "moved"), RenameMode::NoReplace)).expect("root may");
+        assert_eq!([fixture.attr(a).nlink, fixture.attr(b).nlink], [2, 3]);
+        assert_eq!(versions(&fixture), before.map(|version| version + 1));
+        assert_eq!(fixture.store.view().path_of(sub), Ok(Some(b"/b/moved".to_vec())));
+    }
+
+    #[test]
+    fn loops_are_refused() {
+        let mut fixture = Fixture::new();
+        let a = fixture.dir(ROOT, "a");
+        let b = fixture.dir(a, "b");
+        let c = fixture.dir(b, "c");
+        use RenameMode::{Exchange, Replace};
+        for (from, to, mode, error) in [
+            ((ROOT, "a"), (a, "x"), Replace, FsError::InvalidArgument),
+            ((ROOT, "a"), (c, "x"), Replace, FsError::InvalidArgument),
+            ((b, "c"), (ROOT, "a"), Replace, FsError::NotEmpty),
+            ((b, "c"), (ROOT, "a"), Exchange, FsError::InvalidArgument),
+            ((ROOT, "a"), (b, "c"), Exchange, FsError::InvalidArgument),
+        ] {
+            assert_eq!(fixture.root(rename(from, to, mode)), Err(error), "{from:?} {to:?} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_ends_as_if_unlinked() {
+        let mut fixture = Fixture::new();
+        let (new, old) = (fixture.file_of("new", &[0], 1), fixture.file_of("old", &[0, 1], 2 * CHUNK));
+        let op = rename((ROOT, "new"), (ROOT, "old"), RenameMode::Replace);
+        let openers = Some(Openers { inode: old, sessions: vec![] });
+        let result = fixture.root(StampedOp { openers, ..op.into() });
+        let gone = Removed { inode: old, afterlife: Afterlife::Gone };
+        assert_eq!(result, Ok(CoreResult::Renamed { inode: new, replaced: Some(gone) }));
+        assert_eq!(fixture.lookup(ROOT, "old").map(|attr| attr.inode), Ok(new));
+        assert_eq!(fixture.lookup(ROOT, "new"), Err(FsError::NotFound));
+        assert_eq!(fixture.store.view().stats().garbage, 2);
+    }
+
+    #[test]
+    fn kinds_must_fit() {
+        let mut fixture = Fixture::new();
+        let full = fixture.dir(ROOT, "full");
+        fixture.file(full, "x");
+        fixture.dir(ROOT, "empty");
+        fixture.file(ROOT, "f");
+        use RenameMode::{Exchange, NoReplace, Replace};
+        for (from, to, mode, verdict) in [
+            ("f", "empty", Replace, Err(FsError::IsDirectory)),
+            ("empty", "f", Replace, Err(FsError::NotDirectory)),
+            ("empty", "full", Replace, Err(FsError::NotEmpty)),
+            ("f", "empty", NoReplace, Err(FsError::Exists)),
+            ("f", "none", Exchange, Err(FsError::NotFound)),
+            ("none", "f", Replace, Err(FsError::NotFound)),
+            ("f", "f", Replace, Ok(())),
+            ("f", "empty", Exchange, Ok(())),
+            ("full", "f", Replace, Ok(())),
+        ] {
+            let result = fixture.root(rename((ROOT, from), (ROOT, to), mode));
+            assert_eq!(result.map(|_| ()), verdict, "{from} {to} {mode:?}");
+        }
+        assert_eq!(fixture.lookup(ROOT, "f").map(|attr| attr.inode), Ok(full));
+    }
+
+    #[test]
+    fn a_directory_that_moves_is_written() {
+        let mut fixture = Fixture::new();
+        let there = fixture.dir(ROOT, "there");
+        let theirs = fixture.make(&user(1), make(ROOT, "d", MakeKind::Directory, 0o555)).expect("everybody may");
+        let op = rename((ROOT, "d"), (there, "d"), RenameMode::Replace);
+        assert_eq!(fixture.run(&user(1), op.clone()), Err(FsError::AccessDenied), "its .. would change");
+        let stays = rename((ROOT, "d"), (ROOT, "e"), RenameMode::Replace);
+        fixture.run(&user(1), stays).expect("its parent does not change");
+        fixture.root(set_mode(theirs.attr.inode, 0o755)).expect("root may");
+        let op = rename((ROOT, "e"), (there, "d"), RenameMode::Replace);
+        fixture.run(&user(1), op).expect("it may be written");
+    }
+}

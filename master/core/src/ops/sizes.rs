@@ -41,3 +41,57 @@ pub(super) fn record(tx: &mut Tables<'_>, record: &SizeRecord) -> Result<Attr, F
     tx.put_resized(&inode, old_size);
     Ok(inode.attr())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Action;
+    use crate::tests::{Fixture, ROOT, set_size};
+    use gfs_proto::ids::{InodeId, TruncateGeneration};
+    use gfs_proto::time::Timestamp;
+
+    #[test]
+    fn sizes_grow_within_their_generation() {
+        let mut fixture = Fixture::new();
+        let file = fixture.file(ROOT, "f");
+        let record = |size, generation| SizeRecord {
+            inode: file,
+            size,
+            mtime: Timestamp::new(-7, 5),
+            atime: None,
+            ctime: None,
+            truncate_generation: TruncateGeneration::new(generation),
+        };
+        let mut size = |record| {
+            fixture.one(Action::RecordSizes(vec![record])).expect("always");
+            fixture.attr(file).size
+        };
+        assert_eq!(size(record(100, 0)), 100);
+        assert_eq!(size(record(40, 0)), 100, "never cuts");
+        assert_eq!(size(record(FILE_SIZE_MAX + 1, 0)), 100);
+        fixture.root(set_size(file, 10)).expect("root may");
+        let mut size = |record| {
+            fixture.one(Action::RecordSizes(vec![record])).expect("always");
+            fixture.attr(file).size
+        };
+        assert_eq!(size(record(100, 0)), 10, "measured before the cut");
+        assert_eq!(size(record(30, 1)), 30);
+        assert_eq!(Some(fixture.attr(file).mtime), Timestamp::new(-7, 5));
+    }
+
+    #[test]
+    fn what_is_gone_is_left_out() {
+        let mut fixture = Fixture::new();
+        let dir = fixture.dir(ROOT, "d");
+        let records = [dir, InodeId::new(99)].map(|inode| SizeRecord {
+            inode,
+            size: 5,
+            mtime: None,
+            atime: None,
+            ctime: None,
+            truncate_generation: TruncateGeneration::default(),
+        });
+        fixture.one(Action::RecordSizes(records.to_vec())).expect("always");
+        assert_eq!(fixture.attr(dir).size, 0);
+    }
+}

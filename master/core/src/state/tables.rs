@@ -12,6 +12,8 @@ use crate::record::{self, Body, Dentry, Inode, State};
 use crate::store::Genesis;
 use gfs_proto::FsError;
 use gfs_proto::attr::FileKind;
+#[cfg(test)]
+use gfs_proto::ids::DirCookie;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, Sequence, SessionId};
 use gfs_proto::name::Name;
 
@@ -149,6 +151,13 @@ impl Tables<'_> {
     pub(crate) fn insert_dentry(&mut self, parent: InodeId, name: &Name, inode: &Inode) {
         self.stats().dentries += 1;
         let key = table::dentry_key(self.genesis.cluster, parent, name);
+        self.put(Table::Dentries, &key, Dentry { inode: inode.id, kind: inode.kind() }.encode(), true);
+    }
+
+    /// As [`Tables::insert_dentry`], at a cookie that is not the name's.
+    #[cfg(test)]
+    pub(crate) fn insert_dentry_at(&mut self, parent: InodeId, at: DirCookie, name: &Name, inode: &Inode) {
+        let key = [&table::cookie_key(parent, at)[..], name.as_bytes()].concat();
         self.put(Table::Dentries, &key, Dentry { inode: inode.id, kind: inode.kind() }.encode(), true);
     }
 

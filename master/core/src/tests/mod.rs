@@ -1,6 +1,7 @@
 //! Tests of the whole state machine, and the fixture that the tests beside the operations use.
 
 mod layers;
+mod model;
 mod steps;
 
 use crate::command::{Action, Command, CoreBatch, Openers, Stamp, StampedOp};
