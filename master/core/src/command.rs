@@ -87,6 +87,11 @@ pub enum Action {
         /// Chunk and server.
         rows: Vec<(ChunkHandle, ServerId)>,
     },
+    /// These chunks, in these versions, were allocated and never written: holes again. `Done`.
+    Abandon {
+        /// Chunk and recorded version; another version is left alone.
+        chunks: Vec<(ChunkHandle, ChunkVersion)>,
+    },
     /// Nobody has these orphans open any more. `Reaped` with those that were orphans.
     Reap {
         /// Unlinked inodes.

@@ -103,6 +103,13 @@ impl From<&Action> for Wire {
                     .map(|(handle, server)| wire::LoggedReplica { handle: handle.get(), server: server.get() })
                     .collect(),
             }),
+            Action::Abandon { chunks } => {
+                let chunk = |(handle, version): &(ChunkHandle, ChunkVersion)| wire::LoggedChunk {
+                    handle: handle.get(),
+                    version: version.get(),
+                };
+                Self::Abandon(wire::LoggedAbandon { chunks: chunks.iter().map(chunk).collect() })
+            }
             Action::Reap { inodes } => {
                 Self::Reap(wire::LoggedReap { inodes: inodes.iter().map(|inode| inode.get()).collect() })
             }
@@ -148,6 +155,10 @@ impl TryFrom<Wire> for Action {
             Wire::Collected(raw) => {
                 let row = |raw: wire::LoggedReplica| (ChunkHandle::new(raw.handle), ServerId::new(raw.server));
                 Self::Collected { rows: raw.replicas.into_iter().map(row).collect() }
+            }
+            Wire::Abandon(raw) => {
+                let chunk = |raw: wire::LoggedChunk| (ChunkHandle::new(raw.handle), ChunkVersion::new(raw.version));
+                Self::Abandon { chunks: raw.chunks.into_iter().map(chunk).collect() }
             }
             Wire::Reap(raw) => Self::Reap { inodes: raw.inodes.into_iter().map(InodeId::new).collect() },
         })
@@ -287,6 +298,7 @@ mod tests {
             Action::RecordSizes(vec![size]),
             Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(1))] },
             Action::Collected { rows: vec![(handle, server)] },
+            Action::Abandon { chunks: vec![(handle, ChunkVersion::new(2))] },
             Action::Reap { inodes: vec![inode] },
         ]
     }

@@ -3,6 +3,7 @@
 //! An operation that returns an error has changed nothing (and what it changed by mistake is rolled back
 //! by its caller). None looks at anything but the tables, its arguments and the [`Request`].
 
+pub(crate) mod abandon;
 pub(crate) mod batch;
 pub(crate) mod chunks;
 pub(crate) mod link;
