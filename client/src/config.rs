@@ -40,6 +40,21 @@ impl Default for ClientConfig {
     }
 }
 
+impl ClientConfig {
+    /// Refuses numbers that make no sense.
+    pub(crate) fn check(&self) -> Result<(), ConnectError> {
+        let at_least = |setting, value: u64, least: u64, range| {
+            if value >= least { Ok(()) } else { Err(ConnectError::BadSetting { setting, value, range }) }
+        };
+        let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        at_least("timeout (milliseconds)", timeout_ms, 100, "100 and more")?;
+        at_least("cache_bytes", self.cache_bytes, 1 << 20, "1 MiB and more")?;
+        at_least("dirty_bytes", self.dirty_bytes, 1 << 20, "1 MiB and more")?;
+        at_least("attributes_max", self.attributes_max as u64, 1, "1 and more")?;
+        at_least("names_max", self.names_max as u64, 1, "1 and more")
+    }
+}
+
 /// Why [`crate::Client::connect`] failed; its text tells a person what to do.
 #[derive(Debug, Error)]
 pub enum ConnectError {

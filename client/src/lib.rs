@@ -5,9 +5,16 @@
 //! [`Client::resolve`] for paths. It knows nothing of FUSE and prints nothing.
 //! Every operation ends within [`ClientConfig::timeout`].
 
+mod authority;
+mod cache;
 pub mod config;
 pub mod data;
+#[cfg(test)]
+mod fake_master;
+mod files;
 mod fs;
+mod retry;
+mod session;
 mod types;
 
 pub use config::{ClientConfig, ConnectError};

@@ -1,25 +1,64 @@
 //! Opening, creating and closing files.
 
 use super::Client;
+use crate::cache::Seen;
+use crate::data::OpenData;
+use crate::files::{Closed, OpenInode, Opening};
 use crate::{Entry, FileHandle, OpenFlags, Opened};
 use gfs_proto::FsError;
 use gfs_proto::attr::Mode;
 use gfs_proto::caller::Caller;
-use gfs_proto::chunk::ChunkMap;
-use gfs_proto::ids::InodeId;
+use gfs_proto::chunk::{ChunkGrant, ChunkMap};
+use gfs_proto::ids::{ChunkIndex, InodeId, OpenId};
+use gfs_proto::limits::{BATCH_OPS_MAX, CHUNKS_PER_REQUEST_MAX};
 use gfs_proto::name::Name;
+use gfs_proto::ops::{self, HeldChunk, Make, MakeKind, Op, OpResult, OpenSpec};
+use std::sync::Arc;
+use tracing::warn;
+
+/// An open that the master has granted, on its way into the table.
+struct Granted {
+    opened: ops::Opened,
+    grant: Option<ChunkGrant>,
+    open: OpenId,
+    flags: OpenFlags,
+    /// The file was made by this call.
+    made: bool,
+    seen: Seen,
+}
 
 impl Client {
     /// Opens a file.
     pub async fn open(&self, caller: &Caller, inode: InodeId, flags: OpenFlags) -> Result<Opened, FsError> {
-        let _ = (caller, inode, flags);
-        Err(FsError::NotImplemented)
+        if let Some(opened) = self.try_open(inode, flags) {
+            return opened;
+        }
+        self.await_release(inode, flags).await;
+        let open_here = self.files.inode(inode).filter(|_| flags.truncate);
+        let _gate = match &open_here {
+            Some(open) => {
+                let gate = open.gate.write().await;
+                open.data.truncate_prepare(0).await?;
+                Some(gate)
+            }
+            None => None,
+        };
+        let opening = self.files.begin_open();
+        let spec = OpenSpec { open: self.files.next_open(), access: flags.access, truncate: flags.truncate };
+        let mut answer = self.ask(caller, vec![Op::Open { inode: inode.into(), spec }]).await?;
+        let OpResult::Opened(opened) = answer.next()? else { return Err(FsError::Protocol) };
+        let granted = Granted { opened, grant: None, open: spec.open, flags, made: false, seen: answer.seen };
+        self.adopt(granted, &opening).await
     }
 
-    /// [`Client::open`] without waiting: possible only where nobody need be asked.
+    /// [`Client::open`] without waiting: possible only where nobody need be asked, because this client
+    /// alone has the file open already.
     pub fn try_open(&self, inode: InodeId, flags: OpenFlags) -> Option<Result<Opened, FsError>> {
-        let _ = (inode, flags);
-        None
+        if flags.truncate {
+            return None;
+        }
+        let handle = self.files.insert_covered(inode, flags)?;
+        Some(Ok(Opened { handle, keep_cache: true, direct: false }))
     }
 
     /// Creates a file and opens it, or opens what is there unless `flags.exclusive`. `mode` has the
@@ -31,31 +70,231 @@ impl Client {
         name: &Name,
         (mode, flags): (Mode, OpenFlags),
     ) -> Result<(Entry, Opened), FsError> {
-        let _ = (caller, parent, name, mode, flags);
-        Err(FsError::NotImplemented)
+        let opening = self.files.begin_open();
+        let spec = OpenSpec { open: self.files.next_open(), access: flags.access, truncate: flags.truncate };
+        let make = Make {
+            parent: parent.into(),
+            name: name.clone(),
+            kind: MakeKind::File,
+            mode,
+            exclusive: flags.exclusive,
+            open: Some(spec),
+            first_chunk: flags.access.writes(),
+            ids: None,
+        };
+        let mut answer = self.ask(caller, vec![Op::Make(make)]).await?;
+        let seen = answer.seen;
+        let OpResult::Made(made) = self.noted(answer.next(), parent, name, seen)? else {
+            return Err(FsError::Protocol);
+        };
+        let opened = made.opened.ok_or(FsError::Protocol)?;
+        if made.existed {
+            self.cache.put_name(parent, name, Some(made.attr.inode), seen);
+        } else {
+            self.entry_made(parent, name, &made.attr, seen);
+        }
+        let granted = Granted { opened, grant: made.grant, open: spec.open, flags, made: !made.existed, seen };
+        let opened = self.adopt(granted, &opening).await?;
+        Ok((self.taken(made.attr, seen), opened))
+    }
+
+    /// An open for writing follows the close before it at the master too: what the close gives back
+    /// must not be what the open is given.
+    async fn await_release(&self, inode: InodeId, flags: OpenFlags) {
+        if let Some(mut released) = self.files.releasing(inode).filter(|_| flags.access.writes() || flags.truncate) {
+            // Bounded: the answer comes, or the session ends and takes the sender with it.
+            let _ = tokio::time::timeout_at(self.session.deadline(), released.wait_for(|done| *done)).await;
+        }
+    }
+
+    /// Takes what the master has granted into the table.
+    async fn adopt(&self, mut granted: Granted, opening: &Opening<'_>) -> Result<Opened, FsError> {
+        let attr = granted.opened.attr.clone();
+        let recalled = self.files.was_recalled(attr.inode, opening);
+        let exclusive = granted.opened.exclusive && !recalled;
+        let given_up = granted.grant.take_if(|_| recalled);
+        let parked = self.files.unpark(&attr);
+        let known = parked.is_some();
+        let handle_is = (granted.flags, Some(granted.open), granted.flags.truncate && !granted.made);
+        let (handle, inode, fresh) = self.files.insert(attr.inode, handle_is, || {
+            let buffered = exclusive && parked.is_none();
+            let data = parked.unwrap_or_else(|| {
+                self.plane.open(OpenData {
+                    inode: attr.inode,
+                    size: attr.size,
+                    truncate_generation: attr.truncate_generation,
+                    map: granted.opened.chunks.clone(),
+                    grant: granted.grant.take(),
+                    exclusive,
+                })
+            });
+            OpenInode::new(&attr, data, buffered, granted.made)
+        });
+        let same_content = if fresh { known } else { inode.is_exclusive() || inode.has_content_of(&attr) };
+        if !fresh {
+            inode.learn(&attr);
+        }
+        self.cache.put_attr(&attr, granted.seen);
+        let unused = given_up.or(granted.grant);
+        if let Some(grant) = unused {
+            self.return_chunks(vec![HeldChunk { handle: grant.handle, epoch: grant.epoch }]);
+        }
+        if let Err(error) = self.settle_mode(&inode, exclusive, opening).await {
+            self.release(handle);
+            return Err(error);
+        }
+        let direct = granted.flags.access.writes() && !inode.is_exclusive();
+        Ok(Opened { handle, keep_cache: same_content, direct })
+    }
+
+    /// Becomes the exclusive writer, unless that was recalled in the meantime.
+    pub(super) async fn settle_mode(
+        &self,
+        inode: &Arc<OpenInode>,
+        exclusive: bool,
+        opening: &Opening<'_>,
+    ) -> Result<(), FsError> {
+        let _mode = inode.mode.lock().await;
+        if self.files.was_recalled(inode.id, opening) {
+            inode.set_exclusive(false);
+            return inode.data.set_exclusive(false).await;
+        }
+        if exclusive && !inode.is_exclusive() {
+            inode.data.set_exclusive(true).await?;
+            inode.set_exclusive(true);
+        }
+        Ok(())
     }
 
     /// `close(2)` of one descriptor: what was written is in the memory of the replicas, the size at
     /// the master. Errors of earlier writes are reported here.
     pub async fn flush(&self, handle: FileHandle) -> Result<(), FsError> {
-        let _ = handle;
-        Err(FsError::NotImplemented)
+        let file = self.files.get(handle)?;
+        if !file.flags.access.writes() {
+            return Ok(());
+        }
+        file.inode.check()?;
+        if file.replaces {
+            // What replaces an older content is not less durable than that was.
+            file.inode.data.sync().await?;
+            return self.report(&file.inode, Some(false)).await;
+        }
+        self.flush_inode(&file.inode).await
+    }
+
+    /// Data to the replicas, size to the master: at once where nobody else can look.
+    pub(super) async fn flush_inode(&self, inode: &Arc<OpenInode>) -> Result<(), FsError> {
+        if inode.is_exclusive() {
+            let (flushed, reported) = tokio::join!(inode.data.flush(), self.report(inode, None));
+            flushed.and(reported)
+        } else {
+            inode.data.flush().await?;
+            self.report(inode, None).await
+        }
     }
 
     /// [`Client::flush`] without waiting: `Some` if there is nothing to do.
     pub fn try_flush(&self, handle: FileHandle) -> Option<Result<(), FsError>> {
-        let _ = handle;
-        None
+        match self.files.get(handle) {
+            Ok(file) if file.flags.access.writes() => None,
+            Ok(_) => Some(Ok(())),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// The last descriptor is closed. Never waits; what must be told to the master is sent behind it.
     pub fn release(&self, handle: FileHandle) {
-        let _ = handle;
+        match self.files.remove(handle) {
+            Closed::Unknown => {}
+            Closed::Handle(opens) => {
+                if let Some((inode, opens)) = opens.first().map(|(inode, _)| (*inode, &opens)) {
+                    let ops = opens.iter().map(|(_, open)| Op::Release { inode: inode.into(), open: *open });
+                    self.post_all(ops.collect(), |_| ());
+                }
+            }
+            Closed::Inode(inode) => self.close_inode(inode),
+        }
+    }
+
+    /// The last handle is closed.
+    fn close_inode(&self, inode: Arc<OpenInode>) {
+        let clean = inode.check().is_err() || !(inode.data.is_dirty() || inode.unreported().is_some());
+        match self.me.upgrade() {
+            Some(me) if !clean => {
+                // Written through a mapping after the descriptor was closed, or a flush that failed.
+                tokio::spawn(async move {
+                    if let Err(error) = me.flush_inode(&inode).await {
+                        warn!(inode = %inode.id, %error, "data of a closed file could not be written");
+                    }
+                    me.forget_inode(&inode);
+                });
+            }
+            _ => self.forget_inode(&inode),
+        }
+    }
+
+    /// Tells the master that the inode is closed, unless it was opened again.
+    fn forget_inode(&self, inode: &Arc<OpenInode>) {
+        let Some((opens, done)) = self.files.remove_unused(inode) else { return };
+        let held = inode.data.held();
+        inode.data.forget_grants();
+        self.files.park(inode);
+        let mut ops: Vec<Op> = opens.iter().map(|open| Op::Release { inode: inode.id.into(), open: *open }).collect();
+        ops.extend(return_ops(&held));
+        let (me, id) = (self.me.clone(), inode.id);
+        self.post_all(ops, move |_| {
+            if let Some(me) = me.upgrade() {
+                me.files.released(id, &done);
+            }
+        });
+    }
+
+    /// Gives leases back, without waiting.
+    pub(super) fn return_chunks(&self, held: Vec<HeldChunk>) {
+        self.post_all(return_ops(&held), |_| ());
+    }
+
+    /// Sends operations without waiting; `then` is called with the outcome of the last batch.
+    fn post_all(&self, mut ops: Vec<Op>, then: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+        let root = Caller::root();
+        while ops.len() > BATCH_OPS_MAX {
+            let rest = ops.split_off(BATCH_OPS_MAX);
+            self.session.post(&root, std::mem::replace(&mut ops, rest), |_| ());
+        }
+        if ops.is_empty() {
+            return then(Ok(()));
+        }
+        let (session, again) = (self.session.clone(), ops.clone());
+        self.session.post(&root, ops, move |outcome| match outcome {
+            Err(error) if error.is_retryable() => {
+                tokio::spawn(async move { then(session.call(&Caller::root(), again).await.map(|_| ())) });
+            }
+            outcome => then(outcome.map(|_| ())),
+        });
     }
 
     /// Where the chunks of a file are, holes left out.
     pub async fn file_chunks(&self, caller: &Caller, inode: InodeId) -> Result<ChunkMap, FsError> {
-        let _ = (caller, inode);
-        Err(FsError::NotImplemented)
+        let size = self.fresh_attr(caller, inode).await?.attr.size;
+        let count = self.session.identity().chunk_size.chunks_of(size);
+        let mut map = ChunkMap::default();
+        for first in (0..count).step_by(CHUNKS_PER_REQUEST_MAX as usize) {
+            let op = Op::ReadChunks {
+                inode: inode.into(),
+                first: ChunkIndex::new(first),
+                count: (count - first).min(CHUNKS_PER_REQUEST_MAX),
+            };
+            let OpResult::Chunks(page) = self.ask(caller, vec![op]).await?.next()? else {
+                return Err(FsError::Protocol);
+            };
+            map.generation = page.generation;
+            map.chunks.extend(page.chunks);
+        }
+        Ok(map)
     }
+}
+
+fn return_ops(held: &[HeldChunk]) -> Vec<Op> {
+    let pages = held.chunks(CHUNKS_PER_REQUEST_MAX as usize);
+    pages.map(|chunks| Op::ReturnChunks { chunks: chunks.to_vec() }).collect()
 }

@@ -1,0 +1,84 @@
+//! Locations and leases for the data plane, asked of the master through the session.
+
+use crate::data::ChunkAuthority;
+use crate::session::Session;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use gfs_proto::FsError;
+use gfs_proto::caller::Caller;
+use gfs_proto::chunk::{ChunkGrant, ChunkMap};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, ClusterId, InodeId, ServerId, SessionId};
+use gfs_proto::layout::ChunkSize;
+use gfs_proto::ops::{Op, OpResult};
+use std::sync::Arc;
+use tracing::warn;
+
+/// See the file's text. Rights were checked at the open, so it asks as root.
+pub(crate) struct MasterAuthority {
+    session: Arc<Session>,
+    cluster: ClusterId,
+    chunk_size: ChunkSize,
+}
+
+impl MasterAuthority {
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        let identity = session.identity();
+        Self { session, cluster: identity.cluster, chunk_size: identity.chunk_size }
+    }
+
+    async fn one(&self, op: Op) -> Result<OpResult, FsError> {
+        let reply = self.session.call(&Caller::root(), vec![op]).await?;
+        reply.results.into_iter().next().unwrap_or(Err(FsError::Protocol))
+    }
+
+    async fn granted(&self, op: Op) -> Result<ChunkGrant, FsError> {
+        match self.one(op).await? {
+            OpResult::Grant(grant) => Ok(grant),
+            _ => Err(FsError::Protocol),
+        }
+    }
+}
+
+impl ChunkAuthority for MasterAuthority {
+    fn locate(&self, inode: InodeId, first: ChunkIndex, count: u32) -> BoxFuture<'_, Result<ChunkMap, FsError>> {
+        async move {
+            match self.one(Op::ReadChunks { inode: inode.into(), first, count }).await? {
+                OpResult::Chunks(map) => Ok(map),
+                _ => Err(FsError::Protocol),
+            }
+        }
+        .boxed()
+    }
+
+    fn grant(&self, inode: InodeId, index: ChunkIndex) -> BoxFuture<'_, Result<ChunkGrant, FsError>> {
+        self.granted(Op::GrantChunk { inode: inode.into(), index }).boxed()
+    }
+
+    fn broken(&self, grant: &ChunkGrant, suspects: Vec<ServerId>) -> BoxFuture<'_, Result<ChunkGrant, FsError>> {
+        self.granted(Op::BreakChunk {
+            inode: grant.inode.into(),
+            index: grant.index,
+            handle: grant.handle,
+            version: grant.version,
+            epoch: grant.epoch,
+            suspects,
+        })
+        .boxed()
+    }
+
+    fn session(&self) -> SessionId {
+        self.session.id()
+    }
+
+    fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    fn chunk_size(&self) -> ChunkSize {
+        self.chunk_size
+    }
+
+    fn corrupt(&self, handle: ChunkHandle, server: ServerId) {
+        warn!(%handle, %server, "a replica does not match its checksums; another one was read");
+    }
+}

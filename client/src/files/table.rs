@@ -1,0 +1,417 @@
+//! Open files: handles of this client, and under them one [`OpenInode`] for each inode.
+//!
+//! Keeps: an inode has at most one [`InodeData`] in use, whoever opens it; an open that follows a close
+//! of the same inode is told to the master after it; a recall that overtakes the answer to an open is
+//! not lost.
+
+use super::overlay::{Overlay, Report, Written};
+use crate::FileHandle;
+use crate::data::{InodeData, SizeChange};
+use crate::session::Reclaim;
+use crate::types::OpenFlags;
+use gfs_proto::FsError;
+use gfs_proto::attr::Attr;
+use gfs_proto::ids::{InodeId, MapGeneration, OpenId, TruncateGeneration};
+use gfs_proto::time::Timestamp;
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::watch;
+
+/// Closed files whose blocks and unsynced writes are remembered.
+const PARKED_MAX: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
+
+/// What an inode's content looked like: equal stamps, equal bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ContentStamp {
+    size: u64,
+    mtime: Timestamp,
+    ctime: Timestamp,
+    truncate_generation: TruncateGeneration,
+    map_generation: MapGeneration,
+}
+
+impl ContentStamp {
+    pub(crate) const fn of(attr: &Attr) -> Self {
+        Self {
+            size: attr.size,
+            mtime: attr.mtime,
+            ctime: attr.ctime,
+            truncate_generation: attr.truncate_generation,
+            map_generation: attr.map_generation,
+        }
+    }
+}
+
+/// An inode that is open here.
+pub(crate) struct OpenInode {
+    pub(crate) id: InodeId,
+    pub(crate) data: Arc<InodeData>,
+    /// Writers pass together, a cut of the size alone.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+    /// One append at a time, where others write the file too.
+    pub(crate) append: tokio::sync::Mutex<()>,
+    /// One size report at a time.
+    pub(crate) reporting: tokio::sync::Mutex<()>,
+    /// One change between exclusive and shared at a time.
+    pub(crate) mode: tokio::sync::Mutex<()>,
+    overlay: Mutex<Overlay>,
+    exclusive: AtomicBool,
+    /// The session that it was written in expired: dirty data is gone.
+    failed: AtomicBool,
+    /// Content at the open, or at the last report.
+    stamp: Mutex<ContentStamp>,
+}
+
+impl OpenInode {
+    /// `logged`: see [`Overlay::new`].
+    pub(crate) fn new(attr: &Attr, data: Arc<InodeData>, exclusive: bool, logged: bool) -> Arc<Self> {
+        Arc::new(Self {
+            id: attr.inode,
+            data,
+            gate: tokio::sync::RwLock::new(()),
+            append: tokio::sync::Mutex::new(()),
+            reporting: tokio::sync::Mutex::new(()),
+            mode: tokio::sync::Mutex::new(()),
+            overlay: Mutex::new(Overlay::new(attr, logged)),
+            exclusive: AtomicBool::new(exclusive),
+            failed: AtomicBool::new(false),
+            stamp: Mutex::new(ContentStamp::of(attr)),
+        })
+    }
+
+    /// This session alone has the file open, for writing.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.exclusive.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_exclusive(&self, exclusive: bool) {
+        self.exclusive.store(exclusive, Ordering::Release);
+    }
+
+    /// Fails once dirty data was lost with a session.
+    pub(crate) fn check(&self) -> Result<(), FsError> {
+        if self.failed.load(Ordering::Acquire) { Err(FsError::Io) } else { Ok(()) }
+    }
+
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    fn stamp(&self) -> ContentStamp {
+        *self.stamp.lock()
+    }
+
+    /// True if the content is still that of `attr`.
+    pub(crate) fn has_content_of(&self, attr: &Attr) -> bool {
+        self.stamp() == ContentStamp::of(attr)
+    }
+
+    fn set_stamp(&self, attr: &Attr) {
+        *self.stamp.lock() = ContentStamp::of(attr);
+    }
+
+    fn written(&self) -> (Written, Option<SizeChange>) {
+        let change = self.data.unreported();
+        (Written { size: self.data.size(), mtime: change.map(|change| change.mtime) }, change)
+    }
+
+    /// See [`Overlay::unreported`]; the change is to be confirmed to the data plane.
+    pub(crate) fn unreported(&self) -> Option<(Report, Option<SizeChange>)> {
+        let (written, change) = self.written();
+        Some((self.overlay.lock().unreported(written)?, change))
+    }
+
+    /// See [`Overlay::unlogged`].
+    pub(crate) fn unlogged(&self, data_only: bool) -> Option<(Report, Option<SizeChange>)> {
+        let (written, change) = self.written();
+        Some((self.overlay.lock().unlogged(written, data_only)?, change))
+    }
+
+    /// The master has noted a report.
+    pub(crate) fn reported(&self, (report, change): &(Report, Option<SizeChange>), attr: &Attr, durable: bool) {
+        if let Some(change) = change {
+            self.data.reported(change);
+        }
+        self.overlay.lock().reported(report, attr, durable);
+        self.set_stamp(attr);
+    }
+
+    /// Changes the overlay, which is told what is written.
+    pub(crate) fn with_overlay<T>(&self, change: impl FnOnce(&mut Overlay, Written) -> T) -> T {
+        let (written, _) = self.written();
+        change(&mut self.overlay.lock(), written)
+    }
+
+    /// The master's attributes with what is known here laid over them.
+    pub(crate) fn lay_over(&self, attr: &mut Attr) {
+        self.with_overlay(|overlay, written| overlay.apply(attr, written, self.is_exclusive()));
+    }
+
+    /// Attributes came in: what other sessions did to size and content is taken over.
+    pub(crate) fn learn(&self, attr: &Attr) {
+        let cut = self.with_overlay(|overlay, _| {
+            let cut = attr.truncate_generation > overlay.generation();
+            overlay.truncated(attr);
+            cut
+        });
+        if cut {
+            self.data.truncated(attr.size, attr.truncate_generation);
+        } else if !self.is_exclusive() {
+            self.data.learn_size(attr.size, attr.truncate_generation);
+            if !self.has_content_of(attr) {
+                self.data.invalidate();
+            }
+        }
+        self.set_stamp(attr);
+    }
+}
+
+/// A handle.
+pub(crate) struct OpenFile {
+    pub(crate) flags: OpenFlags,
+    pub(crate) inode: Arc<OpenInode>,
+    /// Opened with O_TRUNC: what is written then replaces what was there, so close makes it durable.
+    pub(crate) replaces: bool,
+    /// As registered at the master; `None`: another handle's registration covers it.
+    registered: Option<OpenId>,
+}
+
+impl OpenFile {
+    pub(crate) fn new(inode: Arc<OpenInode>, flags: OpenFlags, registered: Option<OpenId>, replaces: bool) -> Self {
+        Self { flags, inode, replaces, registered }
+    }
+}
+
+struct Entry {
+    inode: Arc<OpenInode>,
+    handles: usize,
+    /// Registrations of closed handles that others still rely on.
+    inherited: Vec<Reclaim>,
+    covered: usize,
+}
+
+#[derive(Default)]
+struct Inner {
+    handles: HashMap<FileHandle, Arc<OpenFile>>,
+    inodes: HashMap<InodeId, Entry>,
+    /// Closes that the master has not confirmed.
+    releasing: HashMap<InodeId, watch::Receiver<bool>>,
+    /// Opens that the master has not answered.
+    opening: usize,
+    /// Recalls while opens were under way, by when they came.
+    recalled: HashMap<InodeId, u64>,
+    recalls: u64,
+}
+
+/// What is left to do when a handle is closed.
+pub(crate) enum Closed {
+    /// There was no such handle.
+    Unknown,
+    /// Other handles remain: these registrations end.
+    Handle(Vec<(InodeId, OpenId)>),
+    /// It was the last handle of the inode. The inode stays in the table until
+    /// [`Files::remove_unused`].
+    Inode(Arc<OpenInode>),
+}
+
+/// See the file's text.
+pub(crate) struct Files {
+    inner: Mutex<Inner>,
+    parked: Mutex<LruCache<InodeId, (ContentStamp, Arc<InodeData>)>>,
+    next: AtomicU64,
+}
+
+/// While it lives, recalls of inodes that are not in the table are noted.
+pub(crate) struct Opening<'a> {
+    files: &'a Files,
+    /// Recalls that came before it.
+    recalls: u64,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.files.inner.lock();
+        inner.opening -= 1;
+        if inner.opening == 0 {
+            inner.recalled.clear();
+        }
+    }
+}
+
+impl Files {
+    pub(crate) fn new() -> Self {
+        Self {
+            inner: Mutex::new(Inner::default()),
+            parked: Mutex::new(LruCache::new(PARKED_MAX)),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    /// A number for an open at the master.
+    pub(crate) fn next_open(&self) -> OpenId {
+        OpenId::new(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// An open file.
+    pub(crate) fn get(&self, handle: FileHandle) -> Result<Arc<OpenFile>, FsError> {
+        self.inner.lock().handles.get(&handle).cloned().ok_or(FsError::BadHandle)
+    }
+
+    /// An inode that is open here.
+    pub(crate) fn inode(&self, inode: InodeId) -> Option<Arc<OpenInode>> {
+        self.inner.lock().inodes.get(&inode).map(|entry| entry.inode.clone())
+    }
+
+    /// Every inode that is open here.
+    pub(crate) fn inodes(&self) -> Vec<Arc<OpenInode>> {
+        self.inner.lock().inodes.values().map(|entry| entry.inode.clone()).collect()
+    }
+
+    /// Begins to ask the master for an open.
+    pub(crate) fn begin_open(&self) -> Opening<'_> {
+        let mut inner = self.inner.lock();
+        inner.opening += 1;
+        Opening { files: self, recalls: inner.recalls }
+    }
+
+    /// A recall came for an inode. Returns it if it is open here; if not, and an open is under way, the
+    /// recall is kept for its answer.
+    pub(crate) fn recall(&self, inode: InodeId) -> Option<Arc<OpenInode>> {
+        let mut inner = self.inner.lock();
+        inner.recalls += 1;
+        if inner.opening > 0 {
+            let number = inner.recalls;
+            inner.recalled.insert(inode, number);
+        }
+        inner.inodes.get(&inode).map(|entry| entry.inode.clone())
+    }
+
+    /// True if a recall of the inode came while `opening` was under way.
+    pub(crate) fn was_recalled(&self, inode: InodeId, opening: &Opening<'_>) -> bool {
+        self.inner.lock().recalled.get(&inode).is_some_and(|number| *number > opening.recalls)
+    }
+
+    /// Adds a handle. `make` is called if the inode is not open here yet; true is returned then.
+    pub(crate) fn insert(
+        &self,
+        inode: InodeId,
+        (flags, registered, replaces): (OpenFlags, Option<OpenId>, bool),
+        make: impl FnOnce() -> Arc<OpenInode>,
+    ) -> (FileHandle, Arc<OpenInode>, bool) {
+        let handle = FileHandle::new(self.next.fetch_add(1, Ordering::Relaxed));
+        let mut inner = self.inner.lock();
+        let usable = inner.inodes.get(&inode).is_some_and(|entry| entry.inode.check().is_ok());
+        if !usable {
+            // Handles of an inode that failed keep it; from now on there is another one under its number.
+            let entry = Entry { inode: make(), handles: 0, inherited: Vec::new(), covered: 0 };
+            inner.inodes.insert(inode, entry);
+        }
+        let entry = inner.inodes.get_mut(&inode).expect("it was there or was just made");
+        entry.handles += 1;
+        entry.covered += usize::from(registered.is_none());
+        let open = entry.inode.clone();
+        inner.handles.insert(handle, Arc::new(OpenFile::new(open.clone(), flags, registered, replaces)));
+        (handle, open, !usable)
+    }
+
+    /// Adds a handle to an inode that this session alone has open, without asking the master.
+    pub(crate) fn insert_covered(&self, inode: InodeId, flags: OpenFlags) -> Option<FileHandle> {
+        let mut inner = self.inner.lock();
+        let entry = inner.inodes.get_mut(&inode)?;
+        if !entry.inode.is_exclusive() || entry.handles == 0 || entry.inode.check().is_err() {
+            return None;
+        }
+        entry.handles += 1;
+        entry.covered += 1;
+        let file = Arc::new(OpenFile::new(entry.inode.clone(), flags, None, false));
+        let handle = FileHandle::new(self.next.fetch_add(1, Ordering::Relaxed));
+        inner.handles.insert(handle, file);
+        Some(handle)
+    }
+
+    /// Closes a handle.
+    pub(crate) fn remove(&self, handle: FileHandle) -> Closed {
+        let mut inner = self.inner.lock();
+        let Some(file) = inner.handles.remove(&handle) else { return Closed::Unknown };
+        let id = file.inode.id;
+        let Some(entry) = inner.inodes.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.inode, &file.inode)) else {
+            return Closed::Handle(file.registered.map(|open| (id, open)).into_iter().collect());
+        };
+        entry.handles -= 1;
+        entry.covered -= usize::from(file.registered.is_none());
+        let registered = file.registered.map(|open| Reclaim { inode: id, open, access: file.flags.access });
+        entry.inherited.extend(registered);
+        if entry.handles == 0 {
+            return Closed::Inode(entry.inode.clone());
+        }
+        if entry.covered > 0 {
+            return Closed::Handle(Vec::new());
+        }
+        Closed::Handle(entry.inherited.drain(..).map(|reclaim| (id, reclaim.open)).collect())
+    }
+
+    /// Takes an inode without handles out of the table, unless it was opened again. Returns the
+    /// registrations that end, and what to set when the master has confirmed that.
+    pub(crate) fn remove_unused(&self, inode: &Arc<OpenInode>) -> Option<(Vec<OpenId>, watch::Sender<bool>)> {
+        let mut inner = self.inner.lock();
+        let entry = inner.inodes.get(&inode.id)?;
+        if entry.handles > 0 || !Arc::ptr_eq(&entry.inode, inode) {
+            return None;
+        }
+        let entry = inner.inodes.remove(&inode.id)?;
+        let (done, waiting) = watch::channel(false);
+        inner.releasing.insert(inode.id, waiting);
+        Some((entry.inherited.iter().map(|reclaim| reclaim.open).collect(), done))
+    }
+
+    /// The master has confirmed a close.
+    pub(crate) fn released(&self, inode: InodeId, done: &watch::Sender<bool>) {
+        done.send_replace(true);
+        let mut inner = self.inner.lock();
+        if inner.releasing.get(&inode).is_some_and(|waiting| *waiting.borrow()) {
+            inner.releasing.remove(&inode);
+        }
+    }
+
+    /// What to wait for before the inode is opened again.
+    pub(crate) fn releasing(&self, inode: InodeId) -> Option<watch::Receiver<bool>> {
+        self.inner.lock().releasing.get(&inode).cloned()
+    }
+
+    /// All that is registered at the master.
+    pub(crate) fn registered(&self) -> Vec<Reclaim> {
+        let inner = self.inner.lock();
+        let of_handles = inner.handles.values().filter_map(|file| {
+            Some(Reclaim { inode: file.inode.id, open: file.registered?, access: file.flags.access })
+        });
+        of_handles.chain(inner.inodes.values().flat_map(|entry| entry.inherited.iter().copied())).collect()
+    }
+
+    /// Keeps what is known of the content of a closed inode.
+    pub(crate) fn park(&self, inode: &OpenInode) {
+        if inode.check().is_ok() {
+            self.parked.lock().push(inode.id, (inode.stamp(), inode.data.clone()));
+        }
+    }
+
+    /// What was known of the content, if it is still that.
+    pub(crate) fn unpark(&self, attr: &Attr) -> Option<Arc<InodeData>> {
+        let (stamp, data) = self.parked.lock().pop(&attr.inode)?;
+        (stamp == ContentStamp::of(attr)).then_some(data)
+    }
+
+    /// The data of an inode that is open, or was, to make its writes durable.
+    pub(crate) fn data(&self, inode: InodeId) -> Option<Arc<InodeData>> {
+        let open = self.inode(inode).map(|open| open.data.clone());
+        open.or_else(|| self.parked.lock().peek(&inode).map(|(_, data)| data.clone()))
+    }
+
+    /// Forgets all closed inodes.
+    pub(crate) fn forget_parked(&self) {
+        self.parked.lock().clear();
+    }
+}
