@@ -8,6 +8,7 @@ use crate::config::Timings;
 use crate::data_dir::DataDir;
 use crate::gate::Gate;
 use crate::grants::leases::Leases;
+use crate::grants::unwritten::Unwritten;
 use crate::keyed_lock::KeyedLocks;
 use crate::log::{LogError, ReplicatedLog, StateMachine};
 use crate::opens::Opens;
@@ -84,6 +85,8 @@ pub struct Master {
     pub locations: Locations,
     /// Who may write what.
     pub leases: Leases,
+    /// Chunks that maybe nothing was written into.
+    pub unwritten: Unwritten,
     /// Grants of one chunk come one after another.
     pub chunk_locks: KeyedLocks<(InodeId, ChunkIndex)>,
     /// Push-back while checkpoints lag behind.
@@ -161,6 +164,7 @@ impl Master {
     fn dropped(&self, outcome: &Outcome) {
         for handle in &outcome.dropped {
             self.leases.remove(*handle);
+            self.unwritten.remove(*handle);
         }
         if !outcome.dropped.is_empty() {
             self.garbage.notify_one();

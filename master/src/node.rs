@@ -41,12 +41,12 @@ pub enum StartError {
     #[error("cannot read the metadata: {0}")]
     State(#[from] FsError),
     /// The address.
-    #[error("cannot listen at {address}: {}", listen_problem(source))]
+    #[error("cannot listen at {address}: {}", listen_problem(cause))]
     Listen {
         /// Where.
         address: SocketAddr,
-        /// Why not.
-        source: io::Error,
+        /// Why not; the text says it already.
+        cause: io::Error,
     },
     /// A thread.
     #[error("cannot start a thread")]
@@ -84,12 +84,12 @@ impl Node {
             cache_bytes: config.cache_bytes,
             now: now(),
         };
-        let (directory, store) = DataDir::open(&config.data, &options)?;
-        let directory = Arc::new(directory);
-        // The port first: a master that cannot serve has nothing to replay for.
-        let listen = |source| StartError::Listen { address: config.listen, source };
+        // The port first: a master that cannot serve must not format a directory.
+        let listen = |cause| StartError::Listen { address: config.listen, cause };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        let (directory, store) = DataDir::open(&config.data, &options)?;
+        let directory = Arc::new(directory);
         let master = Arc::new(assemble(config, directory.clone(), store)?);
         let checkpointer = Checkpointer::start(master.clone()).map_err(StartError::Thread)?;
         let server = tokio::spawn(serve(master.clone(), listener, address));
@@ -162,6 +162,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         servers: Servers::new(servers, config.timings, started),
         locations: Default::default(),
         leases: Default::default(),
+        unwritten: Default::default(),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),
         garbage: Default::default(),

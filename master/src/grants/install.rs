@@ -44,8 +44,6 @@ pub struct Wanted<'a> {
     pub suspects: &'a [ServerId],
     /// A new version in any case.
     pub raise: bool,
-    /// Somebody is to write: where no replica was ever made, new ones may be begun.
-    pub writing: bool,
 }
 
 /// What all members have confirmed.
@@ -63,6 +61,20 @@ pub struct Agreed {
     pub created: bool,
 }
 
+/// How it ended.
+#[derive(Clone, Debug)]
+pub enum Agreement {
+    /// All members confirmed, and what is recorded says so.
+    Reached(Agreed),
+    /// The chunk record changed meanwhile: look again.
+    Changed,
+    /// No server that is up has a replica.
+    Nowhere {
+        /// Entitled servers that are not up: they may have one.
+        away: Vec<Lost>,
+    },
+}
+
 /// A server that takes part.
 #[derive(Clone, Debug)]
 struct Member {
@@ -70,8 +82,9 @@ struct Member {
     version: ChunkVersion,
 }
 
-/// A server that is entitled and does not take part, and the run that it was in.
-type Lost = (ServerId, Option<Incarnation>);
+/// A server that is entitled and does not take part, and the run that it was in; without one if it is
+/// known to serve no replica of the chunk.
+pub type Lost = (ServerId, Option<Incarnation>);
 
 /// Who takes part and who does not.
 #[derive(Default)]
@@ -89,17 +102,16 @@ struct Round {
 }
 
 /// A round that all of its members confirmed.
-struct Agreement<'a> {
+struct Confirmed<'a> {
     target: ChunkVersion,
     epoch: Epoch,
-    confirmed: Vec<(Member, InstallReport)>,
+    members: Vec<(Member, InstallReport)>,
     lost: &'a [Lost],
 }
 
 impl Master {
-    /// Brings the replicas to one epoch. The caller holds the chunk's lock. `None` if the chunk record
-    /// changed meanwhile.
-    pub async fn agree(&self, wanted: &Wanted<'_>) -> Result<Option<Agreed>, FsError> {
+    /// Brings the replicas to one epoch. The caller holds the chunk's lock.
+    pub async fn agree(&self, wanted: &Wanted<'_>) -> Result<Agreement, FsError> {
         let record = &wanted.chunk.record;
         let mut survey = self.survey(wanted).await;
         let ahead = survey.members.iter().any(|m| m.version > record.version);
@@ -113,13 +125,14 @@ impl Master {
             let epoch = self.leases.next_epoch(self.term());
             let round = self.round(wanted, &survey.members, target, epoch).await;
             if round.nowhere {
-                return self.create_again(wanted, &survey).await;
+                let away = survey.lost.into_iter().filter(|(_, incarnation)| incarnation.is_some()).collect();
+                return Ok(Agreement::Nowhere { away });
             }
             survey.lost.extend(&round.lost);
             let whole = round.lost.is_empty();
             if whole {
-                let agreement = Agreement { target, epoch, confirmed: round.confirmed, lost: &survey.lost };
-                return self.conclude(wanted, agreement).await;
+                let confirmed = Confirmed { target, epoch, members: round.confirmed, lost: &survey.lost };
+                return self.conclude(wanted, confirmed).await;
             }
             raise = true;
             survey.members =
@@ -185,16 +198,16 @@ impl Master {
     }
 
     /// All members confirmed `target`: makes it the recorded truth.
-    async fn conclude(&self, wanted: &Wanted<'_>, agreement: Agreement<'_>) -> Result<Option<Agreed>, FsError> {
-        let Agreement { target, epoch, confirmed, lost } = agreement;
+    async fn conclude(&self, wanted: &Wanted<'_>, confirmed: Confirmed<'_>) -> Result<Agreement, FsError> {
+        let Confirmed { target, epoch, members, lost } = confirmed;
         let chunk = wanted.chunk;
-        let entitled: Vec<ServerId> = confirmed.iter().map(|(member, _)| member.replica.server).collect();
+        let entitled: Vec<ServerId> = members.iter().map(|(member, _)| member.replica.server).collect();
         if target > chunk.record.version {
             self.fenced(lost).await;
             let version = target;
             let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
             match self.commit_one(raise).await {
-                Err(FsError::StaleGrant | FsError::NotFound) => return Ok(None),
+                Err(FsError::StaleGrant | FsError::NotFound) => return Ok(Agreement::Changed),
                 other => drop(other?),
             }
             info!(chunk = %chunk.handle, %version, members = ?entitled, ?lost, "version raised");
@@ -207,23 +220,16 @@ impl Master {
             self.commit_one(Action::CutApplied { cuts: vec![(chunk.handle, cut.generation)] }).await?;
         }
         self.discard_stale(chunk.handle);
-        let (members, reports): (Vec<_>, Vec<_>) = confirmed.into_iter().unzip();
+        let (members, reports): (Vec<_>, Vec<_>) = members.into_iter().unzip();
         let replicas = members.into_iter().map(|member| member.replica).collect();
-        Ok(Some(Agreed { version: target, epoch, replicas, reports, created: false }))
+        Ok(Agreement::Reached(Agreed { version: target, epoch, replicas, reports, created: false }))
     }
 
-    /// No server has a replica. If no byte of the chunk was ever recorded, none was written: it begins
-    /// again under a new version, so that a first frame that is late makes nothing that counts.
-    async fn create_again(&self, wanted: &Wanted<'_>, survey: &Survey) -> Result<Option<Agreed>, FsError> {
+    /// A chunk that was never written begins again, on servers chosen anew and under a new version, so
+    /// that a first frame that is late makes nothing that counts.
+    pub async fn create_again(&self, wanted: &Wanted<'_>, away: &[Lost]) -> Result<Agreement, FsError> {
         let (chunk, record) = (wanted.chunk, &wanted.chunk.record);
-        let attr = self.sizes.overlay(self.store.view().attr(record.inode)?);
-        let begins = self.store.genesis().chunk_size.start_of(chunk.index);
-        if attr.size > begins || !wanted.writing {
-            warn!(chunk = %chunk.handle, inode = %record.inode, "no server that is up has a replica");
-            return Err(FsError::NoReplica);
-        }
-        let lost: Vec<Lost> = survey.lost.clone();
-        self.fenced(&lost).await;
+        self.fenced(away).await;
         let entitled: Vec<ServerId> = self.choose_servers(record.goal);
         if entitled.is_empty() {
             return Err(FsError::NoSpace);
@@ -231,7 +237,7 @@ impl Master {
         let version = record.version.next();
         let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
         match self.commit_one(raise).await {
-            Err(FsError::StaleGrant | FsError::NotFound) => return Ok(None),
+            Err(FsError::StaleGrant | FsError::NotFound) => return Ok(Agreement::Changed),
             other => drop(other?),
         }
         if let Some(cut) = chunk.cut {
@@ -241,7 +247,7 @@ impl Master {
         self.locations.assume(chunk.handle, version, &entitled);
         let epoch = self.leases.next_epoch(self.term());
         let replicas = entitled.iter().filter_map(|server| self.servers.replica(*server)).collect();
-        Ok(Some(Agreed { version, epoch, replicas, reports: Vec::new(), created: true }))
+        Ok(Agreement::Reached(Agreed { version, epoch, replicas, reports: Vec::new(), created: true }))
     }
 
     /// Waits until none of these servers can answer reads of the old version any more.

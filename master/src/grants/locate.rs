@@ -34,7 +34,11 @@ impl Master {
             version: record.version,
             clip: chunk.cut.map(|cut| cut.length),
             leased: self.leases.is_leased(chunk.handle, now) || self.inherits_leases(now),
-            replicas: current.filter_map(|l| self.servers.replica_up(l.server, now)).collect(),
+            replicas: if self.is_unsettled(chunk.handle, now) {
+                Vec::new()
+            } else {
+                current.filter_map(|l| self.servers.replica_up(l.server, now)).collect()
+            },
         }
     }
 
@@ -43,16 +47,27 @@ impl Master {
         let file = self.store.view().chunks(inode, first, count)?;
         let map = self.chunk_map(&file);
         let missing = map.chunks.iter().filter(|chunk| chunk.replicas.is_empty());
-        let healable: Vec<ChunkIndex> = missing.filter(|c| self.is_ahead(c)).map(|c| c.index).collect();
-        if healable.is_empty() {
+        let now = Instant::now();
+        let fixable = |c: &&ChunkLocation| self.is_unsettled(c.handle, now) || self.is_ahead(c);
+        let fixable: Vec<_> = missing.filter(fixable).map(|c| (c.index, c.handle)).collect();
+        if fixable.is_empty() {
             return Ok(map);
         }
-        for index in healable {
-            if let Err(error) = self.heal(inode, index).await {
-                warn!(%inode, %index, %error, "replicas ahead of the record could not be brought to one version");
+        for (index, handle) in fixable {
+            let fixed = match self.unwritten.contains(handle) {
+                true => self.settle(handle).await,
+                false => self.heal(inode, index).await,
+            };
+            if let Err(error) = fixed {
+                warn!(%inode, %index, %error, "a chunk has no replica that can be named");
             }
         }
         Ok(self.chunk_map(&self.store.view().chunks(inode, first, count)?))
+    }
+
+    /// The chunk may never have been written, and nobody is about to: the servers have to be asked.
+    fn is_unsettled(&self, handle: ChunkHandle, now: Instant) -> bool {
+        self.unwritten.contains(handle) && !self.leases.is_leased(handle, now)
     }
 
     /// Replicas of an entitled server are above the recorded version: a raise was not logged.
@@ -69,14 +84,7 @@ impl Master {
             && self.location(chunk, Instant::now()).replicas.is_empty()
         {
             self.leases.remove(chunk.handle);
-            let wanted = Wanted {
-                chunk,
-                generations,
-                numbering: Numbering::Primary,
-                suspects: &[],
-                raise: true,
-                writing: false,
-            };
+            let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: true };
             self.agree(&wanted).await?;
         }
         Ok(())

@@ -12,6 +12,7 @@
 pub mod install;
 pub mod leases;
 pub mod locate;
+pub mod unwritten;
 
 use crate::master::Master;
 use crate::opens::Opens;
@@ -23,7 +24,7 @@ use gfs_proto::ids::{
     ChunkHandle, ChunkIndex, ChunkVersion, Epoch, InodeId, MapGeneration, ServerId, SessionId, TruncateGeneration,
 };
 use gfs_proto::ops::HeldChunk;
-use install::Wanted;
+use install::{Agreed, Agreement, Wanted};
 use leases::Lease;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -105,7 +106,7 @@ impl Master {
         if let Some(grant) = self.rejoin(asked, numbering, &chunk, generations) {
             return Ok(Some(grant));
         }
-        let wanted = Wanted { chunk: &chunk, generations, numbering, suspects: &[], raise: false, writing: true };
+        let wanted = Wanted { chunk: &chunk, generations, numbering, suspects: &[], raise: false };
         self.agree_and_grant(asked, &wanted).await
     }
 
@@ -125,14 +126,7 @@ impl Master {
             if newer && let Some(grant) = self.rejoin(asked, numbering, &chunk, generations) {
                 return Ok(grant); // Somebody else reported it first, or our answer was lost.
             }
-            let wanted = Wanted {
-                chunk: &chunk,
-                generations,
-                numbering,
-                suspects: &broken.suspects,
-                raise: true,
-                writing: true,
-            };
+            let wanted = Wanted { chunk: &chunk, generations, numbering, suspects: &broken.suspects, raise: true };
             if let Some(grant) = self.agree_and_grant(asked, &wanted).await? {
                 return Ok(grant);
             }
@@ -185,6 +179,7 @@ impl Master {
         numbering: Numbering,
     ) -> ChunkGrant {
         let entitled = &chunk.record.entitled;
+        self.unwritten.add(chunk.handle);
         self.locations.assume(chunk.handle, chunk.record.version, entitled);
         self.servers.placed(entitled);
         let replicas: Vec<Replica> = entitled.iter().filter_map(|s| self.servers.replica(*s)).collect();
@@ -249,8 +244,30 @@ impl Master {
         Some(self.grant_of(&lease, generations, replicas))
     }
 
+    /// Agreement of the replicas; where none was ever made, new ones may be begun: if none was reported
+    /// since the chunk was allocated, or if the file does not reach it.
+    async fn agree_or_begin(&self, wanted: &Wanted<'_>) -> Result<Option<Agreed>, FsError> {
+        let chunk = wanted.chunk;
+        let agreement = match self.agree(wanted).await? {
+            Agreement::Nowhere { away } => {
+                let begins = self.store.genesis().chunk_size.start_of(chunk.index);
+                let attr = self.sizes.overlay(self.store.view().attr(chunk.record.inode)?);
+                if !self.unwritten.contains(chunk.handle) && attr.size > begins {
+                    return Err(FsError::NoReplica);
+                }
+                self.create_again(wanted, &away).await?
+            }
+            other => other,
+        };
+        match agreement {
+            Agreement::Reached(agreed) => Ok(Some(agreed)),
+            Agreement::Changed => Ok(None),
+            Agreement::Nowhere { .. } => Err(FsError::NoReplica),
+        }
+    }
+
     async fn agree_and_grant(&self, asked: Asked, wanted: &Wanted<'_>) -> Result<Option<ChunkGrant>, FsError> {
-        let Some(agreed) = self.agree(wanted).await? else { return Ok(None) };
+        let Some(agreed) = self.agree_or_begin(wanted).await? else { return Ok(None) };
         let lease = Lease {
             handle: wanted.chunk.handle,
             inode: asked.inode,

@@ -134,6 +134,7 @@ impl Master {
                 for row in rows {
                     let known = Known::Reported(row.state);
                     self.locations.set(row.handle, Located { server, version: row.version, known });
+                    self.unwritten.remove(row.handle);
                     let record = view.chunk(row.handle);
                     if matches!(record, Ok(Some(record)) if is_stale(&record, server, row)) {
                         stale.push(row.handle);

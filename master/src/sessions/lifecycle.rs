@@ -3,7 +3,7 @@
 use super::Session;
 use super::callbacks::CallbackKind;
 use crate::grants::Generations;
-use crate::grants::install::Wanted;
+use crate::grants::install::{Agreement, Wanted};
 use crate::grants::leases::Lease;
 use crate::master::{Master, now};
 use crate::opens::{OpenRequest, Registered};
@@ -136,10 +136,9 @@ impl Master {
         let Ok(file) = self.store.view().chunks(lease.inode, lease.index, 1) else { return };
         let generations = Generations::from(&file);
         let Some(chunk) = file.chunks.first().filter(|chunk| chunk.handle == lease.handle) else { return };
-        let wanted =
-            Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false, writing: false };
+        let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false };
         // Without replicas there is nothing to be recovered, or it is too early: the size stays.
-        let Ok(Some(agreed)) = Box::pin(self.agree(&wanted)).await else { return };
+        let Ok(Agreement::Reached(agreed)) = Box::pin(self.agree(&wanted)).await else { return };
         let Some(length) = agreed.reports.iter().map(|report| report.length).max().filter(|l| *l > 0) else { return };
         let size = self.store.genesis().chunk_size.start_of(lease.index) + u64::from(length);
         let generation = generations.truncate;

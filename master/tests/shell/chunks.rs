@@ -149,6 +149,36 @@ async fn a_chunk_that_no_server_ever_got_begins_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_chunk_that_was_never_written_is_a_hole() {
+    let cluster = Cluster::start().await;
+    let _servers = cluster.servers().await;
+    let (client, reader) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let inode = client.create("file", 1).await.attr.inode;
+    let changes = SetAttr { size: Some(1000), ..SetAttr::default() };
+    assert!(client.ask(Op::SetAttr { inode: inode.into(), changes }).await.is_ok());
+    assert!(reader.chunks(inode).await.chunks.is_empty(), "reads see zeroes, not missing replicas");
+    let grant = client.grant(inode, 0).await.expect("a new chunk");
+    assert!(grant.created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_files_keep_no_chunk() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (empty, full) = (client.create("empty", 1).await, client.create("full", 2).await);
+    let grants = [empty.grant.expect("a grant"), full.grant.expect("a grant")];
+    servers[0].create(grants[1].handle, grants[1].version, 10).await;
+    let held = grants.iter().map(|grant| HeldChunk { handle: grant.handle, epoch: grant.epoch }).collect();
+    assert!(client.ask(Op::ReturnChunks { chunks: held }).await.is_ok());
+    let master = cluster.node().master.clone();
+    let chunks = |inode| master.store.view().attr(inode).map(|attr| attr.chunks);
+    until("the unwritten chunk is given up", || chunks(empty.attr.inode) == Ok(0)).await;
+    assert_eq!(chunks(full.attr.inode), Ok(1));
+    assert!(servers[0].installs(grants[1].handle).is_empty(), "nobody is asked about a reported chunk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_ahead_of_the_record_are_brought_to_one_version() {
     let cluster = Cluster::start().await;
     let mut servers = cluster.servers().await;
