@@ -129,6 +129,13 @@ impl DirtyMap {
         }
     }
 
+    /// True if any byte of the range is dirty.
+    pub(super) fn touches(&self, range: Range<u64>) -> bool {
+        let mut touches = false;
+        self.visit(range, |_, _| touches = true);
+        touches
+    }
+
     /// Takes one slot that is dirty from end to end: a full frame.
     pub(super) fn take_full(&mut self) -> Option<Batch> {
         let number = self.full.pop_first()?;
@@ -265,7 +272,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CHUNK: u32 = 2 << 20;
+    /// The smallest chunk: five of them are a file in these tests.
+    const CHUNK: u32 = 64 << 10;
+    const FILE: usize = 5 * CHUNK as usize;
 
     fn map() -> DirtyMap {
         DirtyMap::new(ChunkSize::new(CHUNK).expect("valid"))
@@ -273,7 +282,7 @@ mod tests {
 
     /// What the map holds, as (file offset, bytes).
     fn contents(map: &DirtyMap) -> Vec<Option<u8>> {
-        let mut out = vec![None; 5 << 20];
+        let mut out = vec![None; FILE];
         map.visit(0..out.len() as u64, |at, data| {
             for (i, byte) in data.iter().enumerate() {
                 assert_eq!(out[at as usize + i].replace(*byte), None, "segments overlap");
@@ -283,7 +292,7 @@ mod tests {
     }
 
     fn unpack(batches: &[Batch]) -> Vec<Option<u8>> {
-        let mut out = vec![None; 5 << 20];
+        let mut out = vec![None; FILE];
         for batch in batches {
             assert!(batch.bytes <= FRAME_PAYLOAD_MAX && batch.extents.len() <= FRAME_EXTENTS_MAX);
             assert!(batch.extents.is_sorted_by(|a, b| a.offset + a.length < b.offset), "{:?}", batch.extents);
@@ -308,12 +317,12 @@ mod tests {
     fn small_writes_in_a_row_become_one_extent() {
         let mut map = map();
         for i in 0..1000u64 {
-            map.write(i * 100, &[i as u8; 100]);
+            map.write(i * 50, &[i as u8; 50]);
         }
-        assert_eq!(map.bytes(), 100_000);
+        assert_eq!(map.bytes(), 50_000);
         let batches = map.take_all();
         assert_eq!(batches.len(), 1);
-        assert_eq!(batches[0].extents, [Extent { offset: 0, length: 100_000 }]);
+        assert_eq!(batches[0].extents, [Extent { offset: 0, length: 50_000 }]);
         assert_eq!(batches[0].data.len(), 1, "one segment");
         assert!(map.is_empty() && map.bytes() == 0);
     }
@@ -321,11 +330,12 @@ mod tests {
     #[test]
     fn a_slot_is_full_when_its_last_byte_is_written_and_not_before() {
         let mut map = map();
-        map.write(1 << 20, &vec![1; (1 << 20) - 1]);
+        let slot = CHUNK as usize;
+        map.write(u64::from(CHUNK), &vec![1; slot - 1]);
         assert_eq!(map.take_full(), None);
-        map.write((2 << 20) - 1, &[2; 2]);
+        map.write(2 * u64::from(CHUNK) - 1, &[2; 2]);
         let batch = map.take_full().expect("full");
-        assert_eq!((batch.index.get(), batch.bytes, batch.extents.len()), (0, 1 << 20, 1));
+        assert_eq!((batch.index.get(), batch.bytes, batch.extents.len()), (1, CHUNK, 1));
         assert_eq!(map.bytes(), 1, "the first byte of the next slot");
     }
 
@@ -348,26 +358,26 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let near_borders = prop_oneof![0..5u32 << 20, (0..4u32, 0..64u32).prop_map(|(b, d)| ((b + 1) << 20) - 32 + d)];
-        let length = prop_oneof![1..64u32, 1..200_000u32, Just(1 << 20)];
+        let near_borders = prop_oneof![0..FILE as u32, (1..5u32, 0..64u32).prop_map(|(b, d)| b * CHUNK - 32 + d)];
+        let length = prop_oneof![1..64u32, 1..20_000u32, Just(CHUNK)];
         prop_oneof![
             8 => (near_borders, length, any::<u8>()).prop_map(|(offset, length, byte)| Step::Write { offset, length, byte }),
-            1 => (0..5u32 << 20).prop_map(Step::Truncate),
+            1 => (0..FILE as u32).prop_map(Step::Truncate),
             1 => Just(Step::TakeFull),
             1 => Just(Step::TakeAll),
         ]
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn behaves_like_an_array_of_bytes(steps in prop::collection::vec(step(), 1..40)) {
             let mut map = map();
-            let mut model = vec![None; 5 << 20];
+            let mut model = vec![None; FILE];
             for step in steps {
                 match step {
                     Step::Write { offset, length, byte } => {
-                        let end = (offset + length).min(5 << 20);
+                        let end = (offset + length).min(FILE as u32);
                         let data: Vec<u8> = (offset..end).map(|i| byte.wrapping_add(i as u8)).collect();
                         map.write(u64::from(offset), &data);
                         for (i, byte) in data.into_iter().enumerate() {

@@ -289,15 +289,13 @@ impl InodeData {
             let empty = |(index, lane): (&ChunkIndex, &Lane)| {
                 let start = chunk.start_of(*index);
                 let unwritten = lane.outbox.is_creating() && lane.outbox.is_empty();
-                (unwritten && state.size <= start && start < new_size).then_some(start)
+                let untouched = unwritten && !state.dirty.touches(start..start + u64::from(chunk.get()));
+                (untouched && start < new_size).then_some(start)
             };
             state.lanes.iter().filter_map(empty).collect()
         };
         for start in starts {
-            let clean = self.state.lock().dirty.is_empty();
-            if clean {
-                self.write_through(Some(start), &[0]).await?;
-            }
+            self.send_now(start, &[0]).await?;
         }
         Ok(())
     }

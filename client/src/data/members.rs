@@ -81,7 +81,7 @@ impl Servers {
     }
 
     fn judge(&self, asked: &[Replica], ticket: &Ticket, tally: &Tally, elapsed: bool) -> Result<(), Failure> {
-        let mut outcomes = tally.take();
+        let mut outcomes = tally.outcomes();
         if elapsed {
             for (replica, outcome) in asked.iter().zip(&mut outcomes) {
                 if outcome.is_none() {

@@ -31,6 +31,8 @@ mod retry;
 mod servers;
 mod stream;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use authority::ChunkAuthority;

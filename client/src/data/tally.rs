@@ -50,9 +50,9 @@ impl Tally {
         .await;
     }
 
-    /// What has come; `None` where nothing has.
-    pub(super) fn take(&self) -> Vec<Option<Outcome>> {
-        std::mem::take(&mut *self.slots.lock())
+    /// What has come so far; `None` where nothing has.
+    pub(super) fn outcomes(&self) -> Vec<Option<Outcome>> {
+        self.slots.lock().clone()
     }
 }
 

@@ -32,6 +32,15 @@ enum At {
     End,
 }
 
+/// Who learns of a failed delivery.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// The one who waits for it.
+    Caller,
+    /// Nobody yet: it is kept.
+    Nobody,
+}
+
 /// How a delivery ended well.
 enum Delivered {
     /// All members under that epoch.
@@ -70,6 +79,21 @@ impl InodeData {
         self.write_at(At::End, data).await
     }
 
+    /// [`write`](Self::write) into memory, if the file is buffered and there is room; waits for nothing.
+    /// `None`: nothing was done.
+    pub fn try_write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Option<Result<(), FsError>> {
+        self.try_write_at(At::Offset(offset), data).map(|written| written.map(drop))
+    }
+
+    /// As [`try_write`](Self::try_write), at the end of the file; returns where.
+    pub fn try_append(self: &Arc<Self>, data: &[u8]) -> Option<Result<u64, FsError>> {
+        self.try_write_at(At::End, data)
+    }
+
+    fn try_write_at(self: &Arc<Self>, at: At, data: &[u8]) -> Option<Result<u64, FsError>> {
+        if self.plane.memory.is_full() { None } else { self.buffer(at, data).transpose() }
+    }
+
     async fn write_at(self: &Arc<Self>, at: At, data: &[u8]) -> Result<u64, FsError> {
         if self.plane.memory.is_full() {
             self.plane.press();
@@ -77,13 +101,7 @@ impl InodeData {
         }
         match self.buffer(at, data)? {
             Some(offset) => Ok(offset),
-            None => {
-                let at = match at {
-                    At::Offset(offset) => Some(offset),
-                    At::End => None,
-                };
-                self.write_through(at, data).await
-            }
+            None => self.write_through(at, data).await,
         }
     }
 
@@ -124,28 +142,39 @@ impl InodeData {
         (state.outbox(frame.index()).push(frame.clone()), frame)
     }
 
-    /// Writes at all replicas before it returns; at the end of the file if `at` is `None`.
-    pub(super) async fn write_through(self: &Arc<Self>, at: Option<u64>, data: &[u8]) -> Result<u64, FsError> {
-        let (offset, jobs) = {
+    /// Writes at all replicas before it returns.
+    async fn write_through(self: &Arc<Self>, at: At, data: &[u8]) -> Result<u64, FsError> {
+        let offset = {
             let mut state = self.state.lock();
-            let offset = at.unwrap_or(state.size);
-            let end = end_of(offset, data)?;
-            state.written(end);
-            self.plane.memory.take(data.len());
-            let batches = self.cut(offset, data);
+            let offset = match at {
+                At::Offset(offset) => offset,
+                At::End => state.size,
+            };
+            state.written(end_of(offset, data)?);
+            offset
+        };
+        self.send_now(offset, data).await.map(|()| offset)
+    }
+
+    /// Sends bytes past the dirty map and waits until all replicas have them.
+    pub(super) async fn send_now(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        let batches = self.cut(offset, data);
+        self.plane.memory.take(data.len());
+        let (jobs, register) = {
+            let mut state = self.state.lock();
             let jobs: Vec<_> = batches.into_iter().map(|batch| self.push(&mut state, batch, false)).collect();
-            let register = !std::mem::replace(&mut state.registered, true);
-            drop(state);
-            if register {
-                self.plane.mark_dirty(self);
+            (jobs, !std::mem::replace(&mut state.registered, true))
+        };
+        if register {
+            self.plane.mark_dirty(self);
+        }
+        match &jobs[..] {
+            [(order, frame)] => self.deliver(*order, frame, Told::Caller).await,
+            _ => {
+                let all = jobs.iter().map(|(order, frame)| self.deliver(*order, frame, Told::Caller));
+                join_all(all).await.into_iter().collect()
             }
-            (offset, jobs)
-        };
-        let outcomes = match &jobs[..] {
-            [(order, frame)] => vec![self.deliver(*order, frame).await],
-            _ => join_all(jobs.iter().map(|(order, frame)| self.deliver(*order, frame))).await,
-        };
-        outcomes.into_iter().collect::<Result<(), _>>().map(|()| offset)
+        }
     }
 
     /// Frames of a write, one for each unit of a chunk.
@@ -189,17 +218,13 @@ impl InodeData {
 
     /// Delivers a frame that nobody waits for: a failure is kept for the next flush.
     async fn deliver_behind(self: &Arc<Self>, order: Order, frame: &Arc<Frame>) {
-        if let Err(error) = Box::pin(self.deliver(order, frame)).await {
-            let mut state = self.state.lock();
-            state.failures.add(error);
-            drop(state);
+        if let Err(error) = Box::pin(self.deliver(order, frame, Told::Nobody)).await {
             tracing::warn!(inode = %self.id(), chunk = %frame.index(), %error, "written data could not be stored");
-            self.progress.notify_waiters();
         }
     }
 
     /// Sends a frame until all members have it, or it cannot be.
-    async fn deliver(self: &Arc<Self>, order: Order, frame: &Arc<Frame>) -> Result<(), FsError> {
+    async fn deliver(self: &Arc<Self>, order: Order, frame: &Arc<Frame>, told: Told) -> Result<(), FsError> {
         let mut delivery = Delivery { inode: self, frame, order, over: false };
         let outcome = self.try_deliver(order, frame).await;
         delivery.over = true;
@@ -209,7 +234,7 @@ impl InodeData {
                 Ok(())
             }
             Err(error) => {
-                self.gave_up(order, frame.index(), error);
+                self.gave_up((order, frame.index()), error, told);
                 Err(error)
             }
         }
@@ -285,14 +310,18 @@ impl InodeData {
         self.settled();
     }
 
-    fn gave_up(&self, order: Order, index: ChunkIndex, error: FsError) {
+    fn gave_up(&self, (order, index): (Order, ChunkIndex), error: FsError, told: Told) {
         let mut state = self.state.lock();
         let mut gone = state.outbox(index).abandon(order);
+        let queued = state.queue.len();
         if error == FsError::TimedOut {
             // the cluster is not there: what waits behind would each wait as long again
             while let Some((order, frame)) = state.queue.pop_front() {
                 gone.extend(state.outbox(frame.index()).abandon(order));
             }
+        }
+        if told == Told::Nobody || state.queue.len() < queued {
+            state.failures.add(error);
         }
         gone.iter().for_each(|frame| self.leave(&mut state, frame));
         drop(state);
@@ -376,19 +405,21 @@ impl InodeData {
     }
 
     async fn send(self: &Arc<Self>, sync: bool) -> Result<(), FsError> {
-        let mut state = self.state.lock();
-        let since = state.failures.count();
-        self.enqueue_all(&mut state, sync);
-        let alone = state.queue.len() == 1 && state.workers == 0;
-        let mine = if alone { state.queue.pop_front() } else { None };
-        self.start_workers(&mut state);
-        let busy = |(index, lane): (&ChunkIndex, &super::inode::Lane)| {
-            (!lane.outbox.is_empty()).then(|| (*index, lane.outbox.last_pushed()))
+        let (since, mine, barrier) = {
+            let mut state = self.state.lock();
+            let since = state.failures.count();
+            self.enqueue_all(&mut state, sync);
+            let alone = state.queue.len() == 1 && state.workers == 0;
+            let mine = if alone { state.queue.pop_front() } else { None };
+            self.start_workers(&mut state);
+            let busy = |(index, lane): (&ChunkIndex, &super::inode::Lane)| {
+                (!lane.outbox.is_empty()).then(|| (*index, lane.outbox.last_pushed()))
+            };
+            let barrier: Vec<(ChunkIndex, Order)> = state.lanes.iter().filter_map(busy).collect();
+            (since, mine, barrier)
         };
-        let barrier: Vec<(ChunkIndex, Order)> = state.lanes.iter().filter_map(busy).collect();
-        drop(state);
         let outcome = match &mine {
-            Some((order, frame)) => self.deliver(*order, frame).await,
+            Some((order, frame)) => self.deliver(*order, frame, Told::Caller).await,
             None => Ok(()),
         };
         self.passed(&barrier).await;
