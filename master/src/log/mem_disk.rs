@@ -31,8 +31,6 @@ struct Device {
     durable_names: BTreeMap<String, usize>,
     unsynced: Vec<NameChange>,
     faults: Faults,
-    /// Flushes of files that succeeded.
-    syncs: u64,
     /// Flushes that have begun.
     syncs_begun: u64,
 }
@@ -191,16 +189,9 @@ impl MemDisk {
         self.0.gate.notify_all();
     }
 
-    /// Waits until a flush waits, with [`MemDisk::hold_syncs`].
-    pub(super) fn wait_for_sync(&self, begun: u64) {
-        let mut state = self.0.state.lock();
-        while state.syncs_begun < begun {
-            self.0.gate.wait(&mut state);
-        }
-    }
-
-    pub(super) fn syncs(&self) -> u64 {
-        self.0.state.lock().syncs
+    /// Flushes of files that were begun.
+    pub(super) fn syncs_begun(&self) -> u64 {
+        self.0.state.lock().syncs_begun
     }
 
     /// Contents of a file.
@@ -306,7 +297,6 @@ impl DiskFile for MemFile {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.0.state.lock();
         state.syncs_begun += 1;
-        self.disk.0.gate.notify_all();
         while state.faults.syncs_wait {
             self.disk.0.gate.wait(&mut state);
         }
@@ -316,7 +306,6 @@ impl DiskFile for MemFile {
             state.inodes[self.inode].dirty.clear();
             return Err(failure());
         }
-        state.syncs += 1;
         state.inodes[self.inode].sync();
         Ok(())
     }

@@ -20,6 +20,7 @@ mod raft_logger;
 mod real_disk;
 mod recovery;
 mod replicated;
+mod round;
 mod segment;
 mod storage;
 mod store;
@@ -31,4 +32,5 @@ mod tests;
 
 pub use config::{LogConfig, MemberId, Position, SEGMENT_BYTES_DEFAULT};
 pub use error::{Damage, LogError, LogFault};
-pub use replicated::{LogStatus, ReplicatedLog, Role, StateMachine};
+pub use replicated::ReplicatedLog;
+pub use round::{LogStatus, Role, StateMachine};

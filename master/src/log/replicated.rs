@@ -12,19 +12,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gfs_proto::ids::{LogIndex, Term};
+use gfs_proto::ids::LogIndex;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use raft::eraftpb::{Entry, Message};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
-use super::config::{LogConfig, MemberId, Position};
+use super::config::{LogConfig, Position};
 use super::disk::Disk;
 use super::error::{LogError, LogFault};
-use super::node::{Effects, Node};
+use super::node::Node;
 use super::real_disk::RealDisk;
 use super::recovery;
+use super::round::{Answer, Answers, Applier, Core, LogStatus, Proposal, Reply, Role, State, StateMachine, status_of};
 use super::store;
 
 /// Bytes of one command: whatever a request may carry.
@@ -33,51 +33,6 @@ const PAYLOAD_MAX: usize = MESSAGE_BYTES_MAX;
 const BATCH_COUNT_MAX: usize = 1024;
 /// See [`BATCH_COUNT_MAX`].
 const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// What the log drives. Called in log order, once per entry and run, by one thread at a time.
-pub trait StateMachine: Send + Sync + 'static {
-    /// What a proposer gets.
-    type Output: Send + 'static;
-
-    /// Applies an entry that is durable on a majority. Deterministic, no waiting. An empty payload
-    /// is an entry of the log's own (a new leader's first, a change of members): only the position
-    /// moves on.
-    fn apply(&self, index: LogIndex, term: Term, payload: &[u8]) -> Self::Output;
-}
-
-/// Part of a master in the raft group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// Takes proposals.
-    Leader,
-    /// Stands for election.
-    Candidate,
-    /// Follows a leader, or waits for one.
-    Follower,
-    /// Stopped or failed.
-    Stopped,
-}
-
-/// The log at a glance.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LogStatus {
-    /// What this master is.
-    pub role: Role,
-    /// Who leads, if known.
-    pub leader: Option<MemberId>,
-    /// Current term.
-    pub term: Term,
-    /// First entry that is still in the log.
-    pub first: LogIndex,
-    /// Last entry.
-    pub last: LogIndex,
-    /// Last entry that is durable on a majority.
-    pub committed: LogIndex,
-    /// Last entry given to the state machine.
-    pub applied: LogIndex,
-    /// Segment files.
-    pub segments: usize,
-}
 
 /// What happens when the disk fails under the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,8 +43,6 @@ pub(super) enum OnFailure {
     #[cfg(test)]
     Refuse,
 }
-
-type Answer<O> = Result<(LogIndex, O), LogError>;
 
 /// The operation log in front of a state machine.
 pub struct ReplicatedLog<M: StateMachine, D: Disk = RealDisk> {
@@ -106,84 +59,6 @@ struct Shared<M: StateMachine, D: Disk> {
     on_failure: OnFailure,
     stopping: Mutex<bool>,
     stopped: Condvar,
-}
-
-/// What one thread at a time works on.
-struct Core<O, D: Disk> {
-    state: State<D>,
-    /// Proposed, not yet applied; in log order.
-    waiting: VecDeque<Waiting<O>>,
-}
-
-enum State<D: Disk> {
-    Running(Box<Node<D>>),
-    Stopped,
-    Failed(Arc<LogFault>),
-}
-
-struct Proposal<O> {
-    payload: Vec<u8>,
-    reply: Reply<O>,
-}
-
-struct Waiting<O> {
-    at: Position,
-    reply: Reply<O>,
-}
-
-/// Where an answer goes: to the thread that commits, or to a task that waits for it.
-enum Reply<O> {
-    Caller,
-    Task(oneshot::Sender<Answer<O>>),
-}
-
-/// Answers of a round, delivered after the node was released.
-struct Answers<O> {
-    own: Option<Answer<O>>,
-    tasks: Vec<(oneshot::Sender<Answer<O>>, Answer<O>)>,
-}
-
-impl<O> Answers<O> {
-    fn new() -> Self {
-        Self { own: None, tasks: Vec::new() }
-    }
-
-    fn add(&mut self, reply: Reply<O>, answer: Answer<O>) {
-        match reply {
-            Reply::Caller => self.own = Some(answer),
-            Reply::Task(task) => self.tasks.push((task, answer)),
-        }
-    }
-
-    /// Wakes the tasks and returns the caller's answer. A task that went away needs none.
-    fn deliver(self) -> Option<Answer<O>> {
-        self.tasks.into_iter().for_each(|(task, answer)| drop(task.send(answer)));
-        self.own
-    }
-}
-
-/// Gives entries to the state machine and its outputs to whoever waits for them.
-struct Applier<'a, M: StateMachine> {
-    machine: &'a M,
-    waiting: &'a mut VecDeque<Waiting<M::Output>>,
-    answers: &'a mut Answers<M::Output>,
-}
-
-impl<M: StateMachine> Effects for Applier<'_, M> {
-    fn apply(&mut self, entry: Entry) {
-        let at = Position::new(entry.index, entry.term);
-        let output = self.machine.apply(at.index, at.term, &entry.data);
-        if let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.at.index == at.index) {
-            // Another term's entry in its place: the proposal was replaced and will never be applied.
-            let answer =
-                if waiting.at == at { Ok((at.index, output)) } else { Err(LogError::NotLeader { leader: None }) };
-            self.answers.add(waiting.reply, answer);
-        }
-    }
-
-    fn send(&mut self, messages: Vec<Message>) {
-        assert!(messages.is_empty(), "a sole voter has nobody to write to");
-    }
 }
 
 impl<M: StateMachine> ReplicatedLog<M> {
@@ -256,15 +131,7 @@ impl<M: StateMachine, D: Disk> ReplicatedLog<M, D> {
     /// A checkpoint of the state up to `index` is durable: segments that are wholly below may go.
     /// Waits for a running commit and for the removal of files.
     pub fn checkpointed(&self, index: LogIndex) {
-        let names = match &mut self.shared.core.lock().state {
-            State::Running(node) => {
-                assert!(index.get() <= node.applied(), "a checkpoint holds nothing that was not applied");
-                let names = node.log_mut().drop_through(index.get());
-                *self.shared.status.lock() = status_of(node);
-                names
-            }
-            State::Stopped | State::Failed(_) => return,
-        };
+        let names = self.shared.drop_through(index.get());
         self.shared.pass_on();
         if let Err(error) = recovery::remove(&*self.shared.disk, names.iter().map(String::as_str)) {
             tracing::warn!(%error, "segments that a checkpoint made superfluous stay until the next start");
@@ -356,27 +223,25 @@ impl<M: StateMachine, D: Disk> Shared<M, D> {
         answers.deliver();
     }
 
-    /// Proposes, commits and applies the caller's command and a batch from the queue.
+    /// One round with a batch from the queue and the caller's own command at its end.
     fn round(&self, core: &mut Core<M::Output, D>, own: Option<Proposal<M::Output>>) -> Answers<M::Output> {
-        let batch = self.take_batch(own);
-        let mut answers = Answers::new();
-        let refusal = match &mut core.state {
-            State::Running(node) => propose(node, &mut core.waiting, batch),
-            State::Stopped => Some((LogError::Stopped, batch)),
-            State::Failed(fault) => Some((LogError::Failed(fault.clone()), batch)),
-        };
-        if let Some((error, batch)) = refusal {
-            batch.into_iter().for_each(|proposal| answers.add(proposal.reply, Err(error.clone())));
+        let mut batch = self.take_batch();
+        batch.extend(own);
+        let guard = AbortOnPanic(self.on_failure);
+        let (answers, fault) = core.round(&*self.machine, batch);
+        drop(guard);
+        if let Some(fault) = fault {
+            self.fail(&fault);
+        } else if let State::Running(node) = &core.state {
+            *self.status.lock() = status_of(node);
         }
-        self.advance(core, &mut answers);
         answers
     }
 
-    fn take_batch(&self, own: Option<Proposal<M::Output>>) -> Vec<Proposal<M::Output>> {
+    fn take_batch(&self) -> Vec<Proposal<M::Output>> {
         let mut queue = self.queue.lock();
         let mut batch = Vec::with_capacity(queue.len().min(BATCH_COUNT_MAX) + 1);
-        let mut bytes = own.as_ref().map_or(0, |own| own.payload.len());
-        batch.extend(own);
+        let mut bytes = 0;
         while batch.len() < BATCH_COUNT_MAX && bytes < BATCH_BYTES_MAX {
             let Some(proposal) = queue.pop_front() else { break };
             bytes += proposal.payload.len();
@@ -385,39 +250,24 @@ impl<M: StateMachine, D: Disk> Shared<M, D> {
         batch
     }
 
-    /// Lets raft proceed. Whatever interrupts it, an error or a panic, ends the log: what is in
-    /// memory can then be ahead of the disk.
-    fn advance(&self, core: &mut Core<M::Output, D>, answers: &mut Answers<M::Output>) {
-        let Core { state, waiting } = core;
-        let State::Running(node) = state else { return };
-        let guard = AbortOnPanic(self.on_failure);
-        let outcome = node.advance(&mut Applier { machine: &*self.machine, waiting, answers });
-        drop(guard);
-        match outcome {
-            Ok(()) => {
-                *self.status.lock() = status_of(node);
-                if !node.is_leader() {
-                    let lost = waiting.drain(..);
-                    lost.for_each(|waiting| answers.add(waiting.reply, Err(LogError::OutcomeUnknown)));
-                }
-            }
-            Err(fault) => {
-                let fault = self.fail(fault);
-                let lost = waiting.drain(..);
-                lost.for_each(|waiting| answers.add(waiting.reply, Err(LogError::Failed(fault.clone()))));
-                *state = State::Failed(fault);
-            }
-        }
-    }
-
-    fn fail(&self, fault: LogFault) -> Arc<LogFault> {
+    /// What was promised can no longer be kept: the flag, the last word, the end.
+    fn fail(&self, fault: &LogFault) {
         store::flag_failure(&*self.disk);
-        tracing::error!(error = %fault, cause = ?std::error::Error::source(&fault), "the operation log failed");
+        tracing::error!(error = %fault, cause = ?std::error::Error::source(fault), "the operation log failed");
         if self.on_failure == OnFailure::Abort {
             std::process::abort();
         }
         self.status.lock().role = Role::Stopped;
-        Arc::new(fault)
+    }
+
+    /// Forgets what a checkpoint made superfluous; names the files.
+    fn drop_through(&self, index: u64) -> Vec<String> {
+        let mut core = self.core.lock();
+        let State::Running(node) = &mut core.state else { return Vec::new() };
+        assert!(index <= node.applied(), "a checkpoint holds nothing that was not applied");
+        let names = node.log_mut().drop_through(index);
+        *self.status.lock() = status_of(node);
+        names
     }
 
     /// One step of raft's clock, and what follows from it.
@@ -431,62 +281,11 @@ impl<M: StateMachine, D: Disk> Shared<M, D> {
     }
 }
 
-/// Hands a batch to raft. Returns it with the reason if raft, or the disk, does not take it.
-fn propose<O, D: Disk>(
-    node: &mut Node<D>,
-    waiting: &mut VecDeque<Waiting<O>>,
-    batch: Vec<Proposal<O>>,
-) -> Option<(LogError, Vec<Proposal<O>>)> {
-    if batch.is_empty() {
-        return None;
-    }
-    let leader = node.leader().map(MemberId::new);
-    if !node.is_leader() {
-        return Some((LogError::NotLeader { leader }, batch));
-    }
-    match node.log_mut().reserve(batch.iter().map(|proposal| proposal.payload.len())) {
-        Ok(()) => {}
-        Err(fault) if fault.is_no_space() => return Some((LogError::NoSpace, batch)),
-        Err(fault) => return Some((LogError::Failed(Arc::new(fault)), batch)),
-    }
-    let (payloads, replies): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|proposal| (proposal.payload, proposal.reply)).unzip();
-    let Some(first) = node.propose(payloads) else {
-        let refused = replies.into_iter().map(|reply| Proposal { payload: Vec::new(), reply }).collect();
-        return Some((LogError::NotLeader { leader }, refused));
-    };
-    waiting.extend(
-        replies
-            .into_iter()
-            .zip(first.index.get()..)
-            .map(|(reply, index)| Waiting { at: Position::new(index, first.term.get()), reply }),
-    );
-    None
-}
-
 /// Runs something that waits for the disk without holding up the other tasks of this worker.
 fn may_block<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
-    }
-}
-
-fn status_of<D: Disk>(node: &Node<D>) -> LogStatus {
-    let role = match (node.is_leader(), node.is_candidate()) {
-        (true, _) => Role::Leader,
-        (_, true) => Role::Candidate,
-        _ => Role::Follower,
-    };
-    LogStatus {
-        role,
-        leader: node.leader().map(MemberId::new),
-        term: Term::new(node.term()),
-        first: node.log().contents.base.index.next(),
-        last: LogIndex::new(node.last_index()),
-        committed: LogIndex::new(node.committed()),
-        applied: LogIndex::new(node.applied()),
-        segments: node.log().segments.len(),
     }
 }
 

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::log::LogStatus;
-use crate::log::replicated::Role;
+use crate::log::{LogStatus, Role};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_proposers_keep_their_order() {
@@ -43,44 +42,43 @@ async fn many_proposers_keep_their_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_queues_during_a_flush_shares_the_next_one() {
     let disk = MemDisk::default();
-    let (log, _) = open(&disk);
-    let (log, before) = (Arc::new(log), disk.syncs());
+    // One that holds it all, so that no flush is for a new segment.
+    let config = LogConfig { segment_bytes: 1 << 20, ..config() };
+    let (shared, machine) = (Arc::new(disk.clone()), Arc::new(Recorder::default()));
+    let log = ReplicatedLog::open_on(shared, &config, Position::default(), machine, OnFailure::Refuse).expect("opens");
+    let (log, before) = (Arc::new(log), disk.syncs_begun());
     disk.hold_syncs(true);
     let propose = |number: usize| {
         let log = log.clone();
         tokio::spawn(async move { log.propose(command(number, 40)).await.map(drop) })
     };
     let mut tasks = vec![propose(0)];
-    tokio::task::block_in_place(|| disk.wait_for_sync(before + 1));
-    tasks.extend((1..=50).map(propose));
-    while log.queued() < 50 {
-        tokio::task::yield_now().await;
-    }
+    eventually(|| disk.syncs_begun() > before).await;
+    tasks.extend((1..=1500).map(propose));
+    eventually(|| log.queued() == 1500).await;
     disk.hold_syncs(false);
     for task in tasks {
         task.await.expect("no panic").expect("proposed");
     }
-    assert_eq!(disk.syncs() - before, 2, "one for the first, one for the other fifty");
+    assert_eq!(disk.syncs_begun() - before, 3, "one for the first, two for the others, 1024 at most at a time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proposer_that_goes_away_holds_nobody_up() {
     let disk = MemDisk::default();
     let (log, machine) = open(&disk);
-    let (log, begun) = (Arc::new(log), disk.syncs());
+    let (log, begun) = (Arc::new(log), disk.syncs_begun());
     disk.hold_syncs(true);
     let first = {
         let log = log.clone();
         tokio::spawn(async move { log.propose(command(0, 40)).await.map(drop) })
     };
-    tokio::task::block_in_place(|| disk.wait_for_sync(begun + 1));
+    eventually(|| disk.syncs_begun() > begun).await;
     let gone = {
         let log = log.clone();
         tokio::spawn(async move { log.propose(command(1, 40)).await.map(drop) })
     };
-    while log.queued() < 1 {
-        tokio::task::yield_now().await;
-    }
+    eventually(|| log.queued() == 1).await;
     gone.abort();
     assert!(gone.await.expect_err("aborted").is_cancelled());
     disk.hold_syncs(false);
@@ -93,11 +91,11 @@ async fn a_proposer_that_goes_away_holds_nobody_up() {
 async fn one_proposer_costs_one_flush() {
     let disk = MemDisk::default();
     let (log, _) = open(&disk);
-    let before = disk.syncs();
+    let before = disk.syncs_begun();
     for number in 0..10 {
         log.propose(command(number, 40)).await.expect("proposed");
     }
-    assert_eq!(disk.syncs() - before, 10);
+    assert_eq!(disk.syncs_begun() - before, 10);
 }
 
 #[tokio::test]

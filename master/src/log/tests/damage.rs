@@ -127,6 +127,22 @@ fn every_prefix_of_a_closed_segment_is_refused() {
     }
 }
 
+/// No entry tells of a vote that was lost, but where the next segment was begun does.
+#[test]
+fn a_closed_segment_that_lost_its_last_vote_is_refused() {
+    let disk = MemDisk::default();
+    let mut log = recovery::open(Arc::new(disk.clone()), &config(), Position::default()).expect("a new log");
+    let end = log.end;
+    log.append(Vec::new(), Some(HardState { term: 5, vote: 1, ..Default::default() })).expect("the disk works");
+    log.reserve([14 << 10].into_iter()).expect("the disk works");
+    let name = disk.list().expect("works").remove(0);
+    let mut bytes = disk.bytes(&name);
+    bytes[end as usize..].fill(0);
+    disk.set_bytes(&name, bytes);
+    let fault = recover(&disk).expect_err("refused");
+    assert!(matches!(fault, LogFault::Damaged { offset, damage: Damage::Short(_), .. } if offset == end), "{fault}");
+}
+
 #[test]
 fn a_write_torn_between_sectors_is_dropped_whole() {
     let sample = sample(&[40, 2000]);

@@ -163,7 +163,6 @@ fn members_are_part_of_the_log() {
         let members = &group.member(id).node.log().contents.members.state;
         assert_eq!((members.voters.len(), members.learners.as_slice()), (3, [4].as_slice()), "master {id}");
     }
-    // On replay the change is not made a second time.
     let leader = group.elect();
     group.propose(leader, 2);
     assert_eq!(group.member(leader).commands(), [command(1, 40), command(2, 40)]);

@@ -8,6 +8,7 @@ mod group;
 mod segments;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gfs_proto::ids::{ClusterId, LogIndex, Term};
 use parking_lot::Mutex;
@@ -17,7 +18,8 @@ use super::config::{LogConfig, Position};
 use super::error::{LogError, LogFault};
 use super::mem_disk::MemDisk;
 use super::recovery;
-use super::replicated::{OnFailure, ReplicatedLog, StateMachine};
+use super::replicated::{OnFailure, ReplicatedLog};
+use super::round::StateMachine;
 
 /// Records what it is given; a run of its own begins behind `from`.
 #[derive(Default)]
@@ -52,7 +54,9 @@ impl StateMachine for Recorder {
 type TestLog = ReplicatedLog<Recorder, MemDisk>;
 
 fn config() -> LogConfig {
-    LogConfig { segment_bytes: 16 << 10, ..LogConfig::single("in memory".into(), ClusterId::new([3; 16])) }
+    // No tick comes to the rescue of something that was forgotten.
+    let tick = Duration::from_secs(3600);
+    LogConfig { segment_bytes: 16 << 10, tick, ..LogConfig::single("in memory".into(), ClusterId::new([3; 16])) }
 }
 
 fn open_at(disk: &MemDisk, applied: Position) -> Result<(TestLog, Arc<Recorder>), LogError> {
@@ -68,6 +72,15 @@ fn open(disk: &MemDisk) -> (TestLog, Arc<Recorder>) {
 /// A command without zero bytes, so that its sectors never look as if they had not been written.
 fn command(number: usize, bytes: usize) -> Vec<u8> {
     format!("command {number:04} ").into_bytes().into_iter().cycle().take(bytes).collect()
+}
+
+/// Waits for a condition that other tasks bring about; not for ever.
+async fn eventually(condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "it never came");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// What recovery finds: commands with their indexes.
