@@ -22,7 +22,6 @@ pub(crate) fn apply(tx: &mut Tables<'_>, chunks: &[(ChunkHandle, ChunkVersion)])
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::command::Action;
     use crate::tests::{CHUNK, Fixture};
     use gfs_proto::ids::ChunkIndex;

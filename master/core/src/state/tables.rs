@@ -291,3 +291,46 @@ impl Tables<'_> {
         self.state.next_server
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Fixture, ROOT, name};
+    use std::ops::ControlFlow;
+
+    fn rows(tx: &Tables<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        for table in Table::ALL {
+            let scanned = tx.rows().scan(table, &[], &[], &mut |key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                Ok(ControlFlow::Continue(()))
+            });
+            scanned.expect("memory does not fail");
+        }
+        rows
+    }
+
+    #[test]
+    fn a_rollback_takes_everything_back() {
+        let mut fixture = Fixture::new();
+        let file = fixture.file_of("f", &[0], 9);
+        let fault = Fault::default();
+        fixture.store.with_tables(&fault, |tx| {
+            let mut inode = tx.inode(file).expect("it exists");
+            tx.insert_dentry(ROOT, &name("kept"), &inode);
+            tx.savepoint();
+            let before = (rows(tx), tx.state.clone(), tx.dropped.clone());
+            inode.nlink = 5;
+            tx.put_inode(&inode);
+            tx.remove_dentry(ROOT, &name("kept"));
+            tx.insert_dentry(ROOT, &name("kept"), &inode);
+            tx.remove_dentry(ROOT, &name("f"));
+            let (index, handle) = tx.handles(file, ChunkIndex::new(0), 1).expect("readable")[0];
+            tx.drop_chunk(file, index, handle).expect("it has the chunk");
+            tx.new_inode_id();
+            assert_ne!(rows(tx), before.0);
+            tx.rollback();
+            assert_eq!((rows(tx), tx.state.clone(), tx.dropped.clone()), before);
+        });
+    }
+}

@@ -4,39 +4,49 @@
 use super::steps::{Step, Stepper, steps};
 use super::{Fixture, database, genesis, name};
 use crate::command::{Action, Command};
+use crate::outcome::Outcome;
 use crate::store::{Store, StoreError};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{LogIndex, Term};
 use proptest::prelude::*;
 use redb::backends::InMemoryBackend;
 
-fn apply(store: &Store, index: usize, command: &Command) {
-    store.apply(LogIndex::new(index as u64 + 1), Term::new(1), command).expect("memory does not fail");
+fn apply(store: &Store, index: usize, command: &Command) -> Outcome {
+    store.apply(LogIndex::new(index as u64 + 1), Term::new(1), command).expect("memory does not fail")
 }
 
-/// The commands that a list of steps comes to.
-fn log(steps: &[Step]) -> (Vec<Command>, u128) {
-    let store = Store::format(database(), &genesis()).expect("an empty database");
-    let mut stepper = Stepper::default();
-    let mut log = Vec::new();
-    for step in steps {
-        let command = stepper.command(step);
-        let outcome = store.apply(LogIndex::new(log.len() as u64 + 1), Term::new(1), &command).expect("memory");
-        stepper.learn(&outcome);
-        log.push(command);
+/// A history that was applied without any merge.
+struct History {
+    log: Vec<Command>,
+    outcomes: Vec<Outcome>,
+    digest: u128,
+}
+
+impl History {
+    fn of(steps: &[Step]) -> Self {
+        let store = Store::format(database(), &genesis()).expect("an empty database");
+        let mut stepper = Stepper::default();
+        let mut log = stepper.preamble();
+        let mut outcomes: Vec<_> = log.iter().enumerate().map(|(i, command)| apply(&store, i, command)).collect();
+        for step in steps {
+            let command = stepper.command(step);
+            outcomes.push(apply(&store, log.len(), &command));
+            stepper.learn(&outcomes[log.len()]);
+            log.push(command);
+        }
+        Self { log, outcomes, digest: store.digest().expect("readable") }
     }
-    (log, store.digest().expect("readable"))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn merging_in_between_changes_nothing(steps in steps(60), merges in prop::collection::vec(0u8..6, 60)) {
-        let (log, expected) = log(&steps);
+    fn merging_in_between_changes_nothing(steps in steps(60), merges in prop::collection::vec(0u8..5, 64)) {
+        let history = History::of(&steps);
         let store = Store::format(database(), &genesis()).expect("an empty database");
-        for (index, (command, merge)) in log.iter().zip(merges).enumerate() {
-            apply(&store, index, command);
+        for (index, (command, merge)) in history.log.iter().zip(merges).enumerate() {
+            prop_assert_eq!(&apply(&store, index, command), &history.outcomes[index]);
             if merge == 1 {
                 store.freeze();
             }
@@ -44,30 +54,30 @@ proptest! {
                 store.merge().expect("memory does not fail");
             }
         }
-        prop_assert_eq!(store.digest().expect("readable"), expected);
+        prop_assert_eq!(store.digest().expect("readable"), history.digest);
         while store.freeze() || store.merge().expect("memory does not fail") != store.applied() {}
         prop_assert_eq!(store.delta_bytes(), 0);
-        prop_assert_eq!(store.digest().expect("readable"), expected);
+        prop_assert_eq!(store.digest().expect("readable"), history.digest);
         prop_assert_eq!(store.check().expect("readable"), []);
     }
 
     #[test]
     fn replay_of_the_encoded_log_gives_the_same_state(steps in steps(40)) {
-        let (log, expected) = log(&steps);
+        let history = History::of(&steps);
         let store = Store::format(database(), &genesis()).expect("an empty database");
-        for (index, command) in log.iter().enumerate() {
+        for (index, command) in history.log.iter().enumerate() {
             apply(&store, index, &Command::decode(&command.encode()).expect("what was encoded"));
         }
-        prop_assert_eq!(store.digest().expect("readable"), expected);
+        prop_assert_eq!(store.digest().expect("readable"), history.digest);
     }
 
     #[test]
     fn a_restart_replays_the_tail(steps in steps(40), freeze_at in 0usize..40) {
-        let (log, expected) = log(&steps);
+        let history = History::of(&steps);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("meta.redb");
         let store = Store::format(redb::Database::create(&file).expect("a new file"), &genesis()).expect("empty");
-        for (index, command) in log.iter().enumerate() {
+        for (index, command) in history.log.iter().enumerate() {
             apply(&store, index, command);
             if index == freeze_at {
                 store.freeze();
@@ -77,11 +87,11 @@ proptest! {
         drop(store);
         let store = Store::open(redb::Database::open(&file).expect("the file")).expect("it was formatted");
         let durable = store.applied().index.get() as usize;
-        prop_assert_eq!(durable, if freeze_at < log.len() { freeze_at + 1 } else { 0 });
-        for (index, command) in log.iter().enumerate().skip(durable) {
+        prop_assert_eq!(durable, if freeze_at < history.log.len() { freeze_at + 1 } else { 0 });
+        for (index, command) in history.log.iter().enumerate().skip(durable) {
             apply(&store, index, command);
         }
-        prop_assert_eq!(store.digest().expect("readable"), expected);
+        prop_assert_eq!(store.digest().expect("readable"), history.digest);
     }
 }
 
@@ -118,6 +128,26 @@ fn views_are_consistent_while_others_merge() {
         reader.join().expect("the reader saw consistent states");
         merger.join().expect("merging works");
     });
+}
+
+#[test]
+fn what_was_removed_stays_removed_in_every_layer() {
+    for (freeze, merge) in [(false, false), (true, false), (true, true)] {
+        let mut fixture = Fixture::new();
+        let file = fixture.file_of("f", &[0], 5);
+        fixture.store.freeze();
+        fixture.store.merge().expect("memory does not fail");
+        fixture.root(super::unlink(super::ROOT, "f", file, &[])).expect("root may");
+        if freeze {
+            assert!(fixture.store.freeze());
+        }
+        if merge {
+            fixture.store.merge().expect("memory does not fail");
+        }
+        assert_eq!(fixture.lookup(super::ROOT, "f"), Err(gfs_proto::FsError::NotFound));
+        assert_eq!(fixture.store.view().attr(file), Err(gfs_proto::FsError::Stale));
+        assert_ne!(fixture.file(super::ROOT, "f"), file);
+    }
 }
 
 #[test]

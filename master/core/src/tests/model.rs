@@ -57,7 +57,7 @@ impl Model {
     fn new() -> Self {
         let root = Node {
             kind: FileKind::Directory,
-            mode: 0o755,
+            mode: 0o777,
             uid: 0,
             gid: 0,
             size: 0,
@@ -414,6 +414,8 @@ proptest! {
     fn the_namespace_is_the_models(steps in steps(60)) {
         let store = Store::format(database(), &genesis()).expect("an empty database");
         let (mut model, mut stepper) = (Model::new(), Stepper::default());
+        let open_root = stepper.preamble().pop().expect("the last one");
+        store.apply(LogIndex::new(1), Term::new(1), &open_root).expect("memory");
         for (index, step) in steps.iter().filter(|step| is_namespace(step)).enumerate() {
             let uid = u32::from(step.who.is_multiple_of(2)) * 7;
             let caller = Caller { uid, gid: uid, groups: vec![] };
@@ -423,7 +425,7 @@ proptest! {
             let openers = removed(&model, &op).map(|inode| Openers { inode, sessions: Vec::new() });
             let stamped = StampedOp { op: op.clone(), placement: Vec::new(), openers };
             command = Command { action: Action::Batch(batch(&caller, vec![stamped])), ..command };
-            let outcome = store.apply(LogIndex::new(index as u64 + 1), Term::new(1), &command).expect("memory");
+            let outcome = store.apply(LogIndex::new(index as u64 + 2), Term::new(1), &command).expect("memory");
             stepper.learn(&outcome);
             prop_assert_eq!(verdict(&outcome.results[0]), model.apply(&ask, &op), "{:?}", op);
             prop_assert_eq!(store.check().expect("readable"), []);

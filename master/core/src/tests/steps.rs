@@ -52,6 +52,14 @@ fn pick<T: Copy>(from: &[T], number: impl Into<u64>) -> T {
 }
 
 impl Stepper {
+    /// What every history begins with: sessions to send from, a root directory that everybody may write.
+    pub(super) fn preamble(&mut self) -> Vec<Command> {
+        let session = |id| Action::OpenSession { session: SessionId::new(id), secret: [1; 16], name: "s".into() };
+        let open_root = super::batch(&Caller::root(), vec![super::set_mode(InodeId::ROOT, 0o777).into()]);
+        let actions = [session(1), session(2), session(3), Action::Batch(open_root)];
+        actions.map(|action| Command { stamp: Stamp::default(), action }).into()
+    }
+
     pub(super) fn command(&mut self, step: &Step) -> Command {
         self.now += 1;
         let now = Timestamp::new(self.now, self.now as u32).expect("a time");
