@@ -4,6 +4,7 @@
 //! that a test can tell "done once" from "done twice".
 
 mod namespace;
+pub(crate) use namespace::PAGE_ENTRIES;
 
 use gfs_proto::FsError;
 use gfs_proto::ids::{ClusterId, InodeId, LogIndex};

@@ -135,6 +135,11 @@ impl Overlay {
         }))
     }
 
+    /// Size and generation, if this client has written the file since the last durable report.
+    pub(crate) fn unlogged_writes(&self, written: Written) -> Option<(u64, TruncateGeneration)> {
+        (self.unlogged || self.unreported(written).is_some()).then_some((written.size, self.generation))
+    }
+
     /// The master has noted `report` and answered with `attr`.
     pub(crate) fn reported(&mut self, report: &Report, attr: &Attr, durable: bool) {
         if self.kept == report.kept {
@@ -283,8 +288,10 @@ mod tests {
         assert_eq!(overlay.unlogged(written(4, Some(20)), true), None, "fdatasync of an overwrite");
         assert!(overlay.unlogged(written(4, Some(20)), false).is_some(), "fsync logs the mtime");
         assert!(overlay.unlogged(written(5, Some(20)), true).is_some(), "the size matters to both");
+        assert_eq!(overlay.unlogged_writes(written(4, None)), None);
         let report = overlay.unreported(written(5, Some(20))).expect("something to report");
         overlay.reported(&report, &attr(5, 20), false);
+        assert!(overlay.unlogged_writes(written(5, None)).is_some());
         let durable = overlay.unlogged(written(5, None), true).expect("reported, not yet in the log");
         overlay.reported(&durable, &attr(5, 20), true);
         assert_eq!(overlay.unlogged(written(5, None), false), None);

@@ -218,10 +218,20 @@ pub(crate) enum Closed {
     Inode(Arc<OpenInode>),
 }
 
+/// A size that may not be in the log yet, and its generation.
+pub(crate) type Unlogged = Option<(u64, TruncateGeneration)>;
+
+/// What is kept of a closed inode.
+struct Parked {
+    stamp: ContentStamp,
+    data: Arc<InodeData>,
+    unlogged: Unlogged,
+}
+
 /// See the file's text.
 pub(crate) struct Files {
     inner: Mutex<Inner>,
-    parked: Mutex<LruCache<InodeId, (ContentStamp, Arc<InodeData>)>>,
+    parked: Mutex<LruCache<InodeId, Parked>>,
     next: AtomicU64,
 }
 
@@ -394,20 +404,28 @@ impl Files {
     /// Keeps what is known of the content of a closed inode.
     pub(crate) fn park(&self, inode: &OpenInode) {
         if inode.check().is_ok() {
-            self.parked.lock().push(inode.id, (inode.stamp(), inode.data.clone()));
+            let unlogged = inode.with_overlay(|overlay, written| overlay.unlogged_writes(written));
+            let parked = Parked { stamp: inode.stamp(), data: inode.data.clone(), unlogged };
+            self.parked.lock().push(inode.id, parked);
         }
     }
 
     /// What was known of the content, if it is still that.
     pub(crate) fn unpark(&self, attr: &Attr) -> Option<Arc<InodeData>> {
-        let (stamp, data) = self.parked.lock().pop(&attr.inode)?;
-        (stamp == ContentStamp::of(attr)).then_some(data)
+        let parked = self.parked.lock().pop(&attr.inode)?;
+        (parked.stamp == ContentStamp::of(attr)).then_some(parked.data)
     }
 
-    /// The data of an inode that is open, or was, to make its writes durable.
-    pub(crate) fn data(&self, inode: InodeId) -> Option<Arc<InodeData>> {
-        let open = self.inode(inode).map(|open| open.data.clone());
-        open.or_else(|| self.parked.lock().peek(&inode).map(|(_, data)| data.clone()))
+    /// The data of a closed inode, to make its writes durable.
+    pub(crate) fn parked(&self, inode: InodeId) -> Option<(Arc<InodeData>, Unlogged)> {
+        self.parked.lock().peek(&inode).map(|parked| (parked.data.clone(), parked.unlogged))
+    }
+
+    /// The size of a closed inode is in the log.
+    pub(crate) fn parked_is_logged(&self, inode: InodeId) {
+        if let Some(parked) = self.parked.lock().peek_mut(&inode) {
+            parked.unlogged = None;
+        }
     }
 
     /// Forgets all closed inodes.

@@ -162,6 +162,9 @@ impl Client {
         if exclusive && !inode.is_exclusive() {
             inode.data.set_exclusive(true).await?;
             inode.set_exclusive(true);
+        } else if !inode.is_exclusive() && inode.data.is_exclusive() {
+            // It was written and closed before, and what was known of it is used again.
+            inode.data.set_exclusive(false).await?;
         }
         Ok(())
     }

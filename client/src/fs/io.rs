@@ -124,8 +124,21 @@ impl Client {
         data: &[u8],
         flags: WriteFlags,
     ) -> Option<Result<u32, FsError>> {
-        let _ = (handle, offset, data, flags);
-        None
+        let file = match self.writable(handle, offset, data) {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        let inode = &file.inode;
+        if flags.kill_suid || flags.from_cache || file.flags.sync || !inode.is_exclusive() {
+            return None;
+        }
+        let _gate = inode.gate.try_read().ok()?;
+        let written = if file.flags.append {
+            inode.data.try_append(data)?.map(drop)
+        } else {
+            inode.data.try_write(offset, data)?
+        };
+        Some(written.and(u32::try_from(data.len()).map_err(|_| FsError::InvalidArgument)))
     }
 
     /// `fsync(2)`, or `fdatasync(2)` if `data_only`: the bytes on stable storage of every replica, then
@@ -169,13 +182,27 @@ impl Client {
     /// the name leads to the old content or the new after any crash.
     pub(super) async fn make_durable(&self, inode: Option<InodeId>) -> Result<(), FsError> {
         let Some(inode) = inode else { return Ok(()) };
-        if let Some(data) = self.files.data(inode) {
-            data.sync().await?;
+        if let Some(open) = self.files.inode(inode) {
+            open.data.sync().await?;
+            let wrote = open.with_overlay(|overlay, written| overlay.unlogged_writes(written)).is_some();
+            return if wrote { self.report(&open, Some(false)).await } else { Ok(()) };
         }
-        match self.files.inode(inode) {
-            Some(open) if open.is_exclusive() => self.report(&open, Some(false)).await,
-            _ => Ok(()),
+        let Some((data, unlogged)) = self.files.parked(inode) else { return Ok(()) };
+        data.sync().await?;
+        if let Some((size, truncate_generation)) = unlogged {
+            let report = Op::ReportSize {
+                inode: inode.into(),
+                size,
+                mtime: None,
+                atime: None,
+                ctime: None,
+                truncate_generation,
+                durable: true,
+            };
+            self.ask(&Caller::root(), vec![report]).await?.attr()?;
+            self.files.parked_is_logged(inode);
         }
+        Ok(())
     }
 
     /// `fallocate(2)`. Space cannot be set aside: that is refused, and the C library writes instead.

@@ -11,6 +11,8 @@ mod io;
 mod names;
 mod paths;
 mod recall;
+#[cfg(test)]
+mod tests;
 mod xattrs;
 
 use crate::authority::MasterAuthority;

@@ -108,6 +108,10 @@ impl Client {
 
     /// Makes anything but an open file (`mkdir`, `mknod`, `symlink`); fails if the name exists. `mode`
     /// has the umask applied.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "who, where, under what name, what, with which mode: as mknod has it"
+    )]
     pub async fn make(
         &self,
         caller: &Caller,

@@ -1,0 +1,348 @@
+//! The client against a fake master: what it asks, what it believes, what it shows.
+
+use super::*;
+use crate::fake_master::{FakeMaster, Fault, PAGE_ENTRIES};
+use crate::{Lookup, OpenFlags};
+use gfs_proto::attr::{Mode, SetAttr, SetTime};
+use gfs_proto::ids::{DirCookie, InodeId};
+use gfs_proto::name::Name;
+use gfs_proto::ops::{Access, MakeKind, RenameMode};
+use gfs_proto::time::Timestamp;
+
+const ROOT: InodeId = InodeId::ROOT;
+
+async fn connect(master: &FakeMaster) -> Arc<Client> {
+    let config =
+        ClientConfig { master: master.address.clone(), timeout: Duration::from_secs(20), ..ClientConfig::default() };
+    let client = Client::connect(config).await.expect("the master listens");
+    master.has_listener().await;
+    client
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).expect("a good name")
+}
+
+fn root() -> Caller {
+    Caller::root()
+}
+
+fn write_flags() -> OpenFlags {
+    OpenFlags { exclusive: true, ..OpenFlags::new(Access::ReadWrite) }
+}
+
+async fn mkdir(client: &Client, parent: InodeId, text: &str) -> InodeId {
+    let made = client.make(&root(), parent, &name(text), MakeKind::Directory, Mode::new(0o755)).await;
+    made.expect("made").attr.inode
+}
+
+async fn create(client: &Client, text: &str) -> (InodeId, crate::Opened) {
+    let created = client.create(&root(), ROOT, &name(text), (Mode::new(0o644), write_flags())).await;
+    let (entry, opened) = created.expect("created");
+    (entry.attr.inode, opened)
+}
+
+async fn found(client: &Client, parent: InodeId, text: &str) -> Option<InodeId> {
+    match client.lookup(&root(), parent, &name(text)).await.expect("answered") {
+        Lookup::Found(entry) => Some(entry.attr.inode),
+        Lookup::Missing { .. } => None,
+    }
+}
+
+/// Polls until it is so.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let polling = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), polling).await.expect(what);
+}
+
+#[tokio::test]
+async fn what_was_asked_once_is_not_asked_again() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let file = master.with_namespace(|namespace| namespace.add_file(ROOT, "a"));
+    assert_eq!(found(&client, ROOT, "a").await, Some(file));
+    assert_eq!(found(&client, ROOT, "b").await, None);
+    assert_eq!(master.take_seen().len(), 2);
+    assert_eq!(found(&client, ROOT, "a").await, Some(file));
+    assert_eq!(found(&client, ROOT, "b").await, None);
+    assert!(client.try_getattr(file).is_some());
+    assert_eq!(client.getxattr(&root(), file, b"user.x").await, Err(FsError::NoAttribute));
+    assert_eq!(client.getxattr(&root(), file, b"security.selinux").await, Err(FsError::NotSupported));
+    assert_eq!(client.listxattr(&root(), file).await, Ok(vec![]));
+    assert!(master.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn own_changes_are_seen_at_once_and_without_asking() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    assert_eq!(found(&client, ROOT, "d").await, None);
+    let directory = mkdir(&client, ROOT, "d").await;
+    let (file, _) = create(&client, "f").await;
+    let target = b"f".to_vec();
+    let link = client.make(&root(), ROOT, &name("l"), MakeKind::Symlink(target.clone()), Mode::new(0o777)).await;
+    let link = link.expect("made").attr.inode;
+    client.link(&root(), file, directory, &name("g")).await.expect("linked");
+    client.rename(&root(), (ROOT, &name("f")), (directory, &name("h")), RenameMode::NoReplace).await.expect("renamed");
+    client.unlink(&root(), ROOT, &name("l")).await.expect("removed");
+    master.take_seen();
+
+    assert_eq!(found(&client, ROOT, "f").await, None);
+    assert_eq!(found(&client, ROOT, "l").await, None);
+    assert_eq!(client.readlink(&root(), link).await, Ok(target));
+    assert_eq!(found(&client, directory, "nothing").await, None, "a new directory is known as a whole");
+    assert!(master.take_seen().is_empty(), "all of it was known");
+    assert_eq!(found(&client, directory, "h").await, Some(file));
+    assert_eq!(found(&client, directory, "g").await, Some(file));
+    assert_eq!(found(&client, ROOT, "d").await, Some(directory));
+}
+
+#[tokio::test]
+async fn a_refusal_corrects_a_wrong_belief() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    assert_eq!(found(&client, ROOT, "a").await, None);
+    let file = master.with_namespace(|namespace| namespace.add_file(ROOT, "a"));
+    let made = client.make(&root(), ROOT, &name("a"), MakeKind::Directory, Mode::new(0o755)).await;
+    assert_eq!(made.map(|_| ()), Err(FsError::Exists));
+    assert_eq!(found(&client, ROOT, "a").await, Some(file));
+}
+
+#[tokio::test]
+async fn after_some_misses_the_directory_is_fetched_as_a_whole() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let texts: Vec<String> = (0..PAGE_ENTRIES * 3).map(|number| format!("{number:03}")).collect();
+    master.with_namespace(|namespace| {
+        for text in &texts {
+            namespace.add_file(ROOT, text);
+        }
+    });
+    for text in &texts[..3] {
+        assert!(found(&client, ROOT, text).await.is_some());
+    }
+    eventually("the whole directory is known", || client.try_lookup(ROOT, &name("none")).is_some()).await;
+    master.take_seen();
+    for text in &texts {
+        assert!(found(&client, ROOT, text).await.is_some());
+    }
+    assert_eq!(found(&client, ROOT, "none").await, None);
+    assert!(master.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_listing_shows_each_name_once_and_nothing_that_was_removed() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let texts: Vec<String> = (0..PAGE_ENTRIES * 2 + 1).map(|number| format!("{number:03}")).collect();
+    master.with_namespace(|namespace| {
+        for text in &texts {
+            namespace.add_file(ROOT, text);
+        }
+    });
+    let handle = client.opendir(&root(), ROOT).expect("opened");
+    let first = client.readdir(handle, DirCookie::default(), true).await.expect("listed");
+    assert!(!first.end && first.items.iter().all(|item| item.entry.is_some()));
+    client.unlink(&root(), ROOT, &name("001")).await.expect("removed");
+
+    let (mut after, mut seen) = (first.items[0].cookie, vec!["000".to_owned()]);
+    loop {
+        let page = client.readdir(handle, after, true).await.expect("listed");
+        seen.extend(page.items.iter().map(|item| item.name.to_string()));
+        match page.items.last() {
+            Some(last) => after = last.cookie,
+            None => assert!(page.end),
+        }
+        if page.end {
+            break;
+        }
+    }
+    let mut expected = texts;
+    expected.retain(|text| text != "001");
+    assert_eq!(seen, expected);
+    client.releasedir(handle);
+    assert_eq!(client.readdir(handle, after, true).await, Err(FsError::BadHandle));
+}
+
+#[tokio::test]
+async fn a_complete_listing_answers_later_lookups() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    master.with_namespace(|namespace| (0..6).map(|n| namespace.add_file(ROOT, &format!("{n}"))).count());
+    let handle = client.opendir(&root(), ROOT).expect("opened");
+    let first = client.readdir(handle, DirCookie::default(), true).await.expect("listed");
+    let last = first.items.last().expect("entries").cookie;
+    assert!(client.readdir(handle, last, true).await.expect("listed").end);
+    master.take_seen();
+    assert!(found(&client, ROOT, "5").await.is_some());
+    assert_eq!(found(&client, ROOT, "6").await, None);
+    assert!(master.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_created_file_costs_one_request_and_its_close_one_that_nobody_waits_for() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    assert!(!opened.direct);
+    assert!(matches!(&master.take_seen()[..], [Op::Make(make)] if make.first_chunk && make.open.is_some()));
+    client.flush(opened.handle).await.expect("nothing to flush");
+    client.release(opened.handle);
+    let again = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    assert!(again.keep_cache, "nobody else has touched it");
+    let seen = master.take_seen();
+    assert!(matches!(&seen[..], [Op::Release { .. }, Op::Open { .. }]), "in this order: {seen:?}");
+    assert_eq!(client.flush(opened.handle).await, Err(FsError::BadHandle));
+}
+
+#[tokio::test]
+async fn a_second_open_of_a_file_that_is_ours_asks_nobody() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, first) = create(&client, "f").await;
+    master.take_seen();
+    let second = client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    client.release(first.handle);
+    assert!(master.take_seen().is_empty(), "the second relies on the registration of the first");
+    client.release(second.handle);
+    eventually("released", || matches!(&master.take_seen()[..], [Op::Release { .. }])).await;
+}
+
+#[tokio::test]
+async fn times_of_a_file_being_written_travel_with_its_close() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    let past = Timestamp::new(1000, 5).expect("a time");
+    let times = SetAttr { mtime: Some(SetTime::At(past)), ..SetAttr::default() };
+    let shown = client.setattr(&root(), file, times, Some(opened.handle)).await.expect("set");
+    assert_eq!(shown.attr.mtime, past);
+    let chmod = SetAttr { mode: Some(Mode::new(0o644)), ..SetAttr::default() };
+    client.setattr(&root(), file, chmod, None).await.expect("set");
+    assert!(matches!(&master.take_seen()[..], [Op::Make(_)]), "kept back");
+    assert_eq!(client.getattr(&root(), file).await.expect("known").attr.mtime, past);
+    client.flush(opened.handle).await.expect("reported");
+    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).mtime, past);
+    let chmod = SetAttr { mode: Some(Mode::new(0o600)), ..SetAttr::default() };
+    let shown = client.setattr(&root(), file, chmod, None).await.expect("set");
+    assert_eq!((shown.attr.mode, shown.attr.mtime), (Mode::new(0o600), past));
+    assert!(matches!(&master.take_seen()[..], [Op::ReportSize { .. }, Op::SetAttr { .. }]));
+}
+
+#[tokio::test]
+async fn own_writes_are_in_every_attribute() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    assert_eq!(client.write(opened.handle, 10, b"hello").await, Ok(5));
+    assert_eq!(client.try_getattr(file).expect("known").attr.size, 15);
+    client.cache.clear();
+    let Ok(Lookup::Found(entry)) = client.lookup(&root(), ROOT, &name("f")).await else { panic!("it is there") };
+    assert_eq!(entry.attr.size, 15, "the master says 0");
+    let read = client.read(opened.handle, 8, 100).await.expect("read");
+    assert_eq!(&read[..], b"\0\0hello");
+    assert_eq!(client.write(opened.handle, u64::MAX, b"x").await, Err(FsError::FileTooLarge));
+}
+
+#[tokio::test]
+async fn a_recall_makes_the_file_shared() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    let past = Timestamp::new(1000, 5).expect("a time");
+    let times = SetAttr { mtime: Some(SetTime::At(past)), ..SetAttr::default() };
+    client.setattr(&root(), file, times, Some(opened.handle)).await.expect("set");
+    master.recall(file).await;
+    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).mtime, past, "reported before done");
+    master.set_exclusive(false);
+    assert!(client.try_open(file, OpenFlags::new(Access::Read)).is_none(), "no longer ours alone");
+    let second = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    assert!(second.direct, "others write it too");
+    master.recall(InodeId::new(99)).await;
+}
+
+#[tokio::test]
+async fn open_files_are_claimed_again_after_a_cut() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    master.inject(Fault::CutAfterMutation);
+    mkdir(&client, ROOT, "d").await;
+    let claimed: Vec<u64> = master.take_resumed().iter().map(|reclaim| reclaim.inode).collect();
+    assert_eq!(claimed, [file.get()]);
+    client.flush(opened.handle).await.expect("still open");
+}
+
+#[tokio::test]
+async fn a_lost_session_fails_dirty_files_and_keeps_the_others() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (_, dirty) = create(&client, "dirty").await;
+    let (clean_inode, clean) = create(&client, "clean").await;
+    client.write(dirty.handle, 0, b"never written out").await.expect("buffered");
+    master.take_seen();
+    master.expire_sessions();
+    let opened_again = |ops: &[Op]| ops.iter().any(|op| matches!(op, Op::Open { .. }));
+    eventually("opened again", || opened_again(&master.take_seen())).await;
+    assert_eq!(client.flush(dirty.handle).await, Err(FsError::Io));
+    assert_eq!(client.write(dirty.handle, 0, b"x").await, Err(FsError::Io));
+    client.flush(clean.handle).await.expect("it lost nothing");
+    assert!(client.getattr(&root(), clean_inode).await.is_ok());
+    client.release(dirty.handle);
+}
+
+#[tokio::test]
+async fn paths_are_walked_through_links_and_dots() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let a = mkdir(&client, ROOT, "a").await;
+    let b = mkdir(&client, a, "b").await;
+    let symlink = async |parent, text: &str, target: &str| {
+        let kind = MakeKind::Symlink(target.as_bytes().to_vec());
+        client.make(&root(), parent, &name(text), kind, Mode::new(0o777)).await.expect("made").attr.inode
+    };
+    symlink(b, "up", "../b/../..").await;
+    let absolute = symlink(ROOT, "abs", "/a/b").await;
+    symlink(ROOT, "loop", "loop").await;
+    let resolve = async |path: &str| client.resolve(&root(), path.as_bytes()).await.map(|entry| entry.attr.inode);
+    for (path, expected) in [
+        ("/", Ok(ROOT)),
+        ("", Ok(ROOT)),
+        ("a//b/", Ok(b)),
+        ("/a/./b/..", Ok(a)),
+        ("/../..", Ok(ROOT)),
+        ("/abs", Ok(b)),
+        ("/abs/up/a", Ok(a)),
+        ("/loop", Err(FsError::Loop)),
+        ("/a/none", Err(FsError::NotFound)),
+        ("/a/none/x", Err(FsError::NotFound)),
+    ] {
+        assert_eq!(resolve(path).await, expected, "{path}");
+    }
+    let itself = client.resolve_no_follow(&root(), b"/abs").await.expect("found");
+    assert_eq!(itself.attr.inode, absolute);
+    assert_eq!(client.resolve_parent(&root(), b"/abs/new").await, Ok((b, name("new"))));
+    assert_eq!(client.resolve_parent(&root(), b"/").await, Err(FsError::Busy));
+}
+
+#[tokio::test]
+async fn after_shutdown_nothing_works_any_more() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    client.shutdown().await.expect("nothing is dirty");
+    client.cache.clear();
+    assert_eq!(client.getattr(&root(), file).await.map(|_| ()), Err(FsError::SessionExpired));
+    client.release(opened.handle);
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_refused() {
+    let config = ClientConfig { dirty_bytes: 0, ..ClientConfig::default() };
+    let error = Client::connect(config).await.map(|_| ()).expect_err("refused");
+    assert!(error.is_usage() && error.to_string().contains("dirty_bytes"), "{error}");
+}
