@@ -76,11 +76,14 @@ pub(super) async fn write(node: &Arc<Node>, incoming: Incoming, may_wait: bool) 
     let turn = gate.admit(&ticket, &write.extents, forwards, deadline).await?;
     let (Turn::Apply(serial) | Turn::Known(serial)) = turn;
     let forward = forward(node, &gate, &incoming, serial);
-    let chunk_length = match turn {
-        Turn::Apply(serial) => apply(node, &gate, &incoming, serial, may_wait),
-        Turn::Known(_) => node.store.length(write.handle, write.version),
+    let here = || {
+        let length = match turn {
+            Turn::Apply(serial) => apply(node, &gate, &incoming, serial),
+            Turn::Known(_) => node.store.length(write.handle, write.version),
+        };
+        length.and_then(|length| flush(node, write).map(|()| length))
     };
-    let chunk_length = chunk_length.and_then(|length| flush(node, write).map(|()| length));
+    let chunk_length = if may_wait { may_block(here) } else { here() };
     let below = match forward {
         Some(forward) => below(node, &gate, write, serial, forward).await,
         None => Ok(()),
@@ -127,10 +130,9 @@ fn check_pieces(incoming: &Incoming) -> Result<(), DataError> {
     if sums == **incoming.sums { Ok(()) } else { Err(DataError::Transfer) }
 }
 
-fn apply(node: &Node, gate: &Gate, incoming: &Incoming, serial: Serial, may_wait: bool) -> Result<u32, DataError> {
+fn apply(node: &Node, gate: &Gate, incoming: &Incoming, serial: Serial) -> Result<u32, DataError> {
     let write = &incoming.write;
-    let store = || node.store.write(write.handle, write.version, &incoming.data());
-    let result = if may_wait { may_block(store) } else { store() };
+    let result = node.store.write(write.handle, write.version, &incoming.data());
     let how = match result {
         Ok(_) => Applied::Done,
         // others may have this serial already, and the next write to get it here would be another one
@@ -170,7 +172,7 @@ fn flush(node: &Node, write: &Write) -> Result<(), DataError> {
     if !write.sync {
         return Ok(());
     }
-    may_block(|| node.store.sync(&[SyncChunk { handle: write.handle, version: write.version }]))
+    node.store.sync(&[SyncChunk { handle: write.handle, version: write.version }])
 }
 
 /// A write on its way further down.
