@@ -125,3 +125,39 @@ fn after_the_death_of_a_process_whole_replicas_are_dirty_and_go_on() {
     }
     assert_eq!(store.mark_clean(&store.dirty()).len(), 18);
 }
+
+#[test]
+fn what_a_killed_write_left_beyond_the_length_is_never_read() {
+    let (disk, store) = fresh();
+    store.create(h(1), V1).expect("create");
+    store.put(h(1), 0, &pattern(1, 100)).expect("write");
+    drop(store);
+    disk.restart(Loss::Process);
+    let path = file_of(&disk, h(1));
+    let mut raw = disk.content(&path).expect("file");
+    raw.extend(pattern(2, 9000));
+    disk.put(&path, raw);
+    let store = open(&disk, "boot-1");
+    assert_eq!(store.get(h(1)), Ok(pattern(1, 100)));
+    store.put(h(1), 20_000, b"x").expect("leaves a hole where the killed write was");
+    let mut expect = pattern(1, 100);
+    expect.resize(20_000, 0);
+    expect.push(b'x');
+    assert_eq!(store.get(h(1)), Ok(expect));
+}
+
+#[test]
+fn an_acknowledged_cut_survives_a_power_cut() {
+    for seed in 0..20 {
+        let (disk, store) = fresh();
+        store.create(h(1), V1).expect("create");
+        store.put(h(1), 0, &pattern(1, 3 * BLOCK)).expect("write");
+        store.mark_clean(&[h(1)]);
+        store.cut(h(1), V1, 10).expect("cut");
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        let store = open(&disk, "boot-2");
+        store.adopt(h(1), V1, V2).expect("adopt");
+        assert_eq!(store.get(h(1)), Ok(pattern(1, 10)), "seed {seed}");
+    }
+}

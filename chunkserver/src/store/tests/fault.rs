@@ -21,7 +21,6 @@ fn run(disk: &MemDisk, store: &ChunkStore<MemDisk>, script: &[Step], (operation,
 }
 
 /// After an error a chunk is as it was, or not used any more.
-#[expect(clippy::too_many_arguments, reason = "what happened, in a test")]
 fn refused(store: &ChunkStore<MemDisk>, world: &World, step: &Step, error: DataError, context: &str) {
     let Some((n, truth)) = step.handle().and_then(|n| Some((n, world.get(&n)?))) else { return };
     match store.get(h(n)) {

@@ -83,3 +83,20 @@ fn a_plan_names_the_file_to_send_from() {
     let got = rustix::io::pread(&*plan.file, &mut sent[..], plan.offset).expect("read");
     assert_eq!((got, &sent[..]), (5904, &pattern(1, 10_000)[4096..]));
 }
+
+#[test]
+#[ignore = "makes 100,000 files: run it alone, optimised"]
+fn a_server_with_100_000_chunks_starts_in_two_seconds() {
+    let (dir, store) = fresh_real(64 << 20);
+    store.stop().expect("stop");
+    drop(store);
+    for n in 0..100_000_u64 {
+        let subdir = dir.path().join(format!("store/chunks/{:02x}", (n >> 8) & 0xff));
+        std::fs::write(subdir.join(format!("{n:016x}.1")), b"").expect("file");
+    }
+    let begun = std::time::Instant::now();
+    let store = real(&dir, "boot-2");
+    assert_eq!(store.rows().len(), 100_000);
+    assert!(begun.elapsed().as_secs() < 2, "{:?}", begun.elapsed());
+    assert_eq!(store.open_files(), 0, "no chunk is opened");
+}
