@@ -43,7 +43,7 @@ impl Default for Options {
             chunkservers: 3,
             chunk_size: "256KiB",
             goal: 3,
-            chunkserver_flags: &["--reserve-mib", "16", "--watermark-percent", "99"],
+            chunkserver_flags: &["--reserve-mib", "16", "--watermark-mib", "16"],
             deadline: Duration::from_secs(300),
         }
     }
@@ -211,6 +211,31 @@ impl Cluster {
         self.wait_chunkservers(self.running())
     }
 
+    /// One chunkserver more, with its chunks in `data`.
+    pub fn add_chunkserver_at(&mut self, data: &Path) -> Result<()> {
+        let number = self.chunkservers.len();
+        std::os::unix::fs::symlink(data, self.chunkserver_directory(number))?;
+        let mut daemon = self.chunkserver(number)?;
+        daemon.start()?;
+        self.chunkservers.push(daemon);
+        self.wait_chunkservers(self.running())
+    }
+
+    /// SIGSTOP to the master: connections are taken, nothing is answered.
+    pub fn pause_master(&self) -> Result<()> {
+        self.master.signal(Signal::STOP)
+    }
+
+    /// SIGCONT to the master.
+    pub fn resume_master(&self) -> Result<()> {
+        self.master.signal(Signal::CONT)
+    }
+
+    /// A mount must end by itself, and well.
+    pub fn wait_mount_end(&mut self, number: usize) -> Result<()> {
+        self.mounts[number].1.wait_end()
+    }
+
     /// The process of a chunkserver, to signal it.
     pub fn chunkserver_process(&self, number: usize) -> &Daemon {
         &self.chunkservers[number]
@@ -222,10 +247,12 @@ impl Cluster {
 
     /// Waits until so many chunkservers are up at the master.
     pub fn wait_chunkservers(&mut self, count: usize) -> Result<()> {
+        let mut dead = None;
         until(&format!("{count} chunkservers are up"), READY, || {
-            self.check()?;
-            Ok(self.gfsctl_json(&["status"])?["chunkservers"]["up"] == count)
-        })
+            dead = self.check().err();
+            Ok(dead.is_some() || self.gfsctl_json(&["status"])?["chunkservers"]["up"] == count)
+        })?;
+        dead.map_or(Ok(()), Err)
     }
 
     /// Stops mounts, chunkservers and master cleanly, in this order, and starts them again.
