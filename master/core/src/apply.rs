@@ -1,7 +1,7 @@
 //! The one body of every command: live, at a restart and on a follower.
 
 use crate::command::{Action, Command};
-use crate::ops::{abandon, batch, chunks, reap, servers, sessions, sizes};
+use crate::ops::{abandon, batch, chunks, reap, restored, servers, sessions, sizes};
 use crate::outcome::CoreResult;
 use crate::state::Tables;
 use gfs_proto::FsError;
@@ -43,6 +43,7 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::CutApplied { cuts } => chunks::cut_applied(tx, cuts).map(done),
         Action::Collected { rows } => chunks::collected(tx, rows).map(done),
         Action::Abandon { chunks } => abandon::apply(tx, chunks).map(done),
+        Action::Restored => restored::apply(tx).map(done),
         Action::Reap { inodes } => reap::apply(tx, inodes).map(CoreResult::Reaped),
     }
 }

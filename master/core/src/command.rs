@@ -92,6 +92,8 @@ pub enum Action {
         /// Chunk and recorded version; another version is left alone.
         chunks: Vec<(ChunkHandle, ChunkVersion)>,
     },
+    /// The state came from a backup: further ids are of the next restore generation. `Done`.
+    Restored,
     /// Nobody has these orphans open any more. `Reaped` with those that were orphans.
     Reap {
         /// Unlinked inodes.

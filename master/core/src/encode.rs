@@ -110,6 +110,7 @@ impl From<&Action> for Wire {
                 };
                 Self::Abandon(wire::LoggedAbandon { chunks: chunks.iter().map(chunk).collect() })
             }
+            Action::Restored => Self::Restored(wire::LoggedRestored {}),
             Action::Reap { inodes } => {
                 Self::Reap(wire::LoggedReap { inodes: inodes.iter().map(|inode| inode.get()).collect() })
             }
@@ -160,6 +161,7 @@ impl TryFrom<Wire> for Action {
                 let chunk = |raw: wire::LoggedChunk| (ChunkHandle::new(raw.handle), ChunkVersion::new(raw.version));
                 Self::Abandon { chunks: raw.chunks.into_iter().map(chunk).collect() }
             }
+            Wire::Restored(_) => Self::Restored,
             Wire::Reap(raw) => Self::Reap { inodes: raw.inodes.into_iter().map(InodeId::new).collect() },
         })
     }
@@ -299,6 +301,7 @@ mod tests {
             Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(1))] },
             Action::Collected { rows: vec![(handle, server)] },
             Action::Abandon { chunks: vec![(handle, ChunkVersion::new(2))] },
+            Action::Restored,
             Action::Reap { inodes: vec![inode] },
         ]
     }

@@ -47,7 +47,7 @@ pub struct Genesis {
     pub chunk_size: ChunkSize,
     /// Default replication goal; the root directory's.
     pub goal: u8,
-    /// In the upper bits of all ids.
+    /// In the upper bits of the first ids; [`crate::Action::Restored`] goes on to the next.
     pub restore_generation: RestoreGeneration,
     /// When it was formatted; the root directory's times.
     pub created: Timestamp,
@@ -198,8 +198,8 @@ impl Store {
     }
 
     /// A consistent picture of the state. Holds a lock that `apply` waits for at its end: keep it for one
-    /// request, not across an await (it is not `Send`), and never take a second one on the same thread
-    /// while holding one (deadlock). Work on many rows takes a new view every few hundred.
+    /// request, not across an await (it is not `Send`), and while holding one never call another method
+    /// of the store on the same thread (deadlock). Work on many rows takes a new view every few hundred.
     pub fn view(&self) -> View<'_> {
         View::new(self.layers.read(), &self.genesis)
     }
@@ -263,6 +263,14 @@ impl Store {
         let mut hasher = SipHasher13::new();
         hasher.write(&view.state().encode());
         digest_rows(view, hasher)
+    }
+
+    /// Bytes that the database has allocated.
+    #[cfg(test)]
+    pub(crate) fn bytes_on_disk(&self) -> u64 {
+        let transaction = self.db.begin_write().expect("memory does not fail");
+        let stats = transaction.stats().expect("memory does not fail");
+        stats.allocated_pages() * stats.page_size() as u64
     }
 
     /// Runs `work` on tables whose changes are thrown away.

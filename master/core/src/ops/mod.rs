@@ -12,6 +12,7 @@ pub(crate) mod open_truncate;
 pub(crate) mod reap;
 pub(crate) mod remove_xattr;
 pub(crate) mod rename;
+pub(crate) mod restored;
 pub(crate) mod rmdir;
 pub(crate) mod servers;
 pub(crate) mod sessions;

@@ -14,7 +14,7 @@ use gfs_proto::FsError;
 use gfs_proto::attr::FileKind;
 #[cfg(test)]
 use gfs_proto::ids::DirCookie;
-use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, Sequence, SessionId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, RestoreGeneration, Sequence, SessionId};
 use gfs_proto::name::Name;
 
 /// See the module.
@@ -198,6 +198,17 @@ impl Tables<'_> {
 
 /// Chunks.
 impl Tables<'_> {
+    /// The restore generation that ids are given out in.
+    pub(crate) fn restore_generation(&self) -> RestoreGeneration {
+        self.state.next_handle.restore_generation()
+    }
+
+    /// Gives out ids of a new restore generation from now on.
+    pub(crate) fn begin_generation(&mut self, generation: RestoreGeneration) {
+        self.state.next_inode = InodeId::first_of(generation);
+        self.state.next_handle = ChunkHandle::first_of(generation);
+    }
+
     /// The next chunk handle.
     pub(crate) fn new_handle(&mut self) -> ChunkHandle {
         let handle = self.state.next_handle;

@@ -3,7 +3,7 @@
 
 use super::steps::{Step, Stepper, steps};
 use super::{Fixture, database, genesis, name};
-use crate::command::{Action, Command};
+use crate::command::{Action, Command, Stamp};
 use crate::outcome::Outcome;
 use crate::store::{Store, StoreError};
 use gfs_proto::caller::Caller;
@@ -200,4 +200,34 @@ fn a_damaged_record_is_an_error_and_final() {
     let apply = |index| store.apply(LogIndex::new(index), Term::new(1), &command);
     assert!(matches!(apply(1), Err(StoreError::Corrupt { .. })));
     assert!(matches!(apply(2), Err(StoreError::Failed)));
+}
+
+#[test]
+fn a_small_file_costs_little_on_disk() {
+    const FILES: u64 = 10_000;
+    let store = Store::format(database(), &genesis()).expect("an empty database");
+    let empty = store.bytes_on_disk();
+    for number in 0..FILES {
+        let now = gfs_proto::time::Timestamp::from_nanos(i128::from(number) * 1_234_567 + (1_800_000_000 << 30));
+        let make = gfs_proto::ops::Make {
+            first_chunk: true,
+            ..super::make(super::ROOT, &format!("file-{number:08}.txt"), gfs_proto::ops::MakeKind::File, 0o644)
+        };
+        let caller = Caller { uid: 1000, gid: 1000, groups: vec![1000] };
+        let placement = super::servers(&[1, 2, 3]);
+        let op = crate::StampedOp { placement, ..gfs_proto::ops::Op::Make(make).into() };
+        let caller = if number == 0 { Caller::root() } else { caller };
+        let mut ops = vec![op];
+        if number == 0 {
+            ops.insert(0, super::set_mode(super::ROOT, 0o777).into());
+        }
+        let command = Command { stamp: Stamp { now }, action: Action::Batch(super::batch(&caller, ops)) };
+        assert!(apply(&store, number as usize, &command).results.iter().all(Result::is_ok));
+        if number % 1000 == 999 {
+            assert!(store.freeze());
+            store.merge().expect("memory does not fail");
+        }
+    }
+    let bytes = (store.bytes_on_disk() - empty) / FILES;
+    assert!(bytes <= 400, "{bytes} bytes per file");
 }
