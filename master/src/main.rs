@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Parser;
 use gfs_master::config::{Args, Config, Settings};
 use gfs_master::node::Node;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return complain(&anyhow::Error::from(error).context(format!("log = {:?}", config.log)), USAGE),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),

@@ -11,7 +11,7 @@ use crate::master::{Machine, Master, now};
 use crate::servers::Servers;
 use crate::sessions::Sessions;
 use crate::{chores, garbage, rpc};
-use gfs_master_core::{Store, StoreError};
+use gfs_master_core::{Action, Store, StoreError};
 use gfs_proto::FsError;
 use std::io;
 use std::net::SocketAddr;
@@ -37,8 +37,8 @@ pub enum StartError {
     /// The metadata.
     #[error("cannot read the metadata")]
     Store(#[from] StoreError),
-    /// The metadata, after it was opened.
-    #[error("cannot read the metadata: {0}")]
+    /// The state, after it was opened.
+    #[error("cannot take over: {0}")]
     State(#[from] FsError),
     /// The address.
     #[error("cannot listen at {address}: {}", listen_problem(cause))]
@@ -94,6 +94,10 @@ impl Node {
         let checkpointer = Checkpointer::start(master.clone()).map_err(StartError::Thread)?;
         let server = tokio::spawn(serve(master.clone(), listener, address));
         let chores = vec![tokio::spawn(chores::run(master.clone())), tokio::spawn(garbage::collect(master.clone()))];
+        if config.restored {
+            master.commit_one(Action::Restored).await?;
+            info!("the directory was restored: inodes and chunks get numbers of a new generation");
+        }
         if master.everybody_is_back() {
             master.reap_idle_orphans();
         }

@@ -1,4 +1,4 @@
-//! Sizes and times of files that are being written: volatile here, logged lazily (COSTS: close waits
+//! Sizes and times of files that are being written: volatile here, logged lazily (close waits
 //! for no log). [`Sizes::overlay`] is the one function through which every attribute leaves the master.
 //!
 //! What is noted counts only for the truncate generation it was reported under: a cut voids it.

@@ -1,5 +1,5 @@
 //! Agreement of a chunk's replicas on a new epoch, and on a new version if they are not exactly the
-//! servers that the chunk record entitles (GFS paper, 3.1 and 4.5; INTERLEAVINGS 1, 3, 4).
+//! servers that the chunk record entitles (GFS paper, 3.1 and 4.5).
 //!
 //! ```text
 //!   entitled and live --Install(epoch)--> all confirm, all entitled  -----------------> done

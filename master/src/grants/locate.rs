@@ -1,5 +1,5 @@
 //! Where chunks can be read: the servers that the record entitles, that are up, and that reported a
-//! replica of exactly the recorded version (INTERLEAVINGS 1).
+//! replica of exactly the recorded version.
 
 use super::Generations;
 use super::install::Wanted;

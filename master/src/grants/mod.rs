@@ -7,7 +7,7 @@
 //!   the servers that the chunk record entitles.
 //!
 //! After every grant the file is looked at once more: if it was cut, remapped or recalled meanwhile the
-//! grant is void and made again (INTERLEAVINGS 6, 14).
+//! grant is void and made again.
 
 pub mod install;
 pub mod leases;
@@ -28,6 +28,7 @@ use install::{Agreed, Agreement, Wanted};
 use leases::Lease;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use tracing::info;
 
 /// A grant is tried anew so often when the file changes under it.
 const ATTEMPTS_MAX: usize = 8;
@@ -114,6 +115,7 @@ impl Master {
     pub async fn break_chunk(&self, session: SessionId, broken: Broken) -> Result<ChunkGrant, FsError> {
         let asked = Asked { session, inode: broken.inode, index: broken.index };
         numbering(&self.opens, asked)?;
+        info!(%session, chunk = %broken.handle, suspects = ?broken.suspects, "a client's chain broke");
         let _turn = self.chunk_locks.lock((broken.inode, broken.index)).await;
         for _ in 0..ATTEMPTS_MAX {
             let numbering = numbering(&self.opens, asked)?;

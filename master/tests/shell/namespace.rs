@@ -103,6 +103,18 @@ async fn a_restart_keeps_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_numbers_are_of_a_new_generation() {
+    let mut cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let before = client.create("before", 1).await.attr.inode;
+    cluster.restart_as(true).await;
+    let client = client.resume(&cluster.url(), &[]).await.expect("resumed");
+    let after = client.create("after", 2).await.attr.inode;
+    assert_eq!((before.get() >> 48, after.get() >> 48), (0, 1));
+    assert_eq!(client.lookup("before").await.map(|attr| attr.inode), Ok(before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_file_lives_while_somebody_has_it_open() {
     let cluster = Cluster::start().await;
     let (first, second) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);

@@ -72,10 +72,14 @@ impl Cluster {
 
     /// Stops the master in order, if it runs, and starts it on the same directory.
     pub(crate) async fn restart(&mut self) {
+        self.restart_as(false).await;
+    }
+
+    pub(crate) async fn restart_as(&mut self, restored: bool) {
         if let Some(node) = self.node.take() {
             node.stop().await;
         }
-        let config = config(self.directory.path(), self.timings);
+        let config = Config { restored, ..config(self.directory.path(), self.timings) };
         self.node = Some(Node::start(&config).await.expect("the master starts"));
     }
 
