@@ -147,7 +147,7 @@ impl<D: Disk> Importer<'_, D> {
         // it is there, though perhaps not for good
         let state = if settled.is_ok() { entry.state } else { ReplicaState::Suspect };
         let entered = store.index.insert(handle, Entry { state, ..entry });
-        settled.and(if entered { Ok(()) } else { Err(DataError::Busy) })
+        settled.and(entered.map(|_| ()).ok_or(DataError::Busy))
     }
 
     /// Removes what was replaced, makes the name durable, then takes the mark away.

@@ -114,11 +114,20 @@ struct Shard<F> {
     open: HashMap<ChunkHandle, Arc<Open<F>>>,
     /// Clock hand over the open ones.
     order: VecDeque<ChunkHandle>,
+    /// Replicas removed so far: a file that was opened by an older entry may be another one.
+    removals: u64,
+}
+
+/// An entry as it was seen, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    pub entry: Entry,
+    removals: u64,
 }
 
 impl<F> Index<F> {
     pub(super) fn new(open_files_max: usize) -> Self {
-        let shard = || Shard { entries: HashMap::new(), open: HashMap::new(), order: VecDeque::new() };
+        let shard = || Shard { entries: HashMap::new(), open: HashMap::new(), order: VecDeque::new(), removals: 0 };
         let shards = (0..SHARDS).map(|_| Mutex::new(shard())).collect();
         Self { shards, open_max_per_shard: (open_files_max / SHARDS).max(4) }
     }
@@ -133,24 +142,24 @@ impl<F> Index<F> {
     }
 
     /// The replica if it is open, and its entry.
-    pub(super) fn get_open(&self, handle: ChunkHandle) -> Option<(Entry, Option<Arc<Open<F>>>)> {
+    pub(super) fn get_open(&self, handle: ChunkHandle) -> Option<(Seen, Option<Arc<Open<F>>>)> {
         let shard = self.shard(handle);
-        let entry = Entry::unpack(*shard.entries.get(&handle)?);
+        let seen = Seen { entry: Entry::unpack(*shard.entries.get(&handle)?), removals: shard.removals };
         let open = shard.open.get(&handle).cloned();
         if let Some(open) = &open {
             open.used.store(true, Ordering::Relaxed);
         }
-        Some((entry, open))
+        Some((seen, open))
     }
 
-    /// Adds a replica; false if there is one.
-    pub(super) fn insert(&self, handle: ChunkHandle, entry: Entry) -> bool {
+    /// Adds a replica; `None` if there is one.
+    pub(super) fn insert(&self, handle: ChunkHandle, entry: Entry) -> Option<Seen> {
         let mut shard = self.shard(handle);
-        let vacant = !shard.entries.contains_key(&handle);
-        if vacant {
-            shard.entries.insert(handle, entry.pack());
+        if shard.entries.contains_key(&handle) {
+            return None;
         }
-        vacant
+        shard.entries.insert(handle, entry.pack());
+        Some(Seen { entry, removals: shard.removals })
     }
 
     /// Changes the entry of a replica that is there.
@@ -164,6 +173,7 @@ impl<F> Index<F> {
     pub(super) fn remove(&self, handle: ChunkHandle) -> Option<Entry> {
         let mut shard = self.shard(handle);
         shard.open.remove(&handle);
+        shard.removals += 1;
         shard.entries.remove(&handle).map(Entry::unpack)
     }
 
@@ -173,19 +183,20 @@ impl<F> Index<F> {
         let same = shard.entries.get(&handle) == Some(&entry.pack()) && !shard.open.contains_key(&handle);
         if same {
             shard.entries.remove(&handle);
+            shard.removals += 1;
         }
         same
     }
 
-    /// Enters an open replica whose file was found by `entry`. The one that counts is returned: another
-    /// thread's if it was faster; `None` if the entry has changed meanwhile.
-    pub(super) fn enter(&self, opened: Arc<Open<F>>, entry: Entry) -> Option<Arc<Open<F>>> {
+    /// Enters an open replica whose file was found as `seen` says. The one that counts is returned:
+    /// another thread's if it was faster; `None` if the entry may have changed meanwhile.
+    pub(super) fn enter(&self, opened: Arc<Open<F>>, seen: Seen) -> Option<Arc<Open<F>>> {
         let handle = opened.handle;
         let mut shard = self.shard(handle);
         if let Some(open) = shard.open.get(&handle) {
             return Some(open.clone());
         }
-        if shard.entries.get(&handle) != Some(&entry.pack()) {
+        if shard.entries.get(&handle) != Some(&seen.entry.pack()) || shard.removals != seen.removals {
             return None;
         }
         shard.open.insert(handle, opened.clone());
@@ -269,8 +280,8 @@ mod tests {
 
     fn enter(index: &Index<()>, opened: Arc<Open<()>>) -> Vec<Arc<Open<()>>> {
         let handle = opened.handle;
-        index.insert(handle, entry(1));
-        assert!(index.enter(opened, entry(1)).is_some());
+        let seen = index.insert(handle, entry(1)).expect("new");
+        assert!(index.enter(opened, seen).is_some());
         index.close_idle(handle)
     }
 
@@ -310,10 +321,11 @@ mod tests {
     fn an_open_file_of_an_older_entry_is_not_entered() {
         let index = Index::new(64);
         let handle = ChunkHandle::new(5);
-        index.insert(handle, entry(1));
+        let first = index.insert(handle, entry(1)).expect("new");
         index.update(handle, entry(2));
-        assert!(index.enter(open(5, 0), entry(1)).is_none());
+        assert!(index.enter(open(5, 0), first).is_none(), "renamed");
         assert!(!index.remove_closed(handle, entry(1)) && index.remove_closed(handle, entry(2)));
-        assert!(index.enter(open(5, 0), entry(2)).is_none(), "deleted");
+        index.insert(handle, entry(1)).expect("new");
+        assert!(index.enter(open(5, 0), first).is_none(), "deleted and made anew: another file of the same name");
     }
 }

@@ -17,10 +17,12 @@
 //! first one to a clean chunk, which commits a dirty mark), `create`, `read_cached`, `row`, `rows`.
 
 mod adopt;
+mod api;
 mod chunk_file;
 mod cut;
 mod directory;
 pub mod disk;
+mod error;
 mod flush;
 mod format_file;
 mod import;
@@ -39,6 +41,8 @@ mod write_plan;
 #[cfg(test)]
 mod tests;
 
+pub use api::{Adopted, Identity, ReadOut, SendPlan, StoreConfig, WriteData};
+pub use error::StoreError;
 pub use import::Importer;
 
 use chunk_file::{ChunkFile, Header};
@@ -46,172 +50,16 @@ use directory::Directory;
 use disk::{Disk, OpenMode};
 use format_file::FormatFile;
 use gfs_proto::control::{DirectorySpace, ReplicaRow, ReplicaState};
-use gfs_proto::frame::{DataError, Extent};
-use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, ServerUuid, Term};
+use gfs_proto::frame::DataError;
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term};
 use gfs_proto::layout::ChunkSize;
-use index::{Entry, Index, Live, Open};
+use index::{Entry, Index, Live, Open, Seen};
 use layout::Layout;
 use marks::Mark;
 use parking_lot::RwLock;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-
-/// What a store is opened with.
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    /// Storage directories; an empty one is formatted, one that does not exist is made.
-    pub directories: Vec<PathBuf>,
-    /// Below this much free room in a directory nothing is written to it; deletes always work.
-    pub reserve_bytes: u64,
-    /// Below this much free room in a directory no chunk is placed in it. At least the reserve.
-    pub watermark_bytes: u64,
-    /// Boot id of the machine: tells the death of a process from a loss of power.
-    pub boot_id: String,
-    /// Random; the name of the server if no directory has one yet.
-    pub uuid_if_new: ServerUuid,
-    /// Chunk files kept open, at least 64.
-    pub open_files_max: usize,
-}
-
-/// What the storage directories say of their server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// `None` before the first registration.
-    pub cluster: Option<ClusterId>,
-    /// As for the cluster.
-    pub chunk_size: Option<ChunkSize>,
-    /// Name of the server for itself.
-    pub uuid: ServerUuid,
-    /// This run.
-    pub incarnation: Incarnation,
-    /// Highest term obeyed.
-    pub highest_term: Term,
-}
-
-/// Bytes to write to one chunk.
-#[derive(Clone, Copy, Debug)]
-pub struct WriteData<'a> {
-    /// Ranges, at least one, not overlapping.
-    pub extents: &'a [Extent],
-    /// Their bytes, one after the other.
-    pub payload: &'a [u8],
-    /// Their piece sums ([`gfs_proto::checksum::piece_sums`]), one after the other, four bytes each.
-    pub sums: &'a [u8],
-}
-
-/// What a read found besides the bytes.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ReadOut {
-    /// Stored sums of the blocks that the bytes touch, four bytes each. Not compared with the bytes.
-    pub sums: Vec<u8>,
-    /// Length of the chunk.
-    pub chunk_length: u32,
-    /// Bytes read: fewer than asked for where the chunk ends.
-    pub data_len: u32,
-}
-
-/// Where to send bytes from without looking at them. Only for chunks without a live lease: the file
-/// may change under the sender.
-#[derive(Debug)]
-pub struct SendPlan<F> {
-    /// The chunk file.
-    pub file: Arc<F>,
-    /// First byte in the file.
-    pub offset: u64,
-    /// Bytes to send; 0 beyond the end of the chunk.
-    pub length: u32,
-    /// As in [`ReadOut`].
-    pub sums: Vec<u8>,
-    /// Length of the chunk.
-    pub chunk_length: u32,
-}
-
-/// How an adoption went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Adopted {
-    /// The replica as it is now.
-    pub row: ReplicaRow,
-    /// Blocks whose checksum did not match and was made anew.
-    pub blocks_resummed: u32,
-}
-
-/// Why a store cannot be opened or changed as a whole.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Nothing to store in.
-    #[error("no storage directory is configured")]
-    NoDirectory,
-    /// Settings that contradict each other.
-    #[error("{0}")]
-    Config(&'static str),
-    /// Another process uses the directory.
-    #[error("storage directory {path} is in use by another chunkserver{holder}; stop it or name another directory",
-        path = path.display())]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// " (process N)" if known.
-        holder: String,
-    },
-    /// Not a storage directory.
-    #[error("{path} is neither empty nor a storage directory of a chunkserver (it contains {found:?}); \
-        name an empty directory", path = path.display())]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-        /// Something in it.
-        found: String,
-    },
-    /// Made by a later program.
-    #[error("storage directory {path} has format {found}, this program knows formats up to {known}; \
-        use a newer program", path = path.display())]
-    Newer {
-        /// The directory.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-        /// The newest known.
-        known: u32,
-    },
-    /// The format file cannot be understood.
-    #[error("{path} is damaged: {what}", path = path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// Directories of different servers or clusters.
-    #[error("storage directory {path} belongs to {what} {found}, not to {expected}", path = path.display())]
-    Mismatch {
-        /// The directory.
-        path: PathBuf,
-        /// Which property: "server", "cluster" or "chunk size".
-        what: &'static str,
-        /// What it has.
-        found: String,
-        /// What it should have.
-        expected: String,
-    },
-    /// A directory could not be flushed at a stop.
-    #[error("storage directory {path} could not be flushed; its next start is one after a crash",
-        path = path.display())]
-    Unclean {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The operating system refused.
-    #[error("cannot {action} {path}", path = path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-}
 
 /// The replicas of one chunkserver.
 pub struct ChunkStore<D: Disk> {
@@ -286,7 +134,7 @@ impl<D: Disk> ChunkStore<D> {
 
     /// One replica.
     pub fn row(&self, handle: ChunkHandle) -> Option<ReplicaRow> {
-        let (entry, open) = self.index.get_open(handle)?;
+        let (Seen { entry, .. }, open) = self.index.get_open(handle)?;
         let length = open.map_or(0, |open| open.live.read().length);
         Some(ReplicaRow { handle, version: entry.version, length, state: entry.state })
     }
@@ -334,10 +182,10 @@ impl<D: Disk> ChunkStore<D> {
     fn open_replica(&self, handle: ChunkHandle) -> Result<Arc<Open<D::File>>, DataError> {
         const TRIES: usize = 8;
         for _ in 0..TRIES {
-            let (entry, open) = self.index.get_open(handle).ok_or(DataError::NoChunk)?;
+            let (seen, open) = self.index.get_open(handle).ok_or(DataError::NoChunk)?;
             let open = match open {
                 Some(open) => Some(open),
-                None => self.open_file(handle, entry)?,
+                None => self.open_file(handle, seen)?,
             };
             if let Some(open) = open {
                 return Ok(open);
@@ -347,7 +195,8 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Opens a file; `None` if it was renamed meanwhile.
-    fn open_file(&self, handle: ChunkHandle, entry: Entry) -> Result<Option<Arc<Open<D::File>>>, DataError> {
+    fn open_file(&self, handle: ChunkHandle, seen: Seen) -> Result<Option<Arc<Open<D::File>>>, DataError> {
+        let entry = seen.entry;
         let directory = self.directory(entry);
         let path = directory.chunk_path(entry.name(handle));
         let file = match self.disk.open(&path, OpenMode::Existing) {
@@ -360,7 +209,7 @@ impl<D: Disk> ChunkStore<D> {
         let chunk = ChunkFile { file: &file, layout: self.layout()?, handle };
         let header = chunk.header().map_err(|error| directory.failed(&error, &path))?;
         let live = live_of(entry, header, &path)?;
-        let open = self.index.enter(Open::new(handle, file, live), entry);
+        let open = self.index.enter(Open::new(handle, file, live), seen);
         self.close_idle(handle);
         Ok(open)
     }
@@ -440,7 +289,9 @@ impl<D: Disk> ChunkStore<D> {
             })?;
             self.publish(open, live, |entry| entry.marked = true);
         }
-        self.publish(open, live, |entry| entry.state = ReplicaState::Dirty);
+        if live.entry.state != ReplicaState::Dirty {
+            self.publish(open, live, |entry| entry.state = ReplicaState::Dirty);
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::ChunkStore;
 use super::disk::{Disk, OpenMode};
-use super::index::{Entry, Live, Open};
+use super::index::{Entry, Live, Open, Seen};
 use super::layout::{HEADER_LEN, VERSION_MAX};
 use gfs_proto::control::ReplicaState;
 use gfs_proto::frame::{DataError, SyncChunk};
@@ -26,9 +26,7 @@ impl<D: Disk> ChunkStore<D> {
         let dir = self.place()?;
         let entry = Entry { version, dir, unclean_name: true, marked: false, state: ReplicaState::Dirty };
         self.directory(entry).take_room(HEADER_LEN as u64)?;
-        if !self.index.insert(handle, entry) {
-            return Err(DataError::Epoch);
-        }
+        let seen = self.index.insert(handle, entry).ok_or(DataError::Epoch)?;
         let directory = self.directory(entry);
         let path = directory.chunk_path(entry.name(handle));
         let file = match self.disk.open(&path, OpenMode::CreateNew) {
@@ -49,7 +47,7 @@ impl<D: Disk> ChunkStore<D> {
             writes_synced: 0,
             name_synced: false,
         };
-        self.index.enter(Open::new(handle, file, live), entry);
+        self.index.enter(Open::new(handle, file, live), seen);
         self.close_idle(handle);
         Ok(())
     }
@@ -165,7 +163,7 @@ impl<D: Disk> ChunkStore<D> {
         allowed: impl Fn(Entry) -> Result<(), DataError>,
     ) -> Result<(Entry, Option<Arc<Open<D::File>>>), DataError> {
         loop {
-            let (entry, open) = self.index.get_open(handle).ok_or(DataError::NoChunk)?;
+            let (Seen { entry, .. }, open) = self.index.get_open(handle).ok_or(DataError::NoChunk)?;
             let Some(open) = open else {
                 allowed(entry)?;
                 if self.index.remove_closed(handle, entry) {
