@@ -116,7 +116,8 @@ pub struct Opened {
     pub handle: FileHandle,
     /// The kernel's pages of this inode are still true (FOPEN_KEEP_CACHE).
     pub keep_cache: bool,
-    /// The kernel must not cache pages (FOPEN_DIRECT_IO): others write the file.
+    /// The kernel must not cache pages (FOPEN_DIRECT_IO): others write the file, or have written it
+    /// since the kernel was last told its size.
     pub direct: bool,
 }
 

@@ -86,6 +86,11 @@ impl Namespace {
         inode
     }
 
+    /// As if another session had written the file.
+    pub(crate) fn set_size(&mut self, inode: InodeId, size: u64) {
+        self.attrs.get_mut(&inode).expect("a file").size = size;
+    }
+
     pub(crate) fn names(&self, parent: InodeId) -> Vec<String> {
         let names = self.children[&parent].keys();
         names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()

@@ -14,6 +14,7 @@ use gfs_proto::limits::{BATCH_OPS_MAX, CHUNKS_PER_REQUEST_MAX};
 use gfs_proto::name::Name;
 use gfs_proto::ops::{self, HeldChunk, Make, MakeKind, Op, OpResult, OpenSpec};
 use std::sync::Arc;
+use std::time::Instant;
 use tracing::warn;
 
 /// An open that the master has granted, on its way into the table.
@@ -134,6 +135,8 @@ impl Client {
         if !fresh {
             inode.learn(&attr);
         }
+        let told = self.cache.attr(attr.inode, Instant::now()).filter(|_| !granted.flags.truncate && !inode.is_exclusive());
+        let kernel_is_behind = told.is_some_and(|(told, _)| (told.size, told.mtime) != (attr.size, attr.mtime));
         self.cache.put_attr(&attr, granted.seen);
         let unused = given_up.or(granted.grant);
         if let Some(grant) = unused {
@@ -143,7 +146,8 @@ impl Client {
             self.release(handle);
             return Err(error);
         }
-        let direct = granted.flags.access.writes() && !inode.is_exclusive();
+        // A kernel that believes in an older size would not even ask for what lies behind it.
+        let direct = kernel_is_behind || (granted.flags.access.writes() && !inode.is_exclusive());
         Ok(Opened { handle, keep_cache: same_content, direct })
     }
 

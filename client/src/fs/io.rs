@@ -1,6 +1,7 @@
 //! Reading, writing and syncing open files.
 
 use super::Client;
+use crate::data::InodeData;
 use crate::files::{OpenFile, OpenInode};
 use crate::{Allocate, FileHandle, Seek, WriteFlags};
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use gfs_proto::attr::SetTime;
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::InodeId;
 use gfs_proto::limits::{FILE_SIZE_MAX, FRAME_PAYLOAD_MAX};
-use gfs_proto::ops::Op;
+use gfs_proto::ops::{Access, Op, OpenSpec};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -188,7 +189,11 @@ impl Client {
             return if wrote { self.report(&open, Some(false)).await } else { Ok(()) };
         }
         let Some((data, unlogged)) = self.files.parked(inode) else { return Ok(()) };
-        data.sync().await?;
+        match data.sync().await {
+            // A member of the closed file's lease is not what it was: new ones take an open file.
+            Err(FsError::BadHandle) => self.sync_reopened(inode, &data).await?,
+            other => other?,
+        }
         if let Some((size, truncate_generation)) = unlogged {
             let report = Op::ReportSize {
                 inode: inode.into(),
@@ -203,6 +208,15 @@ impl Client {
             self.files.parked_is_logged(inode);
         }
         Ok(())
+    }
+
+    async fn sync_reopened(&self, inode: InodeId, data: &Arc<InodeData>) -> Result<(), FsError> {
+        let spec = OpenSpec { open: self.files.next_open(), access: Access::Write, truncate: false };
+        self.ask(&Caller::root(), vec![Op::Open { inode: inode.into(), spec }]).await?.next()?;
+        let synced = data.sync().await;
+        data.forget_grants();
+        self.ask(&Caller::root(), vec![Op::Release { inode: inode.into(), open: spec.open }]).await?.done()?;
+        synced
     }
 
     /// `fallocate(2)`. Space cannot be set aside: that is refused, and the C library writes instead.

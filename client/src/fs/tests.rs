@@ -213,6 +213,19 @@ async fn a_second_open_of_a_file_that_is_ours_asks_nobody() {
 }
 
 #[tokio::test]
+async fn an_open_that_finds_another_size_than_was_told_reads_past_the_kernel() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let file = master.with_namespace(|namespace| namespace.add_file(ROOT, "a"));
+    assert_eq!(found(&client, ROOT, "a").await, Some(file));
+    let open = async || client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    assert!(!open().await.direct);
+    master.with_namespace(|namespace| namespace.set_size(file, 7));
+    assert!(open().await.direct);
+    assert!(!open().await.direct, "told by now");
+}
+
+#[tokio::test]
 async fn times_of_a_file_being_written_travel_with_its_close() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;
