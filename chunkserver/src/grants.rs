@@ -64,6 +64,13 @@ pub struct Lease {
     pub until: Duration,
 }
 
+impl Lease {
+    /// Has run out, and would have even if its holder had extended it at the last moment.
+    fn is_over(&self, now: Duration) -> bool {
+        now >= self.until.saturating_add(self.length)
+    }
+}
+
 #[derive(Debug)]
 struct Waiter {
     /// `None`: any turn.
@@ -390,11 +397,13 @@ impl Grants {
         held
     }
 
-    /// Leases that have run out; they are fenced from now on.
+    /// Leases that ran out so long ago that the master cannot have extended them; they are fenced from
+    /// now on. (It extends a lease when its holder asks, without a word to the members, and what keeps
+    /// a former holder out is the next epoch.)
     pub fn expire(&self, now: Duration) -> Vec<Expired> {
         let mut expired = Vec::new();
         self.each(|handle, state| {
-            let over = state.order.installed().filter(|_| now >= state.lease.until).map(|installed| installed.epoch);
+            let over = state.order.installed().filter(|_| state.lease.is_over(now)).map(|installed| installed.epoch);
             if let Some(epoch) = over {
                 state.order.revoke(epoch);
                 state.wake_all();

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use gfs_chunkserver::config::{CommandLine, Config};
 use gfs_chunkserver::run::{Chunkserver, Seams};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -34,7 +34,9 @@ fn fail(status: u8, error: &anyhow::Error) -> ExitCode {
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log).with_context(|| format!("setting log: {:?}", config.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    log.with_target(false).init();
     Ok(())
 }
 

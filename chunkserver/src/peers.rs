@@ -74,11 +74,8 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// A connection to this run of a server; the same one for all who ask.
-    pub async fn connect(&self, peer: &Peer, cluster: ClusterId) -> Result<Arc<DataConnection>, PeerError> {
-        if let Some(connection) = self.open_connection(peer) {
-            return Ok(connection);
-        }
+    /// A new connection to this run of a server, for all who ask from now on.
+    async fn connect(&self, peer: &Peer, cluster: ClusterId) -> Result<Arc<DataConnection>, PeerError> {
         let opened = DataConnection::open(&peer.endpoint, cluster, "chunkserver").await;
         let connection = Arc::new(opened.map_err(|source| call_error(peer, source))?);
         if (connection.server, connection.incarnation) != (peer.server, peer.incarnation) {
@@ -104,7 +101,8 @@ impl Peers {
         None
     }
 
-    /// Asks a peer and waits for its answer.
+    /// Asks a peer and waits for its answer. The request may arrive twice: a connection that was idle
+    /// may be closed by the other side just as it is used, and then a new one is tried.
     pub async fn call(
         &self,
         peer: &Peer,
@@ -112,10 +110,26 @@ impl Peers {
         frame: Outgoing<'_>,
         deadline: Duration,
     ) -> Result<Answer, PeerError> {
+        if let Some(connection) = self.open_connection(peer) {
+            match self.call_on(&connection, peer, frame, deadline).await {
+                Err(PeerError::Call { source: CallError::Io(_), .. }) => {}
+                result => return result,
+            }
+        }
         let connection = self.connect(peer, cluster).await?;
+        self.call_on(&connection, peer, frame, deadline).await
+    }
+
+    async fn call_on(
+        &self,
+        connection: &Arc<DataConnection>,
+        peer: &Peer,
+        frame: Outgoing<'_>,
+        deadline: Duration,
+    ) -> Result<Answer, PeerError> {
         let answer = connection.call(frame, deadline).await;
         if answer.is_err() {
-            self.forget(peer.server, &connection);
+            self.forget(peer.server, connection);
         }
         answer.map_err(|source| call_error(peer, source))
     }

@@ -122,6 +122,11 @@ impl Chunkserver {
         &self.node
     }
 
+    /// Closes all data connections, as a network that forgets them would.
+    pub fn close_connections(&self) {
+        self.data.close_connections();
+    }
+
     /// Stops cleanly: the next start need not look at any chunk.
     pub async fn stop(self) -> Result<(), StoreError> {
         self.stop.send_replace(true);

@@ -147,6 +147,11 @@ impl DataServer {
         }
     }
 
+    /// Closes all connections; who needs one opens another.
+    pub fn close_connections(&self) {
+        self.shared.open.lock().iter().filter_map(Weak::upgrade).for_each(|connection| connection.socket.close());
+    }
+
     fn close_listeners(&mut self) {
         self.accepting.drain(..).for_each(|task| task.abort());
         if let Some(path) = self.socket.take() {
@@ -159,7 +164,7 @@ impl Drop for DataServer {
     /// Like the death of the process: connections end where they are.
     fn drop(&mut self) {
         self.close_listeners();
-        self.shared.open.lock().iter().filter_map(Weak::upgrade).for_each(|connection| connection.socket.close());
+        self.close_connections();
     }
 }
 

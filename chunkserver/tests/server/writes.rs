@@ -278,3 +278,17 @@ async fn revoked_chunks_are_flushed_and_reported_clean() {
     let late = client.write(&write(&server, 2, 0, 4096), &data).await;
     assert_eq!(late.outcome, Err(DataError::Epoch));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_chain_survives_a_connection_that_was_closed_while_idle() {
+    let (_master, servers) = cluster().await;
+    let client = servers[0].client().await;
+    let data = pattern(4096, 1);
+    let mut frame = write(&servers[0], 1, 0, 4096);
+    frame.chain = vec![servers[1].hop()];
+    assert_eq!(client.write(&frame, &data).await.outcome, Ok(()));
+    servers[1].process.close_connections();
+    (frame.sequence, frame.serial) = (Sequence::new(2), Some(Serial::new(2)));
+    let ack = client.write(&frame, &data).await;
+    assert_eq!((ack.outcome, ack.culprit), (Ok(()), servers[0].id));
+}
