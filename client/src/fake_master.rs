@@ -55,6 +55,7 @@ struct State {
     waiting: HashMap<u64, oneshot::Sender<()>>,
     last_callback: u64,
     exclusive: bool,
+    term: u64,
 }
 
 /// See the file's text.
@@ -82,6 +83,16 @@ impl FakeMaster {
     /// Breaks all connections.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Breaks all connections as another leader takes over, who has forgotten what was not logged.
+    pub(crate) fn take_over(&self) {
+        {
+            let mut state = self.state.lock();
+            state.term += 1;
+            state.namespace.forget_reports();
+        }
+        self.cut();
     }
 
     pub(crate) fn inject(&self, fault: Fault) {
@@ -235,6 +246,7 @@ impl Session for FakeMaster {
             expiry_ms: 30_000,
             capabilities: 0,
             goal_default: 3,
+            term: self.state.lock().term,
         }))
     }
 
@@ -251,11 +263,12 @@ impl Session for FakeMaster {
             let mut session = 0;
             loop {
                 let message = tokio::select! {
-                    message = messages.message() => message,
+                    biased;
                     _ = cuts.changed() => {
                         let _ = replies.send(Err(Status::unavailable("cut")));
                         return;
                     }
+                    message = messages.message() => message,
                 };
                 let Ok(Some(message)) = message else { return };
                 let kind = match message.kind {

@@ -18,6 +18,8 @@ pub(crate) struct Namespace {
     children: HashMap<InodeId, BTreeMap<Vec<u8>, InodeId>>,
     targets: HashMap<InodeId, Vec<u8>>,
     versions: HashMap<InodeId, u64>,
+    /// Attributes before they were reported and not logged.
+    logged: HashMap<InodeId, Attr>,
     last: InodeId,
 }
 
@@ -29,6 +31,7 @@ impl Default for Namespace {
             children: HashMap::new(),
             targets: HashMap::new(),
             versions: HashMap::new(),
+            logged: HashMap::new(),
             last: InodeId::ROOT,
         };
         namespace.attrs.insert(InodeId::ROOT, namespace.attr(InodeId::ROOT, FileKind::Directory));
@@ -89,6 +92,12 @@ impl Namespace {
     /// As if another session had written the file.
     pub(crate) fn set_size(&mut self, inode: InodeId, size: u64) {
         self.attrs.get_mut(&inode).expect("a file").size = size;
+    }
+
+    /// Reported sizes and times were never logged.
+    pub(crate) fn forget_reports(&mut self) {
+        let forgotten: Vec<(InodeId, Attr)> = self.logged.drain().collect();
+        self.attrs.extend(forgotten);
     }
 
     pub(crate) fn names(&self, parent: InodeId) -> Vec<String> {
@@ -168,8 +177,13 @@ impl Namespace {
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))
             }
             Op::Release { .. } | Op::ReturnChunks { .. } => Ok(OpResult::Done),
-            Op::ReportSize { inode, size, mtime, ctime, .. } => {
+            Op::ReportSize { inode, size, mtime, ctime, durable, .. } => {
                 let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
+                if *durable {
+                    self.logged.remove(&attr.inode);
+                } else {
+                    self.logged.entry(attr.inode).or_insert_with(|| attr.clone());
+                }
                 attr.size = attr.size.max(*size);
                 if let Some(SetTime::At(at)) = mtime {
                     attr.mtime = *at;

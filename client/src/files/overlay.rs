@@ -38,6 +38,17 @@ struct Kept {
     after: Option<Timestamp>,
 }
 
+/// What the master has noted without logging it yet: lost if it stops uncleanly, so it is told again to
+/// its successor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Noted {
+    pub(crate) size: u64,
+    pub(crate) generation: TruncateGeneration,
+    pub(crate) mtime: Timestamp,
+    pub(crate) atime: Option<Timestamp>,
+    pub(crate) ctime: Timestamp,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Times {
     mtime: Timestamp,
@@ -60,15 +71,15 @@ pub(crate) struct Overlay {
     confirmed: Option<Times>,
     /// Size and generation that are known to be in the log.
     logged: Option<(u64, TruncateGeneration)>,
-    /// Something was reported since the last durable report.
-    unlogged: bool,
+    /// The last report, if it was not durable.
+    unlogged: Option<Noted>,
 }
 
 impl Overlay {
     /// At the open. `logged`: the file was just made, so what the master says is in the log.
     pub(crate) const fn new(attr: &Attr, logged: bool) -> Self {
         let logged = if logged { Some((attr.size, attr.truncate_generation)) } else { None };
-        Self { generation: attr.truncate_generation, kept: None, confirmed: None, logged, unlogged: false }
+        Self { generation: attr.truncate_generation, kept: None, confirmed: None, logged, unlogged: None }
     }
 
     /// Generation of the last cut that is known here.
@@ -122,7 +133,7 @@ impl Overlay {
     pub(crate) fn unlogged(&self, written: Written, data_only: bool) -> Option<Report> {
         let same_size = self.logged == Some((written.size, self.generation));
         let unreported = self.unreported(written);
-        if same_size && (data_only || (!self.unlogged && unreported.is_none())) {
+        if same_size && (data_only || (self.unlogged.is_none() && unreported.is_none())) {
             return None;
         }
         Some(unreported.unwrap_or(Report {
@@ -137,7 +148,7 @@ impl Overlay {
 
     /// Size and generation, if this client has written the file since the last durable report.
     pub(crate) fn unlogged_writes(&self, written: Written) -> Option<(u64, TruncateGeneration)> {
-        (self.unlogged || self.unreported(written).is_some()).then_some((written.size, self.generation))
+        (self.unlogged.is_some() || self.unreported(written).is_some()).then_some((written.size, self.generation))
     }
 
     /// The master has noted `report` and answered with `attr`.
@@ -146,15 +157,31 @@ impl Overlay {
             self.kept = None;
         }
         self.confirmed = Some(Times::of(attr));
-        self.unlogged = !durable;
+        let earlier = self.unlogged.filter(|noted| noted.generation == report.generation);
+        self.unlogged = (!durable).then_some(Noted {
+            size: report.size.max(earlier.map_or(0, |noted| noted.size)),
+            generation: report.generation,
+            mtime: attr.mtime,
+            atime: report.atime.or(earlier.and_then(|noted| noted.atime)),
+            ctime: attr.ctime,
+        });
         if durable {
             self.logged = Some((report.size, report.generation));
         }
     }
 
+    /// What the master may lose.
+    pub(crate) const fn noted(&self) -> Option<Noted> {
+        self.unlogged
+    }
+
     /// The master has changed attributes at our request, in the log.
     pub(crate) const fn confirmed(&mut self, attr: &Attr) {
         self.confirmed = Some(Times::of(attr));
+        if let Some(noted) = &mut self.unlogged {
+            noted.mtime = attr.mtime;
+            noted.ctime = attr.ctime;
+        }
     }
 
     /// The size was set, by us or by another session.
@@ -162,6 +189,7 @@ impl Overlay {
         if attr.truncate_generation > self.generation {
             self.generation = attr.truncate_generation;
             self.logged = Some((attr.size, attr.truncate_generation));
+            self.unlogged = None;
         }
     }
 
@@ -293,8 +321,11 @@ mod tests {
         overlay.reported(&report, &attr(5, 20), false);
         assert!(overlay.unlogged_writes(written(5, None)).is_some());
         let durable = overlay.unlogged(written(5, None), true).expect("reported, not yet in the log");
+        let noted = overlay.noted().expect("the master may lose it");
+        assert_eq!((noted.size, noted.mtime, noted.atime), (5, at(20), None));
         overlay.reported(&durable, &attr(5, 20), true);
         assert_eq!(overlay.unlogged(written(5, None), false), None);
+        assert_eq!(overlay.noted(), None);
         let opened = Overlay::new(&attr(4, 10), false);
         assert!(opened.unlogged(written(4, None), true).is_some(), "who knows what an earlier writer left");
     }

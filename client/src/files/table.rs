@@ -4,7 +4,7 @@
 //! of the same inode is told to the master after it; a recall that overtakes the answer to an open is
 //! not lost.
 
-use super::overlay::{Overlay, Report, Written};
+use super::overlay::{Noted, Overlay, Report, Written};
 use crate::FileHandle;
 use crate::data::{InodeData, SizeChange};
 use crate::session::Reclaim;
@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// Closed files whose blocks and unsynced writes are remembered.
@@ -226,6 +227,8 @@ struct Parked {
     stamp: ContentStamp,
     data: Arc<InodeData>,
     unlogged: Unlogged,
+    noted: Option<Noted>,
+    since: Instant,
 }
 
 /// See the file's text.
@@ -404,8 +407,10 @@ impl Files {
     /// Keeps what is known of the content of a closed inode.
     pub(crate) fn park(&self, inode: &OpenInode) {
         if inode.check().is_ok() {
-            let unlogged = inode.with_overlay(|overlay, written| overlay.unlogged_writes(written));
-            let parked = Parked { stamp: inode.stamp(), data: inode.data.clone(), unlogged };
+            let (unlogged, noted) =
+                inode.with_overlay(|overlay, written| (overlay.unlogged_writes(written), overlay.noted()));
+            let (stamp, since) = (inode.stamp(), Instant::now());
+            let parked = Parked { stamp, data: inode.data.clone(), unlogged, noted, since };
             self.parked.lock().push(inode.id, parked);
         }
     }
@@ -425,7 +430,17 @@ impl Files {
     pub(crate) fn parked_is_logged(&self, inode: InodeId) {
         if let Some(parked) = self.parked.lock().peek_mut(&inode) {
             parked.unlogged = None;
+            parked.noted = None;
         }
+    }
+
+    /// What the master has noted, of files that are open or were closed after `since`, and may have lost.
+    pub(crate) fn noted(&self, since: Instant) -> Vec<(InodeId, Noted)> {
+        let open = self.inodes();
+        let of_open = open.iter().filter_map(|inode| Some((inode.id, inode.with_overlay(|o, _| o.noted())?)));
+        let parked = self.parked.lock();
+        let of_parked = parked.iter().filter(|(_, parked)| parked.since >= since);
+        of_open.chain(of_parked.filter_map(|(inode, parked)| Some((*inode, parked.noted?)))).collect()
     }
 
     /// Forgets all closed inodes.

@@ -135,7 +135,8 @@ impl Client {
         if !fresh {
             inode.learn(&attr);
         }
-        let told = self.cache.attr(attr.inode, Instant::now()).filter(|_| !granted.flags.truncate && !inode.is_exclusive());
+        let told =
+            self.cache.attr(attr.inode, Instant::now()).filter(|_| !granted.flags.truncate && !inode.is_exclusive());
         let kernel_is_behind = told.is_some_and(|(told, _)| (told.size, told.mtime) != (attr.size, attr.mtime));
         self.cache.put_attr(&attr, granted.seen);
         let unused = given_up.or(granted.grant);

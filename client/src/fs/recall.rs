@@ -6,16 +6,36 @@ use crate::session::{Hooks, Reclaim};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gfs_proto::FsError;
+use gfs_proto::attr::SetTime;
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::InodeId;
 use gfs_proto::name::Name;
 use gfs_proto::ops::{Op, OpResult, OpenSpec};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
+
+/// The master logs sizes of closed files within about a second; a connection whose end nobody announced
+/// is found dead within 20 more.
+const NOTED_LIFE: Duration = Duration::from_secs(30);
 
 impl Hooks for Client {
     fn opens(&self) -> Vec<Reclaim> {
         self.files.registered()
+    }
+
+    fn told_before(&self, lost: Instant) -> Vec<Op> {
+        let since = lost.checked_sub(NOTED_LIFE).unwrap_or(lost);
+        let told = self.files.noted(since).into_iter().map(|(inode, noted)| Op::ReportSize {
+            inode: inode.into(),
+            size: noted.size,
+            mtime: Some(SetTime::At(noted.mtime)),
+            atime: noted.atime.map(SetTime::At),
+            ctime: Some(noted.ctime),
+            truncate_generation: noted.generation,
+            durable: false,
+        });
+        told.collect()
     }
 
     fn recall(&self, inode: InodeId) -> BoxFuture<'_, ()> {

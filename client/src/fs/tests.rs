@@ -291,6 +291,34 @@ async fn open_files_are_claimed_again_after_a_cut() {
 }
 
 #[tokio::test]
+async fn another_leader_is_told_what_the_former_had_not_logged() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let past = Timestamp::new(1000, 5).expect("a time");
+    let times = SetAttr { mtime: Some(SetTime::At(past)), ..SetAttr::default() };
+    let (closed, first) = create(&client, "closed").await;
+    client.setattr(&root(), closed, times.clone(), None).await.expect("set");
+    client.flush(first.handle).await.expect("reported");
+    client.release(first.handle);
+    let (open, second) = create(&client, "open").await;
+    client.setattr(&root(), open, times, None).await.expect("set");
+    client.flush(second.handle).await.expect("reported");
+    let mtimes = || master.with_namespace(|n| [closed, open].map(|inode| n.attr_of(inode).mtime));
+    assert_eq!(mtimes(), [past, past]);
+    master.take_seen();
+    master.take_over();
+    client.statfs().await.expect("answered by the next leader");
+    assert!(matches!(&master.take_seen()[..], [Op::ReportSize { .. }, Op::ReportSize { .. }, Op::StatFs]));
+    assert_eq!(mtimes(), [past, past]);
+    master.cut();
+    client.statfs().await.expect("answered");
+    assert!(
+        !master.take_seen().iter().any(|op| matches!(op, Op::ReportSize { .. })),
+        "the same leader has forgotten nothing"
+    );
+}
+
+#[tokio::test]
 async fn a_lost_session_fails_dirty_files_and_keeps_the_others() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;

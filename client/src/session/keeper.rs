@@ -8,9 +8,9 @@
 //! ```
 
 use super::link::{self, Link, LinkError, Wanted};
-use super::{Current, FsError, Identity, Session, callbacks};
+use super::{Caller, Current, FsError, Identity, Session, batch, callbacks};
 use crate::config::ConnectError;
-use gfs_proto::ops::BatchReply;
+use gfs_proto::ops::{Batch, BatchReply};
 use gfs_proto::wire::{self, client_message, server_message};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -73,8 +73,9 @@ pub(super) async fn keep(
             End::Unused => return,
             End::Lost(cause) => info!(address = link.address, cause, "connection to the master lost"),
         }
+        let lost = std::time::Instant::now();
         tokio::select! {
-            next = again(&session, &endpoints, link.identity.clone()) => match next {
+            next = again(&session, &endpoints, (link.identity.clone(), lost)) => match next {
                 Some(next) => link = next,
                 None => return,
             },
@@ -150,7 +151,11 @@ fn take(session: &Arc<Session>, message: wire::ServerMessage) -> Option<End> {
 }
 
 /// Connects again, for as long as it takes. `None`: nobody uses the session any more.
-async fn again(session: &Arc<Session>, endpoints: &[(String, Endpoint)], identity: Identity) -> Option<Link> {
+async fn again(
+    session: &Arc<Session>,
+    endpoints: &[(String, Endpoint)],
+    (identity, lost): (Identity, std::time::Instant),
+) -> Option<Link> {
     let mut resume = Some(identity.clone());
     let mut pause = ROUND_PAUSE_FIRST;
     loop {
@@ -163,7 +168,11 @@ async fn again(session: &Arc<Session>, endpoints: &[(String, Endpoint)], identit
         };
         match first_of(endpoints, &wanted).await {
             Ok(link) => {
-                attached(session, &link, resume.is_none());
+                let first = match &resume {
+                    Some(before) if before.term != link.identity.term => told_again(session, lost),
+                    _ => Vec::new(),
+                };
+                attached(session, &link, (resume.is_none(), first));
                 return Some(link);
             }
             Err(LinkError::Expired) if resume.is_some() => {
@@ -182,11 +191,18 @@ async fn again(session: &Arc<Session>, endpoints: &[(String, Endpoint)], identit
     }
 }
 
+/// What a former leader was told and had not logged.
+fn told_again(session: &Arc<Session>, lost: std::time::Instant) -> Vec<Batch> {
+    let ops = session.hooks().map(|hooks| hooks.told_before(lost)).unwrap_or_default();
+    // One operation a batch: a file that is gone by now must not keep the others from being heard.
+    ops.into_iter().map(|op| batch(&Caller::root(), vec![op])).collect()
+}
+
 /// The link is good: what is unanswered goes out again.
-fn attached(session: &Arc<Session>, link: &Link, new_session: bool) {
+fn attached(session: &Arc<Session>, link: &Link, (new_session, first): (bool, Vec<Batch>)) {
     *session.current.lock() =
         Current { identity: link.identity.clone(), channel: link.channel.clone(), address: link.address.clone() };
-    session.requests.lock().link_up(link.sender.clone());
+    session.requests.lock().link_up(link.sender.clone(), first);
     info!(address = link.address, session = %link.identity.session, new_session, "attached to the master again");
     if new_session && let Some(hooks) = session.hooks() {
         tokio::spawn(async move { hooks.renewed().await });

@@ -4,7 +4,7 @@ use super::Reclaim;
 use super::requests::Sender;
 use crate::config::ConnectError;
 use gfs_proto::FsError;
-use gfs_proto::ids::{ClusterId, SessionId};
+use gfs_proto::ids::{ClusterId, SessionId, Term};
 use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
 use gfs_proto::wire::{self, client_message, server_message, session_client::SessionClient};
@@ -34,6 +34,8 @@ pub(crate) struct Identity {
     pub(crate) goal_default: u8,
     pub(crate) keep_alive: Duration,
     pub(crate) expiry: Duration,
+    /// Of the leader: another one knows nothing that was not logged.
+    pub(crate) term: Term,
 }
 
 impl Identity {
@@ -162,6 +164,7 @@ async fn open_session(client: &mut SessionClient<Channel>, wanted: &Wanted<'_>) 
         goal_default: u8::try_from(reply.goal_default).map_err(|_| LinkError::protocol("goal"))?,
         keep_alive: Duration::from_millis(u64::from(reply.keep_alive_ms.max(1))),
         expiry: Duration::from_millis(u64::from(reply.expiry_ms.max(1))),
+        term: Term::new(reply.term),
     })
 }
 

@@ -56,6 +56,9 @@ impl From<&Reclaim> for wire::Reclaim {
 pub(crate) trait Hooks: Send + Sync + 'static {
     /// Everything that is registered as open.
     fn opens(&self) -> Vec<Reclaim>;
+    /// Another leader answers: what the one before had noted and not logged when the connection was lost
+    /// (at `lost`) is to be told again, before anything else.
+    fn told_before(&self, lost: std::time::Instant) -> Vec<Op>;
     /// Flush and give up what was granted on an inode; when this returns it is done.
     fn recall(&self, inode: InodeId) -> BoxFuture<'_, ()>;
     /// Forget what is cached of an inode, and these names in it.
@@ -135,7 +138,7 @@ impl Session {
             stopped: watch::Sender::new(false),
             config,
         });
-        session.requests.lock().link_up(link.sender.clone());
+        session.requests.lock().link_up(link.sender.clone(), Vec::new());
         tokio::spawn(keeper::keep(Arc::downgrade(&session), endpoints, link, session.stopped.subscribe()));
         Ok(session)
     }

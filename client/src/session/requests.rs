@@ -130,10 +130,16 @@ impl Requests {
         }
     }
 
-    /// A connection is attached to the session: everything unanswered goes out on it, in order.
-    pub(super) fn link_up(&mut self, link: Sender) {
+    /// A connection is attached to the session: `first` goes out on it, then everything unanswered, in
+    /// order.
+    pub(super) fn link_up(&mut self, link: Sender, first: Vec<Batch>) {
         self.link = Some(link);
-        for (request, pending) in &self.pending {
+        let unanswered = self.last;
+        for batch in first {
+            // A closed session refuses: then nobody cares.
+            let _ = self.submit(batch, None, Answer::Then(Box::new(|_| ())));
+        }
+        for (request, pending) in self.pending.range(..=unanswered) {
             self.send(*request, &pending.batch);
         }
     }
@@ -223,7 +229,7 @@ mod tests {
     fn everything_unanswered_goes_out_again_in_order_with_the_same_numbers() {
         let mut requests = Requests::default();
         let (link, mut first) = mpsc::unbounded_channel();
-        requests.link_up(link);
+        requests.link_up(link, Vec::new());
         let mut waiting = Vec::new();
         for mutation in [true, false, true, true] {
             let ticket = mutation.then(|| requests.begin());
@@ -236,13 +242,13 @@ mod tests {
         requests.link_down();
 
         let (link, mut second) = mpsc::unbounded_channel();
-        requests.link_up(link);
-        assert_eq!(sent(&mut second), [(2, 0, 0), (3, 2, 0), (4, 3, 0)], "unchanged");
+        requests.link_up(link, vec![batch(false)]);
+        assert_eq!(sent(&mut second), [(5, 0, 1), (2, 0, 0), (3, 2, 0), (4, 3, 0)], "unchanged, after what is first");
         assert!(matches!(requests.complete(3, Ok(reply())), Completion::Told));
         assert!(matches!(requests.complete(3, Ok(reply())), Completion::Told), "a second answer says nothing");
         let (caller, _answer) = oneshot::channel();
         requests.submit(batch(false), None, Answer::Caller(caller)).expect("the session lives");
-        assert_eq!(sent(&mut second), [(5, 0, 2)]);
+        assert_eq!(sent(&mut second), [(6, 0, 2)]);
     }
 
     #[test]
@@ -267,7 +273,7 @@ mod tests {
         drop(answer);
         requests.cancel(request);
         let (link, mut receiver) = mpsc::unbounded_channel();
-        requests.link_up(link);
+        requests.link_up(link, Vec::new());
         assert_eq!(sent(&mut receiver), [(1, 1, 0)]);
         assert!(matches!(requests.complete(request, Ok(reply())), Completion::Abandoned(..)));
         assert_eq!(requests.window.acknowledged().get(), 1);
@@ -282,7 +288,7 @@ mod tests {
         assert_eq!(requests.expire().len(), 1);
         assert_eq!(answer.try_recv().expect("told"), Err(FsError::SessionExpired));
         let (link, mut receiver) = mpsc::unbounded_channel();
-        requests.link_up(link);
+        requests.link_up(link, Vec::new());
         assert!(sent(&mut receiver).is_empty());
         assert_eq!(requests.begin().sequence.get(), 1, "numbers begin anew");
         requests.finish(ticket);

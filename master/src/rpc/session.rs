@@ -147,6 +147,7 @@ fn hello(master: &Master, session: &Session) -> wire::OpenSessionReply {
         expiry_ms: millis(master.timings.expiry),
         capabilities: 0,
         goal_default: genesis.goal.into(),
+        term: master.term().get(),
     }
 }
 
