@@ -188,3 +188,53 @@ pub fn verdict(peer: &Peer, answer: Result<Ack, PeerError>) -> Result<(), (DataE
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::frames::{FrameReader, FrameWriter, RawFrame};
+    use crate::net::socket::Socket;
+    use gfs_proto::wire;
+    use prost::Message;
+    use tokio::net::TcpListener;
+
+    const SECONDS: Duration = Duration::from_secs(20);
+    const PING: Outgoing<'_> = Outgoing { kind: Kind::Ping, request: 0, header: &[], sums: &[], payload: &[] };
+
+    /// Greets, answers so many requests, takes one more and closes the connection without a word.
+    async fn serve(listener: &TcpListener, answers: usize) {
+        let (stream, _) = listener.accept().await.expect("accepted");
+        let socket = Arc::new(Socket::tcp(stream).expect("a socket"));
+        let (writer, mut reader) =
+            (FrameWriter::new(Arc::clone(&socket)), FrameReader::new(socket, Vec::new(), SECONDS));
+        let welcome = wire::Welcome { server: 2, incarnation: 1, capabilities: 0, chunk_size: 1 << 20 };
+        let mut answer = (Kind::Welcome, welcome.encode_to_vec());
+        for _ in 0..=answers {
+            let RawFrame { request, .. } = reader.next().await.expect("received").expect("a frame");
+            let frame = Outgoing { kind: answer.0, request, header: &answer.1, sums: &[], payload: &[] };
+            writer.send(&frame).await.expect("sent");
+            answer = (Kind::Ack, Vec::new());
+        }
+        drop(reader.next().await);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_while_it_is_used_is_tried_once_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("address");
+        let peer =
+            |n| Peer { server: ServerId::new(n), incarnation: Incarnation::new(1), endpoint: Endpoint::Tcp(address) };
+        let (peers, cluster) = (Peers::default(), ClusterId::default());
+        let server = async {
+            serve(&listener, 1).await;
+            serve(&listener, 1).await;
+        };
+        let client = async move {
+            let ping = async || peers.call(&peer, cluster, PING, SECONDS).await;
+            assert_eq!(ping().await.expect("answered").kind, Kind::Ack);
+            assert_eq!(ping().await.expect("answered by the second connection").kind, Kind::Ack);
+            drop(peers); // ends the connection that the server still serves
+        };
+        tokio::join!(server, client);
+    }
+}
