@@ -62,9 +62,14 @@ impl Requests {
         Ticket { session: self.session, sequence: self.window.begin() }
     }
 
-    /// Nobody will send this mutation again.
+    /// Whoever began this mutation will not send it again. If it is still on its way it keeps its number
+    /// until the outcome is known.
     pub(super) fn finish(&mut self, ticket: Ticket) {
-        if ticket.session == self.session {
+        let sequence = Some(ticket.sequence);
+        if ticket.session == self.session
+            && self.window.is_outstanding(ticket.sequence)
+            && !self.pending.values().any(|pending| pending.batch.sequence == sequence)
+        {
             self.window.finish(ticket.sequence);
         }
     }
@@ -272,6 +277,8 @@ mod tests {
         let request = requests.submit(batch(true), Some(ticket), Answer::Caller(caller)).expect("the session lives");
         drop(answer);
         requests.cancel(request);
+        requests.finish(ticket);
+        assert_eq!(requests.window.acknowledged().get(), 0, "the master must keep its outcome");
         let (link, mut receiver) = mpsc::unbounded_channel();
         requests.link_up(link, Vec::new());
         assert_eq!(sent(&mut receiver), [(1, 1, 0)]);

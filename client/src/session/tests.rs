@@ -104,6 +104,23 @@ async fn everything_ends_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_mutation_that_timed_out_is_not_acknowledged_before_it_was_answered() {
+    let master = FakeMaster::start().await;
+    let session = connect(&master, Duration::from_millis(100)).await;
+    master.inject(Fault::Swallow);
+    assert_eq!(made(&session, "a").await, Err(FsError::TimedOut));
+    assert!(made(&session, "b").await.is_ok());
+    assert_eq!(master.acknowledged(), 0);
+    master.cut();
+    while master.with_namespace(|namespace| namespace.names(InodeId::ROOT)) != ["a", "b"] {
+        tokio::task::yield_now().await;
+    }
+    assert!(made(&session, "c").await.is_ok());
+    assert!(made(&session, "d").await.is_ok());
+    assert_eq!(master.acknowledged(), 3, "answered behind its caller's back");
+}
+
+#[tokio::test]
 async fn a_lost_session_fails_what_was_under_way_and_a_new_one_begins() {
     let master = FakeMaster::start().await;
     let session = connect(&master, LONG).await;

@@ -30,6 +30,11 @@ impl Window {
         self.outstanding.remove(&sequence);
     }
 
+    /// True from its beginning to its end.
+    pub(super) fn is_outstanding(&self, sequence: Sequence) -> bool {
+        self.outstanding.contains(&sequence)
+    }
+
     /// Everything up to here has been answered; the master may forget those outcomes.
     pub(super) fn acknowledged(&self) -> Sequence {
         let lowest = self.outstanding.first().copied().unwrap_or(self.next);
