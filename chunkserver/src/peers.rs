@@ -223,7 +223,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("address");
         let peer =
-            |n| Peer { server: ServerId::new(n), incarnation: Incarnation::new(1), endpoint: Endpoint::Tcp(address) };
+            Peer { server: ServerId::new(2), incarnation: Incarnation::new(1), endpoint: Endpoint::Tcp(address) };
         let (peers, cluster) = (Peers::default(), ClusterId::default());
         let server = async {
             serve(&listener, 1).await;

@@ -1,7 +1,10 @@
 //! WRITE and SYNC: star and chain, order, deduplication, fences, broken chains.
 
-use crate::harness::{CHUNK, Client, HANDLE, Master, Server, cluster, epoch, install, pattern, read, sums_of, write};
-use gfs_chunkserver::clock::BootClock;
+use crate::harness::{
+    CHUNK, Client, HANDLE, Heard, Master, Server, cluster, epoch, install, pattern, read, sums_of, write,
+};
+use gfs_chunkserver::clock::{BootClock, ManualClock};
+use gfs_chunkserver::workers::IDLE;
 use gfs_proto::chunk::Numbering;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::frame::{DataError, Extent, Write};
@@ -291,4 +294,21 @@ async fn a_chain_survives_a_connection_that_was_closed_while_idle() {
     (frame.sequence, frame.serial) = (Sequence::new(2), Some(Serial::new(2)));
     let ack = client.write(&frame, &data).await;
     assert_eq!((ack.outcome, ack.culprit), (Ok(()), servers[0].id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn chunks_that_are_written_no_longer_are_flushed_and_keep_their_lease() {
+    let master = Master::start().await;
+    let clock = Arc::new(ManualClock::default());
+    let directory = Arc::new(tempfile::tempdir().expect("directory"));
+    let server = Server::start_in(&master, directory, Arc::clone(&clock) as _).await;
+    let (client, id) = (server.client().await, server.id);
+    assert_eq!(client.write(&write(&server, 1, 0, 100), &pattern(100, 1)).await.outcome, Ok(()));
+    let in_state = |heard: &mut Heard, state| heard.row(id, HANDLE).filter(|row| row.state == state);
+    master.until("a dirty replica", |heard| in_state(heard, ReplicaState::Dirty)).await;
+    clock.advance(IDLE);
+    master.until("a clean replica", |heard| in_state(heard, ReplicaState::Clean)).await;
+    let second = client.write(&write(&server, 2, 0, 100), &pattern(100, 2)).await;
+    assert_eq!(second.outcome, Ok(()), "the lease goes on");
+    master.until("a dirty replica", |heard| in_state(heard, ReplicaState::Dirty)).await;
 }
