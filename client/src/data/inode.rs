@@ -147,6 +147,11 @@ impl State {
         self.dirty.is_empty() && self.lanes.values().all(|lane| lane.outbox.is_empty())
     }
 
+    /// Chunks from that index on are gone: there is nothing of theirs to flush.
+    fn forget_beyond(&mut self, chunks: u32) {
+        self.lanes.retain(|index, lane| index.get() < chunks || !lane.outbox.is_empty());
+    }
+
     /// Bytes up to `end` were written now.
     pub(super) fn written(&mut self, end: u64) {
         self.size = self.size.max(end);
@@ -224,6 +229,9 @@ impl InodeData {
         }
         let cut = generation > state.generation;
         state.generation = generation;
+        if cut {
+            state.forget_beyond(self.plane.authority.chunk_size().chunks_of(size));
+        }
         let grows_only = !cut && !state.is_clean();
         state.size = if grows_only { state.size.max(size) } else { size };
         drop(state);
@@ -310,6 +318,7 @@ impl InodeData {
             let (index, offset) = chunk.locate(new_size);
             state.locations.cut(index, offset);
             state.readahead.reset();
+            state.forget_beyond(chunk.chunks_of(new_size));
             self.taint(&mut state, new_size..u64::MAX);
         }
         state.size = new_size;

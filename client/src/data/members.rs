@@ -1,7 +1,9 @@
 //! One write or flush at all members of a lease: star or chain, and what a failure means.
 //!
 //! Small frames under client numbering go to every member at once; larger ones, and all under
-//! primary numbering, go along the chain (GFS paper, 3.2; star saves two hops for small files).
+//! primary numbering, go along the chain (GFS paper, 3.2; star saves two hops for small files). The
+//! first frame of a new chunk is a star whatever its size: a member that is down must not keep the
+//! others from having the chunk at all.
 
 use super::connection::{LinkError, Request};
 use super::frame::Frame;
@@ -11,10 +13,13 @@ use super::tally::{Outcome, Tally};
 use futures_util::future::join_all;
 use gfs_proto::chunk::{ChunkGrant, Replica};
 use gfs_proto::frame::{DataError, Hop, Kind, Sync, SyncChunk, Write};
-use gfs_proto::ids::{ServerId, SessionId};
+use gfs_proto::ids::{Incarnation, Serial, ServerId, SessionId};
 use gfs_proto::limits::STAR_BYTES_MAX;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
+
+/// Serials begin with it in each epoch.
+const FIRST: Serial = Serial::new(1);
 
 /// Why a write or flush did not succeed everywhere.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,7 +42,10 @@ impl Servers {
         deadline: Instant,
     ) -> Result<(), Failure> {
         let members = &ticket.grant.replicas;
-        let star = ticket.serial.is_some() && frame.batch.bytes <= STAR_BYTES_MAX;
+        let star = match ticket.serial {
+            Some(serial) => frame.batch.bytes <= STAR_BYTES_MAX || (ticket.create && serial == FIRST),
+            None => false,
+        };
         let asked = if star { &members[..] } else { &members[..1] };
         let tally = Arc::new(Tally::new(asked.len()));
         let send = |(slot, replica): (usize, &Replica)| {
@@ -100,13 +108,7 @@ impl Servers {
     }
 }
 
-fn header(
-    ticket: &Ticket,
-    frame: &Frame,
-    session: SessionId,
-    to: gfs_proto::ids::Incarnation,
-    chain: &[Replica],
-) -> Vec<u8> {
+fn header(ticket: &Ticket, frame: &Frame, session: SessionId, to: Incarnation, chain: &[Replica]) -> Vec<u8> {
     let grant = &ticket.grant;
     let hop = |replica: &Replica| Hop {
         server: replica.server,
@@ -166,7 +168,6 @@ mod tests {
     use super::*;
     use gfs_proto::chunk::ServerAddress;
     use gfs_proto::frame::Ack;
-    use gfs_proto::ids::{Incarnation, Serial};
 
     fn replica(server: u32) -> Replica {
         let address = ServerAddress { tcp: ([127, 0, 0, 1], 1).into(), unix: None, host: String::new() };

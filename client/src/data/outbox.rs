@@ -59,6 +59,8 @@ enum Lease {
     Stale {
         epoch: Epoch,
         fenced: bool,
+        /// Who acknowledged under it, unless one of them is not what it was: they can still flush.
+        members: Option<Arc<ChunkGrant>>,
     },
     Broken {
         grant: Arc<ChunkGrant>,
@@ -157,7 +159,7 @@ impl Outbox {
     pub(super) fn install(&mut self, grant: Arc<ChunkGrant>, now: Instant) -> bool {
         let (same, fenced) = match &self.lease {
             Lease::Held { grant: old, .. } => (old.epoch == grant.epoch, false),
-            Lease::Stale { epoch, fenced } => (*epoch == grant.epoch, *fenced),
+            Lease::Stale { epoch, fenced, .. } => (*epoch == grant.epoch, *fenced),
             Lease::Broken { grant: old, .. } => (old.epoch == grant.epoch, true),
             Lease::None => (self.last.is_some_and(|(epoch, _)| epoch == grant.epoch), false),
         };
@@ -179,8 +181,9 @@ impl Outbox {
     pub(super) fn fail(&mut self, epoch: Epoch, fault: Fault) {
         match (&mut self.lease, fault) {
             (Lease::Held { grant, .. }, Fault::Stale) if grant.epoch == epoch => {
-                self.lease = Lease::Stale { epoch, fenced: true };
+                self.lease = Lease::Stale { epoch, fenced: true, members: None };
             }
+            (Lease::Stale { epoch: old, members, .. }, _) if *old == epoch => *members = None,
             (Lease::Held { grant, .. }, Fault::Broken(suspects)) if grant.epoch == epoch => {
                 self.lease = Lease::Broken { grant: grant.clone(), suspects };
             }
@@ -194,7 +197,7 @@ impl Outbox {
     /// The master does not know the lease that was reported broken.
     pub(super) fn disowned(&mut self) {
         if let Lease::Broken { grant, .. } = &self.lease {
-            self.lease = Lease::Stale { epoch: grant.epoch, fenced: true };
+            self.lease = Lease::Stale { epoch: grant.epoch, fenced: true, members: None };
         }
     }
 
@@ -230,7 +233,18 @@ impl Outbox {
     /// The lease was given back or is void.
     pub(super) fn forget(&mut self) {
         if let Lease::Held { grant, .. } | Lease::Broken { grant, .. } = &self.lease {
-            self.lease = Lease::Stale { epoch: grant.epoch, fenced: false };
+            let members = self.members();
+            self.lease = Lease::Stale { epoch: grant.epoch, fenced: false, members };
+        }
+    }
+
+    /// Whom to ask for a flush of what they acknowledged. A flush names version and incarnation, not
+    /// the epoch, so it needs no living lease: a file can be flushed after it was closed.
+    pub(super) fn members(&self) -> Option<Arc<ChunkGrant>> {
+        match &self.lease {
+            Lease::Held { grant, .. } => Some(grant.clone()),
+            Lease::Stale { members, .. } => members.clone(),
+            Lease::None | Lease::Broken { .. } => None,
         }
     }
 
@@ -286,3 +300,7 @@ impl Outbox {
         self.synced = self.synced.max(order.0);
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -9,6 +9,11 @@ use gfs_proto::frame::Ack;
 use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// The others' time to answer after the first failure.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What came from one server.
 pub(super) type Outcome = Result<Ack, LinkError>;
@@ -41,11 +46,20 @@ impl Tally {
         }
     }
 
-    /// Returns when all have answered, or one has failed.
+    /// Returns when all have answered, or a moment after one has failed: whoever has the bytes counts
+    /// when the master chooses among the members.
     pub(super) async fn wait(&self) {
+        self.until(settled).await;
+        let complete = |slots: &[Option<Outcome>]| slots.iter().all(Option::is_some);
+        if !complete(&self.slots.lock()) {
+            let _ = timeout(GRACE, self.until(complete)).await;
+        }
+    }
+
+    async fn until(&self, condition: impl Fn(&[Option<Outcome>]) -> bool) {
         poll_fn(|context| {
             self.waker.register(context.waker());
-            if settled(&self.slots.lock()) { Poll::Ready(()) } else { Poll::Pending }
+            if condition(&self.slots.lock()) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }

@@ -448,13 +448,13 @@ impl InodeData {
         let plane = &self.plane;
         let mut retry = Retry::new(plane.config.timeout);
         loop {
-            let (upto, lease) = {
+            let (upto, members) = {
                 let mut state = self.state.lock();
                 let outbox = state.outbox(index);
                 let Some(upto) = outbox.unsynced() else { return Ok(()) };
-                (upto, outbox.lease(Instant::now()))
+                (upto, outbox.members())
             };
-            let Ok(grant) = lease else {
+            let Some(grant) = members else {
                 Box::pin(self.acquire(index, &mut retry)).await?;
                 continue;
             };

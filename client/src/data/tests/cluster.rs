@@ -150,7 +150,8 @@ impl Cluster {
         let mut known = master.chunks.get(&index).cloned().ok_or(FsError::StaleGrant)?;
         let has = |id: &ServerId| {
             let server = self.server(*id);
-            !server.is_down() && server.chunks.lock().get(&known.handle).is_some_and(|chunk| chunk.version == known.version)
+            !server.is_down()
+                && server.chunks.lock().get(&known.handle).is_some_and(|chunk| chunk.version == known.version)
         };
         let live: Vec<ServerId> = known.entitled.iter().copied().filter(has).collect();
         let written = self.servers.iter().any(|server| server.chunks.lock().contains_key(&known.handle));
@@ -185,6 +186,17 @@ impl Cluster {
 
     fn replicas_of<'a>(&'a self, known: &'a Known) -> impl Iterator<Item = &'a Arc<FakeServer>> {
         known.entitled.iter().map(|id| self.server(*id))
+    }
+
+    /// True if each chunk of a server has a current replica elsewhere.
+    pub(super) fn has_home_without(&self, server: &FakeServer) -> bool {
+        let current = |known: &Known, other: &FakeServer| {
+            other.chunks.lock().get(&known.handle).is_some_and(|chunk| chunk.version == known.version)
+        };
+        self.master.lock().chunks.values().all(|known| {
+            !current(known, server)
+                || self.replicas_of(known).any(|other| other.id != server.id && current(known, other))
+        })
     }
 
     /// What SetAttr{size} does at the master; the servers cut with the next install.
@@ -249,7 +261,11 @@ impl ChunkAuthority for Cluster {
                 version: known.version,
                 clip: known.clip,
                 leased: known.leased,
-                replicas: self.replicas_of(known).filter(|server| !server.is_down()).map(|server| server.replica()).collect(),
+                replicas: self
+                    .replicas_of(known)
+                    .filter(|server| !server.is_down())
+                    .map(|server| server.replica())
+                    .collect(),
             };
             let chunks = master.chunks.range(first..end).map(location).collect();
             Ok(ChunkMap { generation: MapGeneration::new(1), chunks })

@@ -189,7 +189,8 @@ async fn bad_bytes_are_read_again_then_elsewhere_and_reported() {
     };
     cluster.servers.iter().for_each(|server| server.faults.lock().corrupt_reads = 1);
     assert_eq!(read().await.expect("read"), data[8192..12288]);
-    let asked: Vec<bool> = cluster.servers.iter().flat_map(|s| s.seen.lock().reads.clone()).map(|r| r.by_copy).collect();
+    let asked: Vec<bool> =
+        cluster.servers.iter().flat_map(|s| s.seen.lock().reads.clone()).map(|r| r.by_copy).collect();
     assert_eq!(asked, [false, true], "the same server once more");
     assert!(cluster.reported.lock().is_empty());
 
