@@ -44,6 +44,14 @@ pub async fn run(master: Arc<Master>, session: Arc<Session>, batch: Batch) -> Re
     request.read(&batch).await
 }
 
+/// True if carrying it out may wait for the operation log or for other machines.
+pub fn is_logged(batch: &Batch) -> bool {
+    batch.ops.iter().any(|op| {
+        op.is_mutation()
+            || matches!(op, Op::ReportSize { durable: true, .. } | Op::GrantChunk { .. } | Op::BreakChunk { .. })
+    })
+}
+
 impl Request {
     /// Operations that are not logged as such, one after another, up to the first failure.
     async fn read(&self, batch: &Batch) -> Result<BatchReply, FsError> {

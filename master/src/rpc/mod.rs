@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod chunkserver;
+mod replies;
 pub mod session;
 
 use crate::master::Master;

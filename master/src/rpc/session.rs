@@ -1,31 +1,21 @@
-//! The Session service.
-//!
-//! A stream of requests is a [`Replies`]: polled by its connection's task, it reads requests, carries
-//! batches out, and yields their replies in whatever order they get ready. No task stands between, so
-//! a request that need not wait costs no wake-up, and one that waits holds up nobody.
+//! The Session service: handshakes and callbacks here, streams of requests in `replies`.
 
+use super::replies::Replies;
 use crate::gate::Gate;
 use crate::master::Master;
-use crate::requests;
 use crate::sessions::Session;
 use crate::sessions::callbacks::{Callback, CallbackKind};
 use crate::sessions::lifecycle::Reclaimed;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, FuturesUnordered, Stream, StreamExt};
+use futures_util::stream::{BoxStream, StreamExt};
 use gfs_proto::FsError;
 use gfs_proto::ids::{InodeId, OpenId, SessionId};
 use gfs_proto::limits::{PROTOCOL_VERSION, SESSION_EXPIRY};
-use gfs_proto::ops::{Access, Batch};
-use gfs_proto::wire::{self, callback, callback_answer, client_message, server_message};
-use std::pin::Pin;
+use gfs_proto::ops::Access;
+use gfs_proto::wire::{self, callback, callback_answer};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::debug;
 
-/// Batches of one stream that are being carried out; further ones wait in the connection.
-const BATCHES_MAX: usize = 1024;
 /// Longest name of a client.
 const NAME_MAX: usize = 256;
 
@@ -74,12 +64,7 @@ impl wire::session_server::Session for SessionService {
         request: Request<Streaming<wire::ClientMessage>>,
     ) -> Result<Response<Self::RequestsStream>, Status> {
         let stopping = stopping(self.master.stopping.clone());
-        let replies = Replies {
-            master: self.master.clone(),
-            session: None,
-            incoming: Some(request.into_inner()),
-            under_way: FuturesUnordered::new(),
-        };
+        let replies = Replies::new(self.master.clone(), request.into_inner());
         Ok(Response::new(replies.take_until(stopping).boxed()))
     }
 
@@ -170,117 +155,4 @@ fn asked(callback: Callback) -> wire::Callback {
     let CallbackKind::RecallExclusive(inode) = callback.kind;
     let recall = wire::Recall { inode: inode.get(), r#type: 1, scope: 1, ..wire::Recall::default() };
     wire::Callback { id: callback.id, kind: Some(callback::Kind::Recall(recall)) }
-}
-
-/// Replies to one stream of requests.
-struct Replies {
-    master: Arc<Master>,
-    session: Option<Arc<Session>>,
-    /// Absent after the client's last message.
-    incoming: Option<Streaming<wire::ClientMessage>>,
-    under_way: FuturesUnordered<BoxFuture<'static, wire::ServerMessage>>,
-}
-
-fn answer(request: u64, kind: server_message::Kind) -> wire::ServerMessage {
-    wire::ServerMessage { request, kind: Some(kind) }
-}
-
-fn refused(request: u64, error: FsError) -> wire::ServerMessage {
-    answer(request, server_message::Kind::Error(error.code()))
-}
-
-async fn carry_out(master: Arc<Master>, session: Arc<Session>, request: u64, raw: wire::Batch) -> wire::ServerMessage {
-    let outcome = match Batch::try_from(raw) {
-        Ok(batch) => requests::run(master, session, batch).await,
-        Err(error) => {
-            debug!(%error, "a batch that makes no sense");
-            Err(error.into())
-        }
-    };
-    match outcome {
-        Ok(reply) => answer(request, server_message::Kind::Reply((&reply).into())),
-        Err(error) => refused(request, error),
-    }
-}
-
-impl Replies {
-    /// Takes a message: an answer at once, or a batch that is under way now.
-    fn receive(&mut self, message: wire::ClientMessage) -> Option<wire::ServerMessage> {
-        let request = message.request;
-        let Some(kind) = message.kind else { return Some(refused(request, FsError::Protocol)) };
-        if let client_message::Kind::Attach(attach) = &kind {
-            return Some(self.attach(request, attach));
-        }
-        let Some(session) = self.session.clone() else { return Some(refused(request, FsError::Protocol)) };
-        if session.ended.is_open() {
-            return Some(refused(request, FsError::SessionExpired));
-        }
-        session.heard(Instant::now());
-        let master = self.master.clone();
-        match kind {
-            client_message::Kind::KeepAlive(_) => {
-                return Some(answer(request, server_message::Kind::KeptAlive(wire::KeptAlive {})));
-            }
-            client_message::Kind::Batch(raw) => {
-                self.under_way.push(Box::pin(carry_out(master, session, request, raw)));
-            }
-            client_message::Kind::Close(_) => self.under_way.push(Box::pin(async move {
-                master.end_session(session.id, "closed by the client").await;
-                answer(request, server_message::Kind::Closed(wire::SessionClosed {}))
-            })),
-            client_message::Kind::Attach(_) => {}
-        }
-        None
-    }
-
-    fn attach(&mut self, request: u64, attach: &wire::Attach) -> wire::ServerMessage {
-        match self.master.sessions.find(SessionId::new(attach.session), &attach.secret) {
-            None => refused(request, FsError::SessionExpired),
-            Some(session) => {
-                session.attach(None, Instant::now());
-                self.session = Some(session);
-                answer(request, server_message::Kind::Attached(wire::Attached {}))
-            }
-        }
-    }
-}
-
-impl Stream for Replies {
-    type Item = Result<wire::ServerMessage, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Poll::Ready(Some(reply)) = self.under_way.poll_next_unpin(cx) {
-                return Poll::Ready(Some(Ok(reply)));
-            }
-            if self.under_way.len() >= BATCHES_MAX {
-                return Poll::Pending;
-            }
-            let Some(incoming) = &mut self.incoming else {
-                return if self.under_way.is_empty() { Poll::Ready(None) } else { Poll::Pending };
-            };
-            match incoming.poll_next_unpin(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(message))) => {
-                    if let Some(reply) = self.receive(message) {
-                        return Poll::Ready(Some(Ok(reply)));
-                    }
-                }
-                Poll::Ready(Some(Err(_)) | None) => self.incoming = None,
-            }
-        }
-    }
-}
-
-impl Drop for Replies {
-    /// The client is gone, but what it asked for is under way: commands are logged and waited for by
-    /// others. It is finished for nobody.
-    fn drop(&mut self) {
-        let mut left = std::mem::take(&mut self.under_way);
-        if !left.is_empty()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move { while left.next().await.is_some() {} });
-        }
-    }
 }

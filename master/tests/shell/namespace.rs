@@ -178,3 +178,15 @@ async fn a_file_removed_while_its_opener_is_away_is_kept_for_it() {
     let master = cluster.node().master.clone();
     until("the last release removes it", || master.store.view().attr(inode).is_err()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_commands_at_once_are_all_carried_out() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let names: Vec<String> = (0..300).map(|number| format!("file{number}")).collect();
+    let makes = names.iter().map(|name| client.ask(Client::make(name, None, false)));
+    let made = futures_util::future::join_all(makes).await;
+    assert!(made.iter().all(Result::is_ok));
+    let found = futures_util::future::join_all(names.iter().map(|name| client.lookup(name))).await;
+    assert!(found.iter().all(Result::is_ok));
+}

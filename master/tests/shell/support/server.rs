@@ -1,6 +1,6 @@
 //! A chunkserver that keeps its replicas in a table and does as the master says, unless told otherwise.
 
-use super::connect;
+use super::{connect, soon};
 use gfs_proto::FsError;
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{
@@ -13,8 +13,9 @@ use gfs_proto::wire;
 use gfs_proto::wire::chunkserver_link_client::ChunkserverLinkClient;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +34,9 @@ struct State {
     replicas: BTreeMap<ChunkHandle, ReplicaRow>,
     commands: Vec<ChunkCommand>,
     acknowledged: u64,
+    sent: BTreeMap<u64, Instant>,
+    /// When the newest acknowledged heartbeat was sent.
+    served_from: Option<Instant>,
     mute: bool,
     server: Option<ServerId>,
 }
@@ -42,7 +46,7 @@ pub(crate) struct FakeServer {
     pub(crate) uuid: ServerUuid,
     incarnation: Incarnation,
     state: Arc<Mutex<State>>,
-    out: mpsc::Sender<wire::FromChunkserver>,
+    out: Option<mpsc::Sender<wire::FromChunkserver>>,
     task: JoinHandle<()>,
 }
 
@@ -108,20 +112,20 @@ impl FakeServer {
         let (out, mut incoming) = open(url, register).await.expect("registered");
         let state = Arc::new(Mutex::new(State { replicas, ..State::default() }));
         let shared = state.clone();
-        let sender = out.clone();
+        let sender = out.downgrade();
         let task = tokio::spawn(async move {
-            let commands = async {
+            let mut commands = pin!(async {
                 while let Ok(Some(message)) = incoming.message().await {
                     let message = ToChunkserver::try_from(message).expect("a valid message");
                     take(&shared, &sender, incarnation, message).await;
                 }
-            };
+            });
             tokio::select! {
-                () = commands => {}
-                () = beat(sender.clone()) => {}
+                () = &mut commands => {}
+                () = beat(&shared, &sender) => commands.await,
             }
         });
-        Self { uuid, incarnation, state, out, task }
+        Self { uuid, incarnation, state, out: Some(out), task }
     }
 
     pub(crate) fn id(&self) -> ServerId {
@@ -146,7 +150,20 @@ impl FakeServer {
     }
 
     pub(crate) async fn tell(&self, message: FromChunkserver) {
-        self.out.send((&message).into()).await.expect("the stream is open");
+        let out = self.out.as_ref().expect("it has not left");
+        out.send((&message).into()).await.expect("the stream is open");
+    }
+
+    /// Takes leave and waits until the master has ended the stream.
+    pub(crate) async fn leave(mut self) {
+        self.tell(FromChunkserver::Leaving).await;
+        self.out = None;
+        soon("the end of the stream", &mut self.task).await.expect("no panic");
+    }
+
+    /// Since when it may have answered its last read, if it keeps to the read lease.
+    pub(crate) fn served_from(&self) -> Option<Instant> {
+        self.state.lock().served_from
     }
 
     pub(crate) fn version(&self, handle: ChunkHandle) -> Option<ChunkVersion> {
@@ -171,19 +188,22 @@ impl FakeServer {
     }
 }
 
-async fn beat(out: mpsc::Sender<wire::FromChunkserver>) {
+async fn beat(state: &Mutex<State>, out: &mpsc::WeakSender<wire::FromChunkserver>) {
     for sent in 1.. {
+        let Some(out) = out.upgrade() else { return };
+        state.lock().sent.insert(sent, Instant::now());
         let heartbeat = Heartbeat { sent, space: space(), writing: Vec::new(), requests_in_flight: 0 };
         if out.send((&FromChunkserver::Heartbeat(heartbeat)).into()).await.is_err() {
             return;
         }
+        drop(out);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 async fn take(
     state: &Mutex<State>,
-    out: &mpsc::Sender<wire::FromChunkserver>,
+    out: &mpsc::WeakSender<wire::FromChunkserver>,
     incarnation: Incarnation,
     message: ToChunkserver,
 ) {
@@ -194,8 +214,10 @@ async fn take(
             let present = state.replicas.values().copied().collect();
             FromChunkserver::Report(ChunkReport { full: true, last: true, present, removed: Vec::new() })
         }
-        ToChunkserver::HeartbeatAck { .. } => {
-            state.lock().acknowledged += 1;
+        ToChunkserver::HeartbeatAck { sent, .. } => {
+            let mut state = state.lock();
+            state.acknowledged += 1;
+            state.served_from = state.sent.get(&sent).copied();
             return;
         }
         ToChunkserver::Command { id, command, .. } => {
@@ -209,7 +231,9 @@ async fn take(
         }
     };
     // The test may be over.
-    let _ = out.send((&answer).into()).await;
+    if let Some(out) = out.upgrade() {
+        let _ = out.send((&answer).into()).await;
+    }
 }
 
 fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand) -> Result<CommandOutcome, FsError> {

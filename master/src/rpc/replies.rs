@@ -1,0 +1,191 @@
+//! One stream of requests and the replies to them.
+//!
+//! [`Replies`] is the stream that the connection sends. Polled, it takes in whatever requests have come,
+//! starts them, and yields replies in the order in which they get ready, so one that waits holds up
+//! nobody. What only looks, and a command that comes alone, is carried out right here, without another
+//! task to be woken. Commands that come together go to tasks of their own: each would otherwise wait for
+//! the flush of the one before it instead of sharing it.
+
+use crate::master::Master;
+use crate::requests;
+use crate::sessions::Session;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use gfs_proto::FsError;
+use gfs_proto::ids::SessionId;
+use gfs_proto::ops::Batch;
+use gfs_proto::wire::{self, client_message, server_message};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tonic::{Status, Streaming};
+use tracing::{debug, error};
+
+/// Batches of one stream that are being carried out; further ones wait in the connection.
+const BATCHES_MAX: usize = 1024;
+
+/// See the module's text.
+pub(super) struct Replies {
+    master: Arc<Master>,
+    session: Option<Arc<Session>>,
+    /// Absent after the client's last message.
+    incoming: Option<Streaming<wire::ClientMessage>>,
+    /// Taken in, not yet started.
+    taken: Vec<wire::ClientMessage>,
+    ready: VecDeque<wire::ServerMessage>,
+    under_way: FuturesUnordered<BoxFuture<'static, wire::ServerMessage>>,
+}
+
+fn answer(request: u64, kind: server_message::Kind) -> wire::ServerMessage {
+    wire::ServerMessage { request, kind: Some(kind) }
+}
+
+fn refused(request: u64, error: FsError) -> wire::ServerMessage {
+    answer(request, server_message::Kind::Error(error.code()))
+}
+
+async fn carry_out(master: Arc<Master>, session: Arc<Session>, request: u64, batch: Batch) -> wire::ServerMessage {
+    match requests::run(master, session, batch).await {
+        Ok(reply) => answer(request, server_message::Kind::Reply((&reply).into())),
+        Err(error) => refused(request, error),
+    }
+}
+
+/// On a task of its own.
+fn apart(
+    request: u64,
+    work: impl Future<Output = wire::ServerMessage> + Send + 'static,
+) -> BoxFuture<'static, wire::ServerMessage> {
+    let task = tokio::spawn(work);
+    Box::pin(async move {
+        task.await.unwrap_or_else(|panic| {
+            error!(%panic, "a request ended with a panic");
+            refused(request, FsError::Io)
+        })
+    })
+}
+
+impl Replies {
+    pub(super) fn new(master: Arc<Master>, incoming: Streaming<wire::ClientMessage>) -> Self {
+        Self {
+            master,
+            session: None,
+            incoming: Some(incoming),
+            taken: Vec::new(),
+            ready: VecDeque::new(),
+            under_way: FuturesUnordered::new(),
+        }
+    }
+
+    /// Takes in what has come. The context is woken when more comes.
+    fn take_in(&mut self, cx: &mut Context<'_>) {
+        while self.under_way.len() + self.taken.len() < BATCHES_MAX {
+            let Some(incoming) = &mut self.incoming else { return };
+            match incoming.poll_next_unpin(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(message))) => self.taken.push(message),
+                Poll::Ready(Some(Err(_)) | None) => self.incoming = None,
+            }
+        }
+    }
+
+    /// Starts a request: its reply is ready, or under way.
+    fn start(&mut self, message: wire::ClientMessage, alone: bool) {
+        let request = message.request;
+        let reply = match (message.kind, self.session.clone()) {
+            (Some(client_message::Kind::Attach(attach)), _) => self.attach(request, &attach),
+            (None, _) | (_, None) => refused(request, FsError::Protocol),
+            (_, Some(session)) if session.ended.is_open() => refused(request, FsError::SessionExpired),
+            (Some(kind), Some(session)) => {
+                session.heard(Instant::now());
+                match self.serve(request, kind, session, alone) {
+                    None => return,
+                    Some(reply) => reply,
+                }
+            }
+        };
+        self.ready.push_back(reply);
+    }
+
+    fn serve(
+        &mut self,
+        request: u64,
+        kind: client_message::Kind,
+        session: Arc<Session>,
+        alone: bool,
+    ) -> Option<wire::ServerMessage> {
+        let master = self.master.clone();
+        match kind {
+            client_message::Kind::KeepAlive(_) => {
+                return Some(answer(request, server_message::Kind::KeptAlive(wire::KeptAlive {})));
+            }
+            client_message::Kind::Batch(raw) => match Batch::try_from(raw) {
+                Err(error) => {
+                    debug!(%error, "a batch that makes no sense");
+                    return Some(refused(request, error.into()));
+                }
+                Ok(batch) => {
+                    let inline = alone || !requests::is_logged(&batch);
+                    let work = carry_out(master, session, request, batch);
+                    self.under_way.push(if inline { Box::pin(work) } else { apart(request, work) });
+                }
+            },
+            client_message::Kind::Close(_) => self.under_way.push(Box::pin(async move {
+                master.end_session(session.id, "closed by the client").await;
+                answer(request, server_message::Kind::Closed(wire::SessionClosed {}))
+            })),
+            client_message::Kind::Attach(_) => {}
+        }
+        None
+    }
+
+    fn attach(&mut self, request: u64, attach: &wire::Attach) -> wire::ServerMessage {
+        match self.master.sessions.find(SessionId::new(attach.session), &attach.secret) {
+            None => refused(request, FsError::SessionExpired),
+            Some(session) => {
+                session.attach(None, Instant::now());
+                self.session = Some(session);
+                answer(request, server_message::Kind::Attached(wire::Attached {}))
+            }
+        }
+    }
+}
+
+impl Stream for Replies {
+    type Item = Result<wire::ServerMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(reply) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(reply)));
+            }
+            if let Poll::Ready(Some(reply)) = self.under_way.poll_next_unpin(cx) {
+                return Poll::Ready(Some(Ok(reply)));
+            }
+            self.take_in(cx);
+            if self.taken.is_empty() {
+                let over = self.incoming.is_none() && self.under_way.is_empty();
+                return if over { Poll::Ready(None) } else { Poll::Pending };
+            }
+            let alone = self.taken.len() == 1 && self.under_way.is_empty();
+            for message in std::mem::take(&mut self.taken) {
+                self.start(message, alone);
+            }
+        }
+    }
+}
+
+impl Drop for Replies {
+    /// The client is gone, but what it asked for is under way: commands are logged and waited for by
+    /// others. It is finished for nobody.
+    fn drop(&mut self) {
+        let mut left = std::mem::take(&mut self.under_way);
+        if !left.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { while left.next().await.is_some() {} });
+        }
+    }
+}
