@@ -448,3 +448,23 @@ impl Files {
         self.parked.lock().clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recall_that_overtakes_the_answer_to_an_open_is_kept_for_it() {
+        let (files, inode) = (Files::new(), InodeId::new(7));
+        assert!(files.recall(inode).is_none());
+        let early = files.begin_open();
+        assert!(!files.was_recalled(inode, &early), "that was before");
+        assert!(files.recall(inode).is_none());
+        let late = files.begin_open();
+        assert!(files.was_recalled(inode, &early));
+        assert!(!files.was_recalled(inode, &late), "it asked after the recall");
+        assert!(!files.was_recalled(InodeId::new(8), &early));
+        drop((early, late));
+        assert!(files.inner.lock().recalled.is_empty(), "nothing is kept when nobody asks");
+    }
+}

@@ -200,6 +200,24 @@ async fn a_created_file_costs_one_request_and_its_close_one_that_nobody_waits_fo
 }
 
 #[tokio::test]
+async fn an_open_for_writing_waits_for_the_close_before_it() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    master.take_seen();
+    master.inject(Fault::Swallow);
+    client.release(opened.handle);
+    let caller = root();
+    let mut open = std::pin::pin!(client.open(&caller, file, OpenFlags::new(Access::Write)));
+    // Long enough for a request; a fault that goes unnoticed here is noticed next time.
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut open).await.is_err());
+    assert!(matches!(&master.take_seen()[..], [Op::Release { .. }]));
+    master.cut();
+    open.await.expect("the close was answered at last");
+    assert!(matches!(&master.take_seen()[..], [Op::Release { .. }, Op::Open { .. }]));
+}
+
+#[tokio::test]
 async fn a_second_open_of_a_file_that_is_ours_asks_nobody() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;
