@@ -6,6 +6,7 @@
 use crate::master::Master;
 use crate::servers::Presence;
 use crate::servers::link::CommandError;
+use crate::servers::locations::Located;
 use futures_util::stream::{self, StreamExt};
 use gfs_master_core::{Action, GarbageChunk};
 use gfs_proto::FsError;
@@ -26,6 +27,14 @@ struct Deletion {
     handle: ChunkHandle,
     version: ChunkVersion,
     server: ServerId,
+}
+
+/// What became of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Deleted {
+    Gone,
+    Refused,
+    Unanswered,
 }
 
 /// Works until the master stops: whenever there is garbage, and now and then for what was left over.
@@ -52,7 +61,8 @@ impl Master {
             after = Some(last.handle);
             let deletions: Vec<Deletion> = page.iter().flat_map(|chunk| self.deletions(chunk)).collect();
             let outcomes = stream::iter(deletions).map(|deletion| async move {
-                self.delete(deletion).await.then_some((deletion.handle, deletion.server))
+                let gone = self.delete(deletion).await == Deleted::Gone;
+                gone.then_some((deletion.handle, deletion.server))
             });
             let rows: Vec<_> = outcomes.buffer_unordered(DELETIONS_MAX).filter_map(std::future::ready).collect().await;
             if !rows.is_empty() {
@@ -74,20 +84,19 @@ impl Master {
         up.map(deletion).collect()
     }
 
-    /// True if the replica is gone.
-    async fn delete(&self, deletion: Deletion) -> bool {
+    async fn delete(&self, deletion: Deletion) -> Deleted {
         let Deletion { handle, version, server } = deletion;
-        let Some(incarnation) = self.servers.incarnation(server) else { return false };
+        let Some(incarnation) = self.servers.incarnation(server) else { return Deleted::Unanswered };
         match self.servers.command(server, ChunkCommand::Delete { handle, version, incarnation }).await {
             Ok(_) | Err(CommandError::Refused { error: FsError::NotFound, .. }) => {
                 self.locations.remove(handle, server);
-                true
+                Deleted::Gone
             }
             Err(CommandError::Refused { error, detail }) => {
-                warn!(chunk = %handle, %server, %error, detail, "garbage replica was not deleted");
-                false
+                warn!(chunk = %handle, %server, %error, detail, "a replica was not deleted");
+                Deleted::Refused
             }
-            Err(CommandError::Absent | CommandError::TimedOut) => false,
+            Err(CommandError::Absent | CommandError::TimedOut) => Deleted::Unanswered,
         }
     }
 
@@ -95,21 +104,28 @@ impl Master {
     /// nobody is entitled to, once a current one is readable. They must go soon: a client with an old
     /// chunk map might still ask for them.
     pub fn discard_stale(&self, handle: ChunkHandle) {
-        let now = Instant::now();
-        let Ok(Some(record)) = self.store.view().chunk(handle) else { return };
-        let stale: Vec<_> = self
-            .locations
-            .of(handle)
-            .into_iter()
-            .filter(|l| l.version < record.version && !record.entitled.contains(&l.server))
-            .collect();
-        if stale.is_empty() || self.live_replicas(handle, &record, now) == 0 {
-            return;
+        for Deletion { handle, version, server } in self.stale(handle) {
+            if let Some(incarnation) = self.servers.incarnation(server) {
+                self.servers.hint(server, ChunkCommand::Delete { handle, version, incarnation });
+            }
         }
-        for located in stale {
-            let Some(incarnation) = self.servers.incarnation(located.server) else { continue };
-            let version = located.version;
-            self.servers.hint(located.server, ChunkCommand::Delete { handle, version, incarnation });
+    }
+
+    /// Has a server that reports stale replicas delete them. False if it does not answer.
+    pub async fn discard_stale_at(&self, server: ServerId, handles: Vec<ChunkHandle>) -> bool {
+        let stale = handles.into_iter().flat_map(|handle| self.stale(handle)).filter(|d| d.server == server);
+        let stale: Vec<Deletion> = stale.collect();
+        let outcomes = stream::iter(stale).map(|deletion| self.delete(deletion)).buffer_unordered(DELETIONS_MAX);
+        outcomes.all(|deleted| std::future::ready(deleted != Deleted::Unanswered)).await
+    }
+
+    fn stale(&self, handle: ChunkHandle) -> Vec<Deletion> {
+        let Ok(Some(record)) = self.store.view().chunk(handle) else { return Vec::new() };
+        if self.live_replicas(handle, &record, Instant::now()) == 0 {
+            return Vec::new();
         }
+        let stale = |l: &Located| l.version < record.version && !record.entitled.contains(&l.server);
+        let deletion = |l: Located| Deletion { handle, version: l.version, server: l.server };
+        self.locations.of(handle).into_iter().filter(stale).map(deletion).collect()
     }
 }

@@ -206,7 +206,9 @@ impl Master {
             self.fenced(lost).await;
             let version = target;
             let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
-            match self.commit_one(raise).await {
+            let raised = self.commit_one(raise).await;
+            self.give_up(lost);
+            match raised {
                 Err(FsError::StaleGrant | FsError::NotFound) => return Ok(Agreement::Changed),
                 other => drop(other?),
             }
@@ -229,14 +231,16 @@ impl Master {
     /// that a first frame that is late makes nothing that counts.
     pub async fn create_again(&self, wanted: &Wanted<'_>, away: &[Lost]) -> Result<Agreement, FsError> {
         let (chunk, record) = (wanted.chunk, &wanted.chunk.record);
-        self.fenced(away).await;
         let entitled: Vec<ServerId> = self.choose_servers(record.goal);
         if entitled.is_empty() {
             return Err(FsError::NoSpace);
         }
+        self.fenced(away).await;
         let version = record.version.next();
         let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
-        match self.commit_one(raise).await {
+        let raised = self.commit_one(raise).await;
+        self.give_up(away);
+        match raised {
             Err(FsError::StaleGrant | FsError::NotFound) => return Ok(Agreement::Changed),
             other => drop(other?),
         }
@@ -254,6 +258,13 @@ impl Master {
     async fn fenced(&self, lost: &[Lost]) {
         let known = lost.iter().filter(|(_, incarnation)| incarnation.is_some());
         join_all(known.map(|(server, incarnation)| self.fence_one(*server, *incarnation))).await;
+    }
+
+    /// Whoever was silenced for the fence begins anew.
+    fn give_up(&self, lost: &[Lost]) {
+        lost.iter()
+            .filter(|(_, incarnation)| incarnation.is_some())
+            .for_each(|(server, _)| self.servers.give_up(*server));
     }
 
     async fn fence_one(&self, server: ServerId, incarnation: Option<Incarnation>) {

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::warn;
 
 /// A server silent for so many times the suspicion interval is down.
 const DOWN_FACTOR: u32 = 6;
@@ -95,8 +96,8 @@ struct Server {
     space: Vec<DirectorySpace>,
     recent: u32,
     left: bool,
-    /// Heartbeats are not acknowledged before, so that its right to answer reads runs out.
-    muted: Option<Instant>,
+    /// Heartbeats are not acknowledged any more, so that its right to answer reads runs out.
+    muted: bool,
 }
 
 /// The registry.
@@ -118,7 +119,7 @@ impl Server {
             space: Vec::new(),
             recent: 0,
             left: false,
-            muted: None,
+            muted: false,
         }
     }
 
@@ -178,6 +179,7 @@ impl Servers {
         std::mem::take(&mut entry.reported).open();
         entry.heard = Some(now);
         entry.left = false;
+        entry.muted = false;
     }
 
     /// The full report is complete.
@@ -247,7 +249,8 @@ impl Servers {
 
     /// When a server that has not confirmed a new version can surely not serve the old one any more, if
     /// it then was in the run `incarnation`. One that is connected loses its right to answer reads for
-    /// that purpose: its heartbeats are not acknowledged for a while.
+    /// that purpose: its heartbeats are not acknowledged until it registers again, see
+    /// [`Servers::give_up`].
     pub fn fence(&self, server: ServerId, incarnation: Option<Incarnation>, now: Instant) -> Fence {
         let mut table = self.table.lock();
         let Some(entry) = table.get_mut(&server) else { return Fence::Passed };
@@ -256,20 +259,29 @@ impl Servers {
             return Fence::Passed;
         }
         if entry.link.is_some() {
-            let until = now + self.timings.read_lease;
-            entry.muted = entry.muted.max(Some(until));
-            return Fence::Until(until, None);
+            entry.muted = true;
+            return Fence::Until(now + self.timings.read_lease, None);
         }
         // It was acknowledged at the latest when it was heard of, by us or by the master before us.
         let until = entry.heard.unwrap_or(self.started) + self.timings.read_lease;
         if until <= now { Fence::Passed } else { Fence::Until(until, entry.replica(server)) }
     }
 
+    /// After [`Servers::fence`]: ends the connection of a server that was silenced. It registers again,
+    /// reports in full and is told which of its replicas are stale before it may answer reads.
+    pub fn give_up(&self, server: ServerId) {
+        if let Some(entry) = self.table.lock().get(&server)
+            && let Some(link) = entry.link.as_ref().filter(|_| entry.muted)
+        {
+            warn!(%server, "a chunkserver left a command undone, it has to register again");
+            link.close();
+        }
+    }
+
     /// True if a heartbeat may be acknowledged, which lets the server answer reads: its full report is
     /// in, so that it was told which replicas are stale, and nobody waits for its silence.
-    pub fn may_acknowledge(&self, server: ServerId, now: Instant) -> bool {
-        let table = self.table.lock();
-        table.get(&server).is_some_and(|entry| entry.reported.is_open() && entry.muted.is_none_or(|m| m <= now))
+    pub fn may_acknowledge(&self, server: ServerId) -> bool {
+        self.table.lock().get(&server).is_some_and(|entry| entry.reported.is_open() && !entry.muted)
     }
 
     /// Sends a command and waits for its outcome.
@@ -404,11 +416,13 @@ mod tests {
         let run = servers.incarnation(SERVER);
         let lease = timings.read_lease;
         servers.reported(SERVER, &first);
-        assert!(servers.may_acknowledge(SERVER, now));
+        assert!(servers.may_acknowledge(SERVER));
         assert!(matches!(servers.fence(SERVER, run, now), Fence::Until(until, None) if until == now + lease));
-        assert!(!servers.may_acknowledge(SERVER, now), "it must fall silent");
-        assert!(servers.may_acknowledge(SERVER, now + lease));
+        assert!(!servers.may_acknowledge(SERVER), "it must fall silent");
+        servers.give_up(SERVER);
         servers.attach(SERVER, register(2), second.clone(), now);
+        servers.reported(SERVER, &second);
+        assert!(servers.may_acknowledge(SERVER), "a new registration");
         assert!(matches!(servers.fence(SERVER, run, now), Fence::Passed));
         assert!(!servers.detach(SERVER, &first, false), "an older link changes nothing");
         assert!(servers.detach(SERVER, &second, false));

@@ -11,7 +11,7 @@ use crate::master::Master;
 use gfs_master_core::{Action, ChunkRecord, CoreResult};
 use gfs_proto::FsError;
 use gfs_proto::control::{ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ToChunkserver};
-use gfs_proto::ids::ServerId;
+use gfs_proto::ids::{ChunkHandle, ServerId};
 use gfs_proto::ops::Capabilities;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -125,24 +125,23 @@ impl Master {
         }
     }
 
-    /// Replicas that a server has. Those that nobody knows are left alone.
-    fn present(&self, server: ServerId, rows: &[ReplicaRow]) {
+    /// Replicas that a server has; those that are stale are returned. Those that nobody knows are left
+    /// alone.
+    fn present(&self, server: ServerId, rows: &[ReplicaRow]) -> Vec<ChunkHandle> {
+        let mut stale = Vec::new();
         for rows in rows.chunks(ROWS_PER_VIEW) {
-            let mut stale = Vec::new();
-            {
-                let view = self.store.view();
-                for row in rows {
-                    let known = Known::Reported(row.state);
-                    self.locations.set(row.handle, Located { server, version: row.version, known });
-                    self.unwritten.remove(row.handle);
-                    let record = view.chunk(row.handle);
-                    if matches!(record, Ok(Some(record)) if is_stale(&record, server, row)) {
-                        stale.push(row.handle);
-                    }
+            let view = self.store.view();
+            for row in rows {
+                let known = Known::Reported(row.state);
+                self.locations.set(row.handle, Located { server, version: row.version, known });
+                self.unwritten.remove(row.handle);
+                let record = view.chunk(row.handle);
+                if matches!(record, Ok(Some(record)) if is_stale(&record, server, row)) {
+                    stale.push(row.handle);
                 }
             }
-            stale.into_iter().for_each(|handle| self.discard_stale(handle));
         }
+        stale
     }
 
     fn absent(&self, server: ServerId, rows: &[ReplicaRow]) {
@@ -192,7 +191,7 @@ impl Reader {
     async fn heartbeat(&mut self, heartbeat: &Heartbeat) {
         let now = Instant::now();
         self.master.servers.heartbeat(self.server, heartbeat, now);
-        if self.master.servers.may_acknowledge(self.server, now) {
+        if self.master.servers.may_acknowledge(self.server) {
             self.acknowledge(heartbeat.sent).await;
         } else {
             *self.early.lock() = Some(heartbeat.sent);
@@ -233,20 +232,28 @@ async fn work_off(
     mut pages: mpsc::Receiver<ChunkReport>,
     early: Arc<Mutex<Option<u64>>>,
 ) {
-    let (mut rows, mut within) = (0, false);
+    let (mut rows, mut within, mut stale) = (0, false, Vec::new());
     while let Some(report) = pages.recv().await {
         if report.full && !within {
             // A server may report in full again; what it does not name then is gone.
-            rows = 0;
+            (rows, stale) = (0, Vec::new());
             master.locations.drop_server(server);
         }
         within = report.full && !report.last;
         rows += report.present.len();
-        tokio::task::block_in_place(|| {
-            master.present(server, &report.present);
+        stale.extend(tokio::task::block_in_place(|| {
+            let stale = master.present(server, &report.present);
             master.absent(server, &report.removed);
-        });
-        if report.full && report.last {
+            stale
+        }));
+        if within {
+            continue;
+        }
+        if !master.discard_stale_at(server, std::mem::take(&mut stale)).await {
+            link.close();
+            return;
+        }
+        if report.full {
             info!(%server, replicas = rows, "chunkserver has reported in full");
             master.servers.reported(server, &link);
             let sent = early.lock().take();
