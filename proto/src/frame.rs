@@ -325,8 +325,21 @@ impl DataError {
             SerialGap, Suspect, Transfer, Version,
         };
         [
-            NoChunk, Version, Epoch, Incarnation, Generation, Transfer, Corrupt, NoSpace, Io, NoReadLease, Suspect,
-            SerialGap, Chain, Busy, Cluster,
+            NoChunk,
+            Version,
+            Epoch,
+            Incarnation,
+            Generation,
+            Transfer,
+            Corrupt,
+            NoSpace,
+            Io,
+            NoReadLease,
+            Suspect,
+            SerialGap,
+            Chain,
+            Busy,
+            Cluster,
         ]
         .into_iter()
         .find(|error| *error as u16 == raw)
@@ -458,8 +471,7 @@ impl Write {
         if raw.len() != extents * Self::EXTENT_LEN + hops * Hop::LEN {
             return Err(bad("length of lists"));
         }
-        write.extents =
-            (0..extents).map(|_| Extent { offset: raw.get_u32_le(), length: raw.get_u32_le() }).collect();
+        write.extents = (0..extents).map(|_| Extent { offset: raw.get_u32_le(), length: raw.get_u32_le() }).collect();
         write.chain = (0..hops).map(|_| Hop::get(raw)).collect();
         let sane = |e: &Extent| e.length > 0 && e.offset.checked_add(e.length).is_some();
         let total = write.extents.iter().map(|e| u64::from(e.length)).sum::<u64>();
@@ -580,8 +592,16 @@ mod tests {
             sync: false,
             extents: vec![Extent { offset: 0, length: 10 }, Extent { offset: 4096, length: 5 }],
             chain: vec![
-                Hop { server: ServerId::new(2), incarnation: Incarnation::new(1), address: ([127, 0, 0, 1], 80).into() },
-                Hop { server: ServerId::new(3), incarnation: Incarnation::new(1), address: "[::1]:81".parse().expect("address") },
+                Hop {
+                    server: ServerId::new(2),
+                    incarnation: Incarnation::new(1),
+                    address: ([127, 0, 0, 1], 80).into(),
+                },
+                Hop {
+                    server: ServerId::new(3),
+                    incarnation: Incarnation::new(1),
+                    address: "[::1]:81".parse().expect("address"),
+                },
             ],
         }
     }
