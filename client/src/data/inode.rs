@@ -63,6 +63,8 @@ pub struct InodeData {
     pub(super) state: Mutex<State>,
     /// A frame left its outbox.
     pub(super) progress: Notify,
+    /// Held by the one who appends and does not buffer.
+    pub(super) appending: tokio::sync::Mutex<()>,
 }
 
 pub(super) struct State {
@@ -196,7 +198,13 @@ impl InodeData {
             reported: 0,
             mtime: UNIX_EPOCH,
         };
-        Arc::new(Self { plane, inode: open.inode, state: Mutex::new(state), progress: Notify::new() })
+        Arc::new(Self {
+            plane,
+            inode: open.inode,
+            state: Mutex::new(state),
+            progress: Notify::new(),
+            appending: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Number of the inode.
@@ -232,8 +240,8 @@ impl InodeData {
         if cut {
             state.forget_beyond(self.plane.authority.chunk_size().chunks_of(size));
         }
-        let grows_only = !cut && !state.is_clean();
-        state.size = if grows_only { state.size.max(size) } else { size };
+        // within a generation a file only grows, so a smaller size is an older one
+        state.size = if cut { size } else { state.size.max(size) };
         drop(state);
         if cut {
             self.forget_grants();

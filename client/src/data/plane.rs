@@ -43,9 +43,13 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// Bound on one request of an operation: time is left for others if a server is silent.
+    /// Bound on one write of an operation: time is left for others if a server is silent.
     fn request_timeout(&self) -> Duration {
         (self.timeout / 6).min(Duration::from_secs(10))
+    }
+    /// Bound on one read, which another replica can serve as well.
+    fn read_timeout(&self) -> Duration {
+        self.request_timeout() / 2
     }
 }
 
@@ -54,6 +58,7 @@ pub struct DataPlane {
     pub(super) authority: Arc<dyn ChunkAuthority>,
     pub(super) config: DataConfig,
     pub(super) request_timeout: Duration,
+    pub(super) read_timeout: Duration,
     pub(super) runtime: Handle,
     pub(super) servers: Servers,
     pub(super) cache: BlockCache,
@@ -74,6 +79,7 @@ impl DataPlane {
         };
         let plane = Arc::new(Self {
             request_timeout: config.request_timeout(),
+            read_timeout: config.read_timeout(),
             servers: Servers::new(us, runtime.clone()),
             cache: BlockCache::new(config.cache_bytes),
             memory: Memory::new(config.dirty_bytes),

@@ -85,6 +85,7 @@ impl InodeData {
                     return None;
                 }
                 at = piece.end();
+                self.used(&piece, gap.end);
                 pieces.push((piece.start, piece.data));
             }
             if at < gap.end {
@@ -119,6 +120,13 @@ impl InodeData {
         pieces
     }
 
+    /// A piece was read up to `end`. What a stream has read to its end is the first to go.
+    fn used(&self, piece: &Piece, end: u64) {
+        if piece.end() <= end && piece.data.len() as u64 >= BYPASS {
+            self.plane.cache.demote(self.id(), piece.start);
+        }
+    }
+
     /// Covers a gap with what is cached, what is on its way, and new fetches for the rest.
     fn plan_gap(&self, state: &mut State, gap: Range<u64>, parts: &mut Vec<Part>) {
         let mut pieces = self.cached(state, gap.clone()).into_iter().peekable();
@@ -134,9 +142,7 @@ impl InodeData {
             while pieces.next_if(|piece| piece.end() <= at).is_some() {}
             if let Some(piece) = pieces.next_if(|piece| piece.start <= at) {
                 at = piece.end();
-                if at <= gap.end && piece.data.len() as u64 >= BYPASS {
-                    self.plane.cache.demote(self.id(), piece.start);
-                }
+                self.used(&piece, gap.end);
                 parts.push(Part::Ready(piece.start, piece.data));
             } else if let Some(fetch) = coming.iter().find(|fetch| fetch.range().contains(&at)) {
                 at = fetch.range().end;
@@ -198,10 +204,10 @@ impl InodeData {
             Part::Mine(fetch) => Ok((fetch.range().start, self.run(&fetch).await?)),
             Part::Joined(fetch) => {
                 let start = fetch.range().start;
-                if let Ok(data) = fetch.wait().await {
-                    return Ok((start, data));
+                match fetch.wait().await {
+                    Err(FsError::Interrupted) => Ok((start, self.load(fetch.range()).await?)),
+                    result => Ok((start, result?)),
                 }
-                Ok((start, self.load(fetch.range()).await?))
             }
         }
     }
@@ -234,7 +240,7 @@ impl InodeData {
                 Ok(Place::Hole) => return Ok(zeroes(blocks.length)),
                 Ok(Place::Chunk(location)) => {
                     let plane = &self.plane;
-                    match plane.servers.fetch(&location, blocks, &*plane.authority, plane.request_timeout).await {
+                    match plane.servers.fetch(&location, blocks, &*plane.authority, plane.read_timeout).await {
                         Ok(data) => return Ok(data),
                         // a chunk that was granted and never written has no file anywhere, and says so twice
                         Err(FetchError::Absent) if absent > 0 && location.version == ChunkVersion::new(1) => {

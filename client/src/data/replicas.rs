@@ -89,7 +89,7 @@ impl Servers {
                 Err(error) => {
                     tracing::debug!(%handle, server = %replica.server, %error, "read failed");
                     if error == LinkError::TimedOut {
-                        self.distrust(replica, handle);
+                        self.avoid(replica);
                     }
                     return Err(FetchError::Unreachable);
                 }

@@ -19,8 +19,9 @@ use tokio::time::{Instant as Deadline, timeout};
 const CONNECTIONS: usize = 4;
 /// Bound on connecting and shaking hands.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a server that could not be reached is left alone.
-const REST: Duration = Duration::from_millis(500);
+/// How long a server that could not be reached is left alone: at first, and after several attempts.
+const REST_MIN: Duration = Duration::from_millis(500);
+const REST_MAX: Duration = Duration::from_secs(8);
 
 /// All of them.
 pub(super) struct Servers {
@@ -34,8 +35,15 @@ pub(super) struct Server {
     id: ServerId,
     address: ServerAddress,
     slots: [Slot; CONNECTIONS],
-    rests_until: Mutex<Option<Instant>>,
+    rest: Mutex<Rest>,
     in_flight: AtomicUsize,
+}
+
+/// After a failure.
+#[derive(Default)]
+struct Rest {
+    until: Option<Instant>,
+    length: Duration,
 }
 
 #[derive(Default)]
@@ -65,7 +73,7 @@ impl Servers {
                     id: replica.server,
                     address: replica.address.clone(),
                     slots: Default::default(),
-                    rests_until: Mutex::new(None),
+                    rest: Mutex::default(),
                     in_flight: AtomicUsize::new(0),
                 });
                 table.insert(replica.server, server.clone());
@@ -114,7 +122,12 @@ impl Servers {
         }
     }
 
-    /// A server did not answer in time about this chunk: its connection is not trusted any more.
+    /// A server did not answer a read in time: others are preferred for a while.
+    pub(super) fn avoid(&self, replica: &Replica) {
+        self.get(replica).begin_rest();
+    }
+
+    /// A server did not answer a write to this chunk in time: its connection is not trusted any more.
     pub(super) fn distrust(&self, replica: &Replica, handle: ChunkHandle) {
         if let Some(connection) = self.get(replica).slots[handle.get() as usize % CONNECTIONS].open() {
             connection.close();
@@ -124,7 +137,13 @@ impl Servers {
 
 impl Server {
     fn rests(&self) -> bool {
-        self.rests_until.lock().is_some_and(|until| Instant::now() < until)
+        self.rest.lock().until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn begin_rest(&self) {
+        let rest = &mut *self.rest.lock();
+        rest.length = (rest.length * 2).clamp(REST_MIN, REST_MAX);
+        rest.until = Some(Instant::now() + rest.length);
     }
 
     /// An open connection without requests, else one not opened yet, else the least busy.
@@ -158,13 +177,13 @@ impl Server {
         match made {
             Ok(connection) => {
                 tracing::debug!(server = %self.id, incarnation = %connection.incarnation(), "connected");
-                *self.rests_until.lock() = None;
+                *self.rest.lock() = Rest::default();
                 *slot.open.lock() = Some(connection.clone());
                 Ok(connection)
             }
             Err(error) => {
                 tracing::debug!(server = %self.id, address = %self.address.tcp, %error, "cannot connect");
-                *self.rests_until.lock() = Some(Instant::now() + REST);
+                self.begin_rest();
                 Err(error)
             }
         }

@@ -128,13 +128,16 @@ impl InodeData {
             let job = self.push(&mut state, batch, false);
             state.queue.push_back(job);
         }
-        let register = !std::mem::replace(&mut state.registered, true);
+        self.register(&mut state);
         self.start_workers(&mut state);
-        drop(state);
-        if register {
+        Ok(Some(offset))
+    }
+
+    /// Tells the plane that there is dirty data; under the lock, as is [`settled`](Self::settled).
+    fn register(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.registered, true) {
             self.plane.mark_dirty(self);
         }
-        Ok(Some(offset))
     }
 
     fn push(&self, state: &mut State, batch: Batch, sync: bool) -> (Order, Arc<Frame>) {
@@ -142,32 +145,30 @@ impl InodeData {
         (state.outbox(frame.index()).push(frame.clone()), frame)
     }
 
-    /// Writes at all replicas before it returns.
+    /// Writes at all replicas before it returns. The file grows when the bytes are there.
     async fn write_through(self: &Arc<Self>, at: At, data: &[u8]) -> Result<u64, FsError> {
-        let offset = {
-            let mut state = self.state.lock();
-            let offset = match at {
-                At::Offset(offset) => offset,
-                At::End => state.size,
-            };
-            state.written(end_of(offset, data)?);
-            offset
+        let (offset, _appending) = match at {
+            At::Offset(offset) => (offset, None),
+            At::End => {
+                let appending = self.appending.lock().await;
+                (self.size(), Some(appending))
+            }
         };
-        self.send_now(offset, data).await.map(|()| offset)
+        let end = end_of(offset, data)?;
+        self.send_now(offset, data).await?;
+        self.state.lock().written(end);
+        Ok(offset)
     }
 
     /// Sends bytes past the dirty map and waits until all replicas have them.
     pub(super) async fn send_now(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let batches = self.cut(offset, data);
         self.plane.memory.take(data.len());
-        let (jobs, register) = {
+        let jobs: Vec<_> = {
             let mut state = self.state.lock();
-            let jobs: Vec<_> = batches.into_iter().map(|batch| self.push(&mut state, batch, false)).collect();
-            (jobs, !std::mem::replace(&mut state.registered, true))
+            self.register(&mut state);
+            batches.into_iter().map(|batch| self.push(&mut state, batch, false)).collect()
         };
-        if register {
-            self.plane.mark_dirty(self);
-        }
         match &jobs[..] {
             [(order, frame)] => self.deliver(*order, frame, Told::Caller).await,
             _ => {
