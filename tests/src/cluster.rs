@@ -167,7 +167,7 @@ impl Cluster {
         let (point, daemon) = &mut self.mounts[number];
         daemon.start()?;
         let point = point.clone();
-        daemon.wait_ready("mounts", READY, || Ok(is_mounted(&point) && fs::metadata(&point).is_ok()))
+        daemon.wait_ready("mounts", READY, || Ok(mounts::answers(&point)))
     }
 
     /// SIGTERM to a mount: everything is written, nothing stays mounted.
@@ -181,6 +181,13 @@ impl Cluster {
     /// SIGKILL to a mount: the kernel keeps the mount, and whoever uses it gets errors.
     pub fn kill_mount(&mut self, number: usize) -> Result<()> {
         self.mounts[number].1.kill()
+    }
+
+    /// A mount that has nothing in memory yet, in place of one that was killed.
+    pub fn replace_mount(&mut self, number: usize) -> Result<()> {
+        self.kill_mount(number)?;
+        mounts::detach(&self.mounts[number].0)?;
+        self.start_mount(number)
     }
 
     /// SIGKILL.
@@ -221,9 +228,20 @@ impl Cluster {
         self.wait_chunkservers(self.running())
     }
 
-    /// SIGSTOP to the master: connections are taken, nothing is answered.
+    /// SIGSTOP to the master: connections are taken, nothing is answered. Its threads stop one by one,
+    /// so this waits for the last.
     pub fn pause_master(&self) -> Result<()> {
-        self.master.signal(Signal::STOP)
+        self.master.signal(Signal::STOP)?;
+        let pid = self.master.pid().context("the master does not run")?.as_raw_nonzero();
+        until("every thread of the master has stopped", READY, || {
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let stat = fs::read_to_string(task?.path().join("stat"))?;
+                if !stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" T")) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
     }
 
     /// SIGCONT to the master.

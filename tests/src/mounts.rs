@@ -13,6 +13,12 @@ pub fn is_mounted(path: &Path) -> bool {
     device_of(path).is_some()
 }
 
+/// True if something is mounted there and its daemon answers. Asks with statfs(2): the kernel answers
+/// stat(2) of a dead mount from its cache for as long as attributes live.
+pub fn answers(path: &Path) -> bool {
+    is_mounted(path) && rustix::fs::statfs(path).is_ok()
+}
+
 /// Takes a mount out of the tree, now, whoever uses it.
 pub fn detach(path: &Path) -> Result<()> {
     match unmount(path, UnmountFlags::DETACH) {

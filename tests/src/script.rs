@@ -1,11 +1,11 @@
 //! Running commands as a person would, with everything they said in the error if they fail.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Bound on a command when nothing else is said.
@@ -79,47 +79,90 @@ impl Script {
 
     /// Runs it; it must succeed.
     pub fn run(self) -> Result<Ran> {
-        let shown = self.shown.clone();
-        let ran = self.attempt()?;
-        if ran.status != 0 {
-            bail!("`{shown}` ended with status {}:\n{}{}", ran.status, ran.out, ran.err);
-        }
-        Ok(ran)
+        self.start()?.end()
+    }
+
+    /// Starts it and does not wait: [`Running::end`] does.
+    pub fn start(mut self) -> Result<Running> {
+        let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        self.command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
+        let child = self.command.spawn().with_context(|| format!("starting `{}`", self.shown))?;
+        Ok(Running { child, out, err, end: Instant::now() + self.deadline, deadline: self.deadline, shown: self.shown })
     }
 
     /// Runs it, whatever comes of it. What it said is kept in files: a pipe could fill up.
-    pub fn attempt(mut self) -> Result<Ran> {
-        let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
-        self.command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
-        let mut child = self.command.spawn().with_context(|| format!("starting `{}`", self.shown))?;
-        let end = Instant::now() + self.deadline;
+    pub fn attempt(self) -> Result<Ran> {
+        self.start()?.wait()
+    }
+}
+
+/// A command that runs.
+pub struct Running {
+    child: Child,
+    out: File,
+    err: File,
+    end: Instant,
+    deadline: Duration,
+    shown: String,
+}
+
+impl Running {
+    /// True if it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Bytes that it has written so far, to whatever (proc(5), `io`).
+    pub fn written(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("wchar: ")).context("no count of written bytes")?;
+        Ok(line.parse()?)
+    }
+
+    /// Waits for its end; it must succeed.
+    pub fn end(self) -> Result<Ran> {
+        let shown = self.shown.clone();
+        let ran = self.wait()?;
+        ensure!(ran.status == 0, "`{shown}` ended with status {}:\n{}{}", ran.status, ran.out, ran.err);
+        Ok(ran)
+    }
+
+    fn wait(mut self) -> Result<Ran> {
         let status = loop {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = self.child.try_wait()? {
                 break status;
             }
-            if Instant::now() >= end {
-                let group = rustix::process::Pid::from_child(&child);
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-                bail!(
-                    "`{}` did not end within {:?}:\n{}{}",
-                    self.shown,
-                    self.deadline,
-                    text_of(&mut out)?,
-                    text_of(&mut err)?
-                );
+            if Instant::now() >= self.end {
+                self.kill();
+                let (out, err) = (text_of(&mut self.out)?, text_of(&mut self.err)?);
+                bail!("`{}` did not end within {:?}:\n{out}{err}", self.shown, self.deadline);
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        Ok(Ran { status: status.code().unwrap_or(-1), out: text_of(&mut out)?, err: text_of(&mut err)? })
+        Ok(Ran { status: status.code().unwrap_or(-1), out: text_of(&mut self.out)?, err: text_of(&mut self.err)? })
+    }
+
+    fn kill(&mut self) {
+        let group = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = self.child.wait(); // killed, it ends as soon as the kernel lets it
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+        }
     }
 }
 
 impl Ran {
     /// It must have failed with this status, and have named all of `words`.
     pub fn refused(&self, status: i32, words: &[&str]) -> Result<()> {
-        anyhow::ensure!(self.status == status, "status {} instead of {status}: {}{}", self.status, self.out, self.err);
+        ensure!(self.status == status, "status {} instead of {status}: {}{}", self.status, self.out, self.err);
         for word in words {
-            anyhow::ensure!(self.err.contains(word), "the message does not name {word:?}: {}", self.err);
+            ensure!(self.err.contains(word), "the message does not name {word:?}: {}", self.err);
         }
         Ok(())
     }

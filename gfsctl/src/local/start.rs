@@ -73,6 +73,7 @@ impl Run<'_> {
     fn launch(&mut self, name: &str, program: &Path, arguments: &[&OsStr]) -> anyhow::Result<Started> {
         let (log, pid_file) = (self.home.log(name), self.home.pid(name));
         let started = Launch { program, arguments, log: &log, pid_file: &pid_file }.start()?;
+        self.started.retain(|(former, _)| former != name); // an attempt on a port that was lost
         self.started.push((name.to_owned(), started.process.clone()));
         Ok(started)
     }

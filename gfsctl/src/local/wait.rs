@@ -103,7 +103,8 @@ pub(crate) async fn for_mount(
 ) -> anyhow::Result<()> {
     let ready = async |_| {
         let path = point.to_owned();
-        let answered = || tokio::task::spawn_blocking(move || std::fs::metadata(path).is_ok());
+        // not stat(2): the kernel answers that for a dead mount too, from its cache
+        let answered = || tokio::task::spawn_blocking(move || rustix::fs::statfs(path).is_ok());
         mounts::is_ours(point) && matches!(tokio::time::timeout(ANSWER, answered()).await, Ok(Ok(true)))
     };
     until(home, ("mount", started), deadline, "mount", ready).await
