@@ -50,13 +50,14 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
         // on a worker's thread: the main one may not make way for blocking work
-        let server = tokio::spawn(Chunkserver::start(config, Seams::default())).await??;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut server = tokio::spawn(Chunkserver::start(config, Seams::default())).await??;
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            refusal = server.refused() => Err(refusal),
+        };
         tracing::info!("stopping");
         tokio::spawn(server.stop()).await??;
-        Ok(())
+        Ok(ended?)
     })
 }

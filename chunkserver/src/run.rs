@@ -8,7 +8,7 @@
 
 use crate::clock::{BootClock, Clock};
 use crate::config::Config;
-use crate::link::{self, LinkSettings};
+use crate::link::{self, LinkError, LinkSettings};
 use crate::node::{Node, Patience, Store};
 use crate::server::{self, BindError, DataServer, Limits, may_block};
 use crate::store::real::RealDisk;
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// For requests that are at work when the server is told to stop.
@@ -74,6 +74,7 @@ pub struct Chunkserver {
     data: DataServer,
     stop: watch::Sender<bool>,
     link: JoinHandle<()>,
+    refusal: oneshot::Receiver<LinkError>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -100,11 +101,17 @@ impl Chunkserver {
             },
             rack: config.rack,
         };
-        let link = tokio::spawn(link::run(Arc::clone(&node), settings, stopped.clone()));
+        let (refused, refusal) = oneshot::channel();
+        let link = link::run(Arc::clone(&node), settings, stopped.clone());
+        let link = tokio::spawn(async {
+            if let Err(error) = link.await {
+                let _ = refused.send(error); // nobody asks any more
+            }
+        });
         let flusher = Arc::new(Flusher(Arc::clone(&node)));
         let workers = vec![tokio::spawn(workers::run(flusher, stopped))];
         tracing::info!(%address, socket = %config.socket.display(), incarnation = %node.incarnation, "listening");
-        Ok(Self { node, address, socket: config.socket, data, stop, link, workers })
+        Ok(Self { node, address, socket: config.socket, data, stop, link, refusal, workers })
     }
 
     /// Address of the data port.
@@ -125,6 +132,15 @@ impl Chunkserver {
     /// Closes all data connections, as a network that forgets them would.
     pub fn close_connections(&self) {
         self.data.close_connections();
+    }
+
+    /// Waits until the master refuses this server for good, so that it is of no use any more; to be asked
+    /// until it answers once.
+    pub async fn refused(&mut self) -> LinkError {
+        match (&mut self.refusal).await {
+            Ok(error) => error,
+            Err(_) => std::future::pending().await, // the link ended because it was told to
+        }
     }
 
     /// Stops cleanly: the next start need not look at any chunk.

@@ -181,3 +181,23 @@ fn noise_on_the_ports_harms_nobody() {
         until("all chunkservers are up", SOON, || Ok(cluster.gfsctl_json(&["status"])?["chunkservers"]["up"] == 3))
     });
 }
+
+#[test]
+fn a_directory_of_another_cluster_is_refused() {
+    scenario(Options { chunkservers: 1, ..Options::default() }, |cluster| {
+        let chunks = cluster.chunkserver_directory(0);
+        let (data, log) = (cluster.path("other"), cluster.path("other.log"));
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let arguments = ["--data", text(&data), "--listen", &address, "--goal", "1"].map(str::to_owned);
+        let mut other = gfs_tests::Daemon::new("other", program("gfs-master")?, arguments.to_vec(), log);
+        other.start()?;
+        other.wait_ready("answers", SOON, || Ok(run("gfsctl", &["--master", &address, "status"])?.status == 0))?;
+        cluster.stop_chunkserver(0)?;
+        let socket = cluster.path("x.sock");
+        let foreign = ["--directory", text(&chunks), "--master", &address, "--socket", text(&socket)];
+        let ran = run("gfs-chunkserver", &foreign)?;
+        ensure!(ran.status == 1 && ran.err.contains("cluster") && ran.err.contains("--master"), "{ran:?}");
+        other.stop()?;
+        cluster.start_chunkserver(0)
+    });
+}

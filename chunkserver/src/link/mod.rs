@@ -7,6 +7,7 @@
 //!    '------- pause, longer each time <--' the stream ends
 //! ```
 //! A lost link ends nothing here: the read lease runs out by itself, writes are fenced by their epochs.
+//! Only a refusal that no further attempt can change ends the link, and with it the program.
 
 mod commands;
 mod copy;
@@ -50,9 +51,17 @@ pub enum LinkError {
         /// Why.
         reason: String,
     },
-    /// The master said no.
+    /// The master said no, for now.
     #[error("the master at {master} refused this chunkserver: {reason}")]
     Refused {
+        /// Where.
+        master: String,
+        /// Its words.
+        reason: String,
+    },
+    /// The master said no, and would say so again: another cluster, another version of the protocol.
+    #[error("the master at {master} turned this chunkserver away: {reason}")]
+    TurnedAway {
         /// Where.
         master: String,
         /// Its words.
@@ -94,13 +103,29 @@ pub enum LinkError {
     Store(#[from] crate::store::StoreError),
 }
 
-/// Keeps the stream up until told to stop; then takes leave.
-pub async fn run(node: Arc<Node>, settings: LinkSettings, mut stop: watch::Receiver<bool>) {
+impl LinkError {
+    /// True if no further attempt can succeed before somebody has changed something here.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::TurnedAway { .. } | Self::AnotherCluster { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Deposed { .. }
+            | Self::Lost { .. }
+            | Self::Store(_) => false,
+        }
+    }
+}
+
+/// Keeps the stream up until told to stop; then takes leave. Fails if it is refused for good
+/// ([`LinkError::is_final`]).
+pub async fn run(node: Arc<Node>, settings: LinkSettings, mut stop: watch::Receiver<bool>) -> Result<(), LinkError> {
     let mut trouble = Trouble::default();
     let mut pause = PAUSE_MIN;
     while !*stop.borrow() {
         let error = match stream::run(&node, &settings, &mut stop, &mut trouble).await {
-            Ok(()) => return,
+            Ok(()) => break,
+            Err(error) if error.is_final() => return Err(error),
             Err(error) => error,
         };
         pause = if matches!(error, LinkError::Lost { .. }) { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
@@ -110,6 +135,7 @@ pub async fn run(node: Arc<Node>, settings: LinkSettings, mut stop: watch::Recei
             _ = stop.changed() => {}
         }
     }
+    Ok(())
 }
 
 /// Says once what is wrong, not at each attempt.
@@ -123,7 +149,10 @@ impl Trouble {
             return;
         }
         match error {
-            LinkError::AnotherCluster { .. } | LinkError::Refused { .. } | LinkError::Store(_) => {
+            LinkError::Refused { .. }
+            | LinkError::TurnedAway { .. }
+            | LinkError::AnotherCluster { .. }
+            | LinkError::Store(_) => {
                 let cause = std::error::Error::source(error).map(ToString::to_string);
                 tracing::error!(cause, "{text}; trying again");
             }

@@ -3,6 +3,7 @@
 use super::{LinkError, LinkSettings, Trouble, commands, register, report};
 use crate::node::{Membership, Node};
 use crate::server::may_block;
+use gfs_proto::FsError;
 use gfs_proto::control::{FromChunkserver, Heartbeat, Registered, ToChunkserver};
 use gfs_proto::ids::Term;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
@@ -119,10 +120,15 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Connection troubles are one thing, a "no" of the master is another.
+/// Connection troubles are one thing, a "no" of the master is another, and one for good a third. The
+/// master says [`FsError::InvalidArgument`] to what cannot be right for it, [`FsError::Protocol`] to
+/// another version of the protocol.
 fn refusal(settings: &LinkSettings, status: &Status) -> LinkError {
     use tonic::Code;
     let (master, reason) = (settings.master.clone(), status.message().to_owned());
+    if let Some(FsError::InvalidArgument | FsError::Protocol) = FsError::from_status(status) {
+        return LinkError::TurnedAway { master, reason };
+    }
     match status.code() {
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Unimplemented | Code::Internal => {
             LinkError::Unreachable { master, reason }

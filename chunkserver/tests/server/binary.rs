@@ -1,7 +1,7 @@
 //! The program itself: exit statuses, messages, signals; time and memory with many chunks.
 
-use crate::harness::{Master, Server};
-use gfs_proto::ids::{ChunkHandle, ChunkVersion};
+use crate::harness::{CLUSTER, Master, Server};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -71,6 +71,21 @@ async fn a_signal_stops_it_cleanly() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", said(&output));
     assert_eq!(master.heard(|heard| heard.left.len()), 1);
     assert!(!directory.path().join("data.sock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_a_master_of_another_cluster_it_fails_and_names_both() {
+    let master = Master::start().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let child = started(&master, directory.path());
+    master.until("a heartbeat", |heard| heard.heartbeats.first().map(drop)).await;
+    let (address, other) = (master.address, ClusterId::new([9; 16]));
+    master.stop().await;
+    let _other = Master::start_at(address, other, Term::new(1)).await;
+    let output = tokio::task::block_in_place(|| child.wait_with_output()).expect("ended");
+    let said = said(&output);
+    let named = [&CLUSTER.to_string(), &other.to_string(), "--master"].iter().all(|words| said.contains(*words));
+    assert!(output.status.code() == Some(1) && named, "{said}");
 }
 
 /// Resident bytes of a process.

@@ -39,7 +39,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) const CLUSTER: ClusterId = ClusterId::new([7; 16]);
 pub(crate) const CHUNK: u32 = 4 << 20;
 /// Everything that a test waits for happens within this.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the master has heard, and what it will say.
 #[derive(Default)]
@@ -59,6 +59,8 @@ pub(crate) struct Heard {
     /// Heartbeats are heard and not acknowledged.
     pub(crate) deaf: bool,
     pub(crate) cluster: ClusterId,
+    /// The answer to every registration.
+    pub(crate) refusal: Option<FsError>,
 }
 
 #[derive(Clone)]
@@ -92,6 +94,9 @@ impl ChunkserverLink for Service {
         let Ok(FromChunkserver::Register(register)) = FromChunkserver::try_from(first) else {
             return Err(Status::invalid_argument("not a registration"));
         };
+        if let Some(refusal) = self.refuse() {
+            return Err(refusal.into_status("you may not"));
+        }
         let (down, receiver) = mpsc::channel(1024);
         let (server, registered) = {
             let mut heard = self.heard.lock();
@@ -129,6 +134,13 @@ fn registered(server: ServerId, heard: &Heard) -> Registered {
 }
 
 impl Service {
+    fn refuse(&self) -> Option<FsError> {
+        let mut heard = self.heard.lock();
+        heard.registrations += usize::from(heard.refusal.is_some());
+        self.changed.notify_waiters();
+        heard.refusal
+    }
+
     async fn hear(
         &self,
         server: ServerId,

@@ -1,13 +1,17 @@
 //! The stream to the master: registration, reports, commands, leave-taking, terms.
 
-use crate::harness::{CLUSTER, HANDLE, Master, Server, cluster, config, install, pattern, read, seams, write};
+use crate::harness::{
+    CLUSTER, DEADLINE, HANDLE, Master, Server, cluster, config, install, pattern, read, seams, write,
+};
 use gfs_chunkserver::clock::BootClock;
+use gfs_chunkserver::link::LinkError;
 use gfs_chunkserver::run::Chunkserver;
 use gfs_proto::control::{ChunkCommand, CommandOutcome, Install};
 use gfs_proto::error::FsError;
 use gfs_proto::frame::{DataError, Read};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term, TruncateGeneration};
 use std::sync::Arc;
+use tokio::time::timeout;
 
 const VERSION: ChunkVersion = ChunkVersion::new(1);
 
@@ -32,7 +36,7 @@ async fn a_clean_stop_takes_leave_and_the_next_run_reports_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_server_finds_a_restarted_master_and_refuses_an_older_or_another_one() {
+async fn a_server_finds_a_restarted_master_and_refuses_an_older_one() {
     let master = Master::start().await;
     let server = Server::start(&master).await;
     let address = master.address;
@@ -48,12 +52,37 @@ async fn a_server_finds_a_restarted_master_and_refuses_an_older_or_another_one()
     let older = restart(newer, CLUSTER, Term::new(6)).await;
     older.until("two attempts", |heard| (heard.registrations >= 2).then_some(())).await;
     assert!(older.heard(|heard| heard.heartbeats.is_empty()), "it is not obeyed");
-    let other = restart(older, ClusterId::new([9; 16]), Term::new(8)).await;
-    other.until("two attempts", |heard| (heard.registrations >= 2).then_some(())).await;
-    assert!(other.heard(|heard| heard.heartbeats.is_empty()));
-    assert_eq!(server.process.node().store.identity().cluster, Some(CLUSTER));
-    let right = restart(other, CLUSTER, Term::new(8)).await;
+    let right = restart(older, CLUSTER, Term::new(8)).await;
     right.until("a heartbeat", |heard| heard.heartbeats.first().map(drop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_gives_up_at_a_master_of_another_cluster() {
+    const OTHER: ClusterId = ClusterId::new([9; 16]);
+    let master = Master::start().await;
+    let mut server = Server::start(&master).await;
+    let address = master.address;
+    master.stop().await;
+    let other = Master::start_at(address, OTHER, Term::new(8)).await;
+    let refusal = timeout(DEADLINE, server.process.refused()).await.expect("in time");
+    assert!(matches!(refusal, LinkError::AnotherCluster { theirs: OTHER, ours: CLUSTER, .. }), "{refusal}");
+    assert!(other.heard(|heard| heard.heartbeats.is_empty()), "it is not obeyed");
+    assert_eq!(server.process.node().store.identity().cluster, Some(CLUSTER));
+    server.process.stop().await.expect("stopped cleanly");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_refusal_ends_the_attempts_only_if_it_is_for_good() {
+    let master = Master::start().await;
+    master.heard(|heard| heard.refusal = Some(FsError::Stale));
+    let directory = tempfile::tempdir().expect("directory");
+    let started = Chunkserver::start(config(master.address, &directory), seams(Arc::new(BootClock))).await;
+    let mut process = started.expect("started");
+    master.until("two attempts", |heard| (heard.registrations >= 2).then_some(())).await;
+    master.heard(|heard| heard.refusal = Some(FsError::Protocol));
+    let refusal = timeout(DEADLINE, process.refused()).await.expect("in time");
+    assert!(refusal.is_final() && refusal.to_string().contains("you may not"), "{refusal}");
+    process.stop().await.expect("stopped cleanly");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -27,7 +27,9 @@ impl LinkService {
 fn turned_away(error: &RegisterError) -> Status {
     warn!("a chunkserver was turned away: {error}");
     let code = match error {
-        RegisterError::Cluster { .. } | RegisterError::OlderRun => FsError::InvalidArgument,
+        // It gives up at this one, and tries again after all others.
+        RegisterError::Cluster { .. } => FsError::InvalidArgument,
+        RegisterError::OlderRun => FsError::Stale,
         RegisterError::Deposed { .. } => FsError::NotLeader,
         RegisterError::NotLogged(error) => *error,
     };

@@ -29,7 +29,10 @@ const ROWS_PER_VIEW: usize = 256;
 #[derive(Debug, Error)]
 pub enum RegisterError {
     /// It was formatted by another cluster.
-    #[error("this chunkserver belongs to cluster {theirs}, this master to {ours}: point it at its own master")]
+    #[error(
+        "the chunkserver's directories belong to cluster {theirs}, this master to {ours}; give the right master with \
+        --master, or other directories"
+    )]
     Cluster {
         /// Of the chunkserver.
         theirs: gfs_proto::ids::ClusterId,

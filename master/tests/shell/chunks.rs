@@ -271,8 +271,9 @@ async fn chunkservers_of_another_cluster_or_an_older_run_are_turned_away() {
     let other = gfs_proto::ids::ClusterId::new([9; 16]);
     let refused = crate::support::open_link(&cluster.url(), 7, 1, Some(other)).await.expect_err("another cluster");
     assert!(refused.message().contains(&other.to_string()), "{refused}");
+    assert_eq!(FsError::from_status(&refused), Some(FsError::InvalidArgument), "it gives up");
     let back = servers.into_iter().next().expect("three").again(&cluster.url()).await;
     let refused = crate::support::open_link(&cluster.url(), 1, 1, None).await.expect_err("an older run");
-    assert_eq!(FsError::from_status(&refused), Some(FsError::InvalidArgument));
+    assert_eq!(FsError::from_status(&refused), Some(FsError::Stale), "it tries again");
     drop(back);
 }
