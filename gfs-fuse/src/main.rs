@@ -25,6 +25,12 @@ use tracing::{error, info};
 /// wait for a server, so more would not help.
 const SESSION_THREADS: usize = 2;
 
+/// Threads of the client's runtime: half the processors. A second worker on a small machine takes work
+/// over from the first at the price of a wake-up, which is more than the work.
+fn runtime_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1))
+}
+
 /// Mounts the file system.
 ///
 /// Without --foreground it returns as soon as the mount works. SIGTERM, SIGINT or `umount` flush
@@ -76,7 +82,7 @@ struct Plan {
 }
 
 /// An error with the exit status that it deserves.
-struct Failure {
+pub(crate) struct Failure {
     error: anyhow::Error,
     usage: bool,
 }
@@ -127,7 +133,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     // Wrong mountpoints are told before anything is started.
     mount::prepare_mountpoint(&plan.mountpoint)?;
-    Ok(background::start(arguments.log_file.as_deref())?)
+    background::start(arguments.log_file.as_deref())
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan> {
@@ -168,8 +174,7 @@ fn start_logging(filter: &str) -> Result<(), Failure> {
 fn serve(plan: Plan) -> Result<(), Failure> {
     let started = start(&plan);
     if background::is_child() {
-        let word = started.as_ref().map(|_| ()).map_err(|failure| anyhow::anyhow!("{:#}", failure.error));
-        background::report(&word);
+        background::report(started.as_ref().map(drop));
     }
     let running = started?;
     info!(mountpoint = %running.mountpoint.display(), master = plan.client.master, "mounted");
@@ -195,7 +200,7 @@ enum Event {
 fn start(plan: &Plan) -> Result<Running, Failure> {
     let mountpoint = mount::prepare_mountpoint(&plan.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(SESSION_THREADS)
+        .worker_threads(runtime_threads())
         .enable_all()
         .thread_name("gfs-client")
         .build()

@@ -26,7 +26,8 @@ const FUSERMOUNT: &str = "fusermount3";
 
 /// Checks the folder, clears a dead mount off it, and returns its absolute path.
 pub(crate) fn prepare_mountpoint(path: &Path) -> Result<PathBuf> {
-    match rustix::fs::stat(path) {
+    // statfs(2), for the kernel may answer stat(2) of a dead mount from its cache
+    match rustix::fs::statfs(path).and_then(|_| rustix::fs::stat(path)) {
         Err(Errno::NOTCONN) => {
             warn!("{} is the mount of a program that has died; unmounting it", path.display());
             detach(path).with_context(|| format!("cannot remove the dead mount on {}", path.display()))?;
