@@ -1,6 +1,7 @@
 //! Opening, creating and closing files.
 
 use super::Client;
+use super::names::get_attr;
 use crate::cache::Seen;
 use crate::data::OpenData;
 use crate::files::{Closed, OpenInode, Opening};
@@ -83,7 +84,7 @@ impl Client {
             first_chunk: flags.access.writes(),
             ids: None,
         };
-        let mut answer = self.ask(caller, vec![Op::Make(make)]).await?;
+        let mut answer = self.ask(caller, vec![Op::Make(make), get_attr(parent)]).await?;
         let seen = answer.seen;
         let OpResult::Made(made) = self.noted(answer.next(), parent, name, seen)? else {
             return Err(FsError::Protocol);
@@ -93,6 +94,7 @@ impl Client {
             self.cache.put_name(parent, name, Some(made.attr.inode), seen);
         } else {
             self.entry_made(parent, name, &made.attr, seen);
+            self.parent_changed(parent, &mut answer);
         }
         let granted = Granted { opened, grant: made.grant, open: spec.open, flags, made: !made.existed, seen };
         let opened = self.adopt(granted, &opening).await?;

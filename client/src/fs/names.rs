@@ -1,6 +1,6 @@
 //! Names: looking up, making, removing, renaming.
 
-use super::Client;
+use super::{Answer, Client};
 use crate::cache::{Known, LISTING_ENTRIES_MAX, Seen};
 use crate::{Entry, Lookup};
 use gfs_proto::FsError;
@@ -131,7 +131,7 @@ impl Client {
             first_chunk: false,
             ids: None,
         };
-        let mut answer = self.ask(caller, vec![Op::Make(make)]).await?;
+        let mut answer = self.ask(caller, vec![Op::Make(make), get_attr(parent)]).await?;
         let OpResult::Made(made) = self.noted(answer.next(), parent, name, answer.seen)? else {
             return Err(FsError::Protocol);
         };
@@ -143,7 +143,17 @@ impl Client {
             self.cache.complete(attr.inode, seen);
         }
         self.entry_made(parent, name, &attr, seen);
+        self.parent_changed(parent, &mut answer);
         Ok(self.taken(attr, seen))
+    }
+
+    /// The directory of a name that was changed, as the same batch saw it afterwards. The kernel asks
+    /// for its attributes next, and is answered without another request.
+    pub(super) fn parent_changed(&self, parent: InodeId, answer: &mut Answer) {
+        match answer.attr() {
+            Ok(attr) => self.cache.put_attr(&attr, answer.seen),
+            Err(_) => self.cache.forget_attr(parent, answer.seen.index),
+        }
     }
 
     /// An entry was made by us.
@@ -170,9 +180,10 @@ impl Client {
     /// A further name of an inode.
     pub async fn link(&self, caller: &Caller, inode: InodeId, parent: InodeId, name: &Name) -> Result<Entry, FsError> {
         let op = Op::Link { inode: inode.into(), parent: parent.into(), name: name.clone() };
-        let mut answer = self.ask(caller, vec![op]).await?;
+        let mut answer = self.ask(caller, vec![op, get_attr(parent)]).await?;
         let attr = self.noted(answer.attr(), parent, name, answer.seen)?;
         self.entry_made(parent, name, &attr, answer.seen);
+        self.parent_changed(parent, &mut answer);
         self.confirm(&attr);
         Ok(self.taken(attr, answer.seen))
     }
@@ -189,10 +200,10 @@ impl Client {
 
     async fn remove(&self, caller: &Caller, op: Op, parent: InodeId, name: &Name) -> Result<(), FsError> {
         let child = self.cache.name_hint(parent, name).flatten();
-        let mut answer = self.ask(caller, vec![op]).await?;
+        let mut answer = self.ask(caller, vec![op, get_attr(parent)]).await?;
         self.noted(answer.done(), parent, name, answer.seen)?;
         self.cache.put_name(parent, name, None, answer.seen);
-        self.cache.forget_attr(parent, answer.seen.index);
+        self.parent_changed(parent, &mut answer);
         if let Some(child) = child {
             self.cache.forget_attr(child, answer.seen.index);
         }
@@ -219,12 +230,14 @@ impl Client {
             to_name: to.1.clone(),
             mode,
         };
-        let mut answer = self.ask(caller, vec![op]).await?;
+        let mut answer = self.ask(caller, vec![op, get_attr(from.0), get_attr(to.0)]).await?;
         let seen = answer.seen;
         self.noted(answer.done(), from.0, from.1, seen).inspect_err(|_| {
             self.cache.forget_name(to.0, to.1, seen.index);
         })?;
         self.renamed((from, to), (moved, replaced), mode, seen);
+        self.parent_changed(from.0, &mut answer);
+        self.parent_changed(to.0, &mut answer);
         Ok(())
     }
 
@@ -274,4 +287,9 @@ impl Client {
 /// A page for the caches.
 fn read_dir(inode: InodeId, after: DirCookie) -> Op {
     Op::ReadDir { inode: inode.into(), after, bytes_max: REPLY_PAGE_BYTES_MAX, with_attributes: true }
+}
+
+/// Behind a mutation in the same batch: what it made of a directory.
+pub(super) fn get_attr(inode: InodeId) -> Op {
+    Op::GetAttr { inode: inode.into() }
 }

@@ -189,7 +189,9 @@ async fn a_created_file_costs_one_request_and_its_close_one_that_nobody_waits_fo
     let client = connect(&master).await;
     let (file, opened) = create(&client, "f").await;
     assert!(!opened.direct);
-    assert!(matches!(&master.take_seen()[..], [Op::Make(make)] if make.first_chunk && make.open.is_some()));
+    assert!(
+        matches!(&master.take_seen()[..], [Op::Make(make), Op::GetAttr { .. }] if make.first_chunk && make.open.is_some())
+    );
     client.flush(opened.handle).await.expect("nothing to flush");
     client.release(opened.handle);
     let again = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
@@ -254,7 +256,7 @@ async fn times_of_a_file_being_written_travel_with_its_close() {
     assert_eq!(shown.attr.mtime, past);
     let chmod = SetAttr { mode: Some(Mode::new(0o644)), ..SetAttr::default() };
     client.setattr(&root(), file, chmod, None).await.expect("set");
-    assert!(matches!(&master.take_seen()[..], [Op::Make(_)]), "kept back");
+    assert!(matches!(&master.take_seen()[..], [Op::Make(_), Op::GetAttr { .. }]), "kept back");
     assert_eq!(client.getattr(&root(), file).await.expect("known").attr.mtime, past);
     client.flush(opened.handle).await.expect("reported");
     assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).mtime, past);
@@ -404,4 +406,17 @@ async fn settings_that_make_no_sense_are_refused() {
     let config = ClientConfig { dirty_bytes: 0, ..ClientConfig::default() };
     let error = Client::connect(config).await.map(|_| ()).expect_err("refused");
     assert!(error.is_usage() && error.to_string().contains("dirty_bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_is_known_again_with_the_answer_that_changed_it() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (_, opened) = create(&client, "f").await;
+    client.release(opened.handle);
+    client.rename(&root(), (ROOT, &name("f")), (ROOT, &name("g")), RenameMode::Replace).await.expect("renamed");
+    assert!(client.try_getattr(ROOT).is_some(), "after a rename");
+    client.unlink(&root(), ROOT, &name("g")).await.expect("removed");
+    let known = client.try_getattr(ROOT).expect("after a removal");
+    assert_eq!(known.attr, master.with_namespace(|namespace| namespace.attr_of(ROOT)));
 }
