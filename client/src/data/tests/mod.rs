@@ -2,6 +2,7 @@
 
 mod cluster;
 mod faults;
+mod links;
 mod model;
 mod paths;
 mod server;

@@ -121,6 +121,50 @@ async fn simultaneous_reads_of_one_range_share_a_fetch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_a_write_overtook_is_neither_joined_nor_kept() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let file = cluster.create(&plane);
+    // more than is kept of a small write, so that reads ask for it
+    let (old, new) = (pattern(0, 200_000, 1), pattern(0, 200_000, 2));
+    file.write(0, &old).await.expect("buffered");
+    file.flush().await.expect("flushed");
+    cluster.servers.iter().for_each(|server| server.faults.lock().reads_held = true);
+    let read = |file: &std::sync::Arc<crate::data::InodeData>| {
+        let file = file.clone();
+        tokio::spawn(async move { file.read(4096, 4096).await.expect("read") })
+    };
+    let early = read(&file);
+    eventually("the read to be asked", || cluster.reads() == 1).await;
+    file.write(0, &new).await.expect("buffered");
+    file.flush().await.expect("flushed");
+    let late = read(&file);
+    eventually("another read to be asked", || cluster.reads() == 2).await;
+    for server in &cluster.servers {
+        server.faults.lock().reads_held = false;
+        server.changed.notify_waiters();
+    }
+    assert_eq!(early.await.expect("no panic"), old[4096..8192], "it began before the write");
+    assert_eq!(late.await.expect("no panic"), new[4096..8192]);
+    assert_eq!(file.read(4096, 4096).await.expect("read"), new[4096..8192]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_exclusive_what_others_write_is_seen_when_the_cache_has_aged() {
+    let cluster = Cluster::start(CHUNK).await;
+    let (writer, reader) = (cluster.plane(config()), cluster.plane(config()));
+    let writer = cluster.create(&writer);
+    writer.write(0, b"old").await.expect("buffered");
+    writer.flush().await.expect("flushed");
+    let reader = cluster.open(&reader, 3, None, false);
+    assert_eq!(reader.read(0, 3).await.expect("read"), &b"old"[..]);
+    writer.write(0, b"new").await.expect("buffered");
+    writer.flush().await.expect("flushed");
+    let seen = async { while reader.read(0, 3).await.expect("read") != b"new"[..] {} };
+    tokio::time::timeout(10 * limits::ATTRIBUTE_TTL, seen).await.expect("the new bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn holes_and_clipped_bytes_are_zeroes() {
     let cluster = Cluster::start(CHUNK).await;
     let plane = cluster.plane(config());

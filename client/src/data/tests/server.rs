@@ -46,6 +46,8 @@ pub(super) struct Faults {
     pub full: bool,
     /// Answer no WRITE while this is true.
     pub held: bool,
+    /// Keep answers to READ back while this is true.
+    pub reads_held: bool,
     /// Refuse connections, close those that come.
     pub down: bool,
 }
@@ -197,7 +199,11 @@ impl FakeServer {
     /// `None`: hang up.
     async fn handle(self: &Arc<Self>, prefix: Prefix, header: &[u8], sums: &[u8], payload: Bytes) -> Option<Answer> {
         match prefix.kind {
-            Kind::Read => Some(self.read(Read::decode(header).expect("a read"))),
+            Kind::Read => {
+                let answer = self.read(Read::decode(header).expect("a read"));
+                self.while_held(|faults| faults.reads_held).await;
+                Some(answer)
+            }
             Kind::Write => {
                 let write = Write::decode(header, prefix.payload_len).expect("a write");
                 self.write(write, sums, payload).await
@@ -242,15 +248,21 @@ impl FakeServer {
         (Kind::Data, reply.encode(), sums, vec![Bytes::from(data)])
     }
 
-    async fn write(self: &Arc<Self>, write: Write, sums: &[u8], payload: Bytes) -> Option<Answer> {
-        self.seen.lock().writes.push(write.clone());
+    async fn while_held(&self, held: impl Fn(&Faults) -> bool) {
         loop {
             let changed = self.changed.notified();
-            if !self.faults.lock().held {
-                break;
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !held(&self.faults.lock()) {
+                return;
             }
             changed.await;
         }
+    }
+
+    async fn write(self: &Arc<Self>, write: Write, sums: &[u8], payload: Bytes) -> Option<Answer> {
+        self.seen.lock().writes.push(write.clone());
+        self.while_held(|faults| faults.held).await;
         if self.is_down() {
             return None;
         }
