@@ -1,6 +1,6 @@
 //! The program itself: exit statuses, messages, signals; time and memory with many chunks.
 
-use crate::harness::{CLUSTER, Master, Server};
+use crate::harness::{CLUSTER, DEADLINE, Master, Server};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -24,6 +24,17 @@ fn started(master: &Master, directory: &Path) -> Child {
 fn terminate(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+}
+
+/// Waits for its end; after the deadline it is told to, and has status 0.
+async fn ended_by_itself(child: Child) -> Output {
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut end = tokio::task::spawn_blocking(|| child.wait_with_output());
+    if let Ok(output) = tokio::time::timeout(DEADLINE, &mut end).await {
+        return output.expect("waited").expect("ended");
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    end.await.expect("waited").expect("ended")
 }
 
 fn said(output: &Output) -> String {
@@ -82,7 +93,7 @@ async fn at_a_master_of_another_cluster_it_fails_and_names_both() {
     let (address, other) = (master.address, ClusterId::new([9; 16]));
     master.stop().await;
     let _other = Master::start_at(address, other, Term::new(1)).await;
-    let output = tokio::task::block_in_place(|| child.wait_with_output()).expect("ended");
+    let output = ended_by_itself(child).await;
     let said = said(&output);
     let named = [&CLUSTER.to_string(), &other.to_string(), "--master"].iter().all(|words| said.contains(*words));
     assert!(output.status.code() == Some(1) && named, "{said}");
