@@ -18,8 +18,10 @@ use crate::sessions::Sessions;
 use crate::sizes::Sizes;
 use gfs_master_core::{Action, Command, CoreResult, Outcome, Stamp, Store};
 use gfs_proto::FsError;
-use gfs_proto::ids::{ChunkIndex, InodeId, LogIndex, Term};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, LogIndex, Term};
 use gfs_proto::time::Timestamp;
+use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -32,12 +34,32 @@ const CLOCK_LAG_MAX: Duration = Duration::from_secs(10);
 /// The state machine as the log drives it.
 pub struct Machine {
     store: Arc<Store>,
+    /// Chunks allocated by what is replayed at the start; none later.
+    replayed: Mutex<Option<HashSet<ChunkHandle>>>,
 }
 
 impl Machine {
     /// Over the store that requests read.
     pub fn new(store: Arc<Store>) -> Self {
-        Self { store }
+        Self { store, replayed: Mutex::new(Some(HashSet::new())) }
+    }
+
+    /// The replay is over: the chunks that it has allocated and not dropped again.
+    pub fn end_replay(&self) -> HashSet<ChunkHandle> {
+        self.replayed.lock().take().unwrap_or_default()
+    }
+
+    fn note(&self, outcome: &Outcome) {
+        let mut replayed = self.replayed.lock();
+        let Some(chunks) = replayed.as_mut() else { return };
+        chunks.extend(outcome.results.iter().filter_map(|result| match result {
+            Ok(CoreResult::Made(made)) => made.chunk.as_ref().map(|chunk| chunk.handle),
+            Ok(CoreResult::Allocated { chunk, created: true, .. }) => Some(chunk.handle),
+            _ => None,
+        }));
+        for handle in &outcome.dropped {
+            chunks.remove(handle);
+        }
     }
 
     fn run(&self, index: LogIndex, term: Term, payload: &[u8]) -> anyhow::Result<Outcome> {
@@ -54,7 +76,10 @@ impl StateMachine for Machine {
     /// A record that was acknowledged and cannot be applied leaves no state to go on with.
     fn apply(&self, index: LogIndex, term: Term, payload: &[u8]) -> Outcome {
         match self.run(index, term, payload) {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                self.note(&outcome);
+                outcome
+            }
             Err(cause) => {
                 error!(%index, "cannot apply the operation log, the master ends: {cause:#}");
                 std::process::abort();

@@ -6,6 +6,7 @@
 use crate::checkpoint::{self, Checkpointer, DeltaRoom};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, FormatOptions};
+use crate::grants::unwritten::Unwritten;
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
 use crate::master::{Machine, Master, now};
 use crate::servers::Servers;
@@ -149,7 +150,8 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
     let log_config =
         LogConfig { restored: config.restored, ..LogConfig::single(directory.log(), store.genesis().cluster) };
     let machine = Arc::new(Machine::new(store.clone()));
-    let log = ReplicatedLog::open(&log_config, Position { index: applied.index, term: applied.term }, machine)?;
+    let position = Position { index: applied.index, term: applied.term };
+    let log = ReplicatedLog::open(&log_config, position, machine.clone())?;
     let started = Instant::now();
     let (servers, sessions) = {
         let view = store.view();
@@ -166,7 +168,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         servers: Servers::new(servers, config.timings, started),
         locations: Default::default(),
         leases: Default::default(),
-        unwritten: Default::default(),
+        unwritten: Unwritten::of(machine.end_replay()),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),
         garbage: Default::default(),

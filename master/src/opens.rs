@@ -234,6 +234,12 @@ impl Opens {
         Some(if alone { Numbering::Client } else { Numbering::Primary })
     }
 
+    /// True if another session has the file open for writing.
+    pub fn others_write(&self, session: SessionId, inode: InodeId) -> bool {
+        let others = |file: &OpenFile| file.opens.iter().any(|o| o.session != session && o.access.writes());
+        self.0.lock().files.get(&inode).is_some_and(others)
+    }
+
     /// True if any session has the file open.
     pub fn is_open(&self, inode: InodeId) -> bool {
         self.0.lock().files.get(&inode).is_some_and(|file| !file.opens.is_empty())

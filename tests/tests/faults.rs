@@ -1,7 +1,7 @@
 //! Processes are killed while files are written and read: applications notice a pause, nothing is lost.
 
 use anyhow::{Context, Result, ensure};
-use gfs_tests::{Cluster, Options, Script, Stream, scenario, sh, sha256_of, until};
+use gfs_tests::{Cluster, Left, Load, Options, Script, Stream, scenario, sh, sha256_of, until};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -167,5 +167,39 @@ fn files_can_be_used_with_one_chunkserver_of_three_down() {
         sh(&mount, "sha256sum -c --quiet sum; cp before after; cmp before after; echo more >>before; sync before")?;
         sh(&mount, "sed s/before/after/ sum | sha256sum -c --quiet; test \"$(tail -c 5 before)\" = more")?;
         Ok(())
+    });
+}
+
+#[test]
+fn the_master_is_killed_and_comes_back_while_a_file_is_written() {
+    scenario(options(), |cluster| {
+        let file = cluster.mount()?.join("big");
+        copy_during(cluster, &file, |cluster| {
+            cluster.kill_master()?;
+            cluster.start_master()
+        })?;
+        Ok(())
+    });
+}
+
+#[test]
+fn every_operation_that_returned_is_there_after_the_master_was_killed() {
+    scenario(Options::default(), |cluster| {
+        let mount = cluster.mount()?;
+        let loads = (0..4).map(|number| Load::start(&mount.join(format!("w{number}")), number));
+        let loads = loads.collect::<Result<Vec<Load>>>()?;
+        let done = || loads.iter().map(Load::operations).sum::<u64>();
+        for _ in 0..3 {
+            let before = done();
+            until("the loads go on", STEP, || Ok(done() >= before + 100))?;
+            cluster.kill_master()?;
+            cluster.start_master()?;
+        }
+        let before = done();
+        until("the loads go on", STEP, || Ok(done() >= before + 100))?;
+        let left = loads.into_iter().map(Load::end).collect::<Result<Vec<Left>>>()?;
+        left.iter().try_for_each(Left::check)?;
+        cluster.restart_all()?;
+        left.iter().try_for_each(Left::check)
     });
 }

@@ -68,9 +68,9 @@ pub enum Agreement {
     Reached(Agreed),
     /// The chunk record changed meanwhile: look again.
     Changed,
-    /// No server that is up has a replica.
+    /// Every server that could be asked says that it has no replica.
     Nowhere {
-        /// Entitled servers that are not up: they may have one.
+        /// Entitled servers that could not be asked: they may have one.
         away: Vec<Lost>,
     },
 }
@@ -82,9 +82,23 @@ struct Member {
     version: ChunkVersion,
 }
 
-/// A server that is entitled and does not take part, and the run that it was in; without one if it is
-/// known to serve no replica of the chunk.
-pub type Lost = (ServerId, Option<Incarnation>);
+/// A server that is entitled and does not take part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// It could not be asked, or did not answer. The run that it was in; none if this master has not
+    /// seen it yet. It may serve a replica.
+    Away(ServerId, Option<Incarnation>),
+    /// It has a replica that nobody may use.
+    Unusable(ServerId),
+    /// It says that it has none.
+    Without(ServerId),
+}
+
+impl Lost {
+    const fn is_away(&self) -> bool {
+        matches!(self, Self::Away(..))
+    }
+}
 
 /// Who takes part and who does not.
 #[derive(Default)]
@@ -124,8 +138,8 @@ impl Master {
             let target = if raise { top.next() } else { record.version };
             let epoch = self.leases.next_epoch(self.term());
             let round = self.round(wanted, &survey.members, target, epoch).await;
-            if round.nowhere {
-                let away = survey.lost.into_iter().filter(|(_, incarnation)| incarnation.is_some()).collect();
+            if round.nowhere && !survey.lost.iter().any(|lost| matches!(lost, Lost::Unusable(_))) {
+                let away = survey.lost.into_iter().filter(Lost::is_away).collect();
                 return Ok(Agreement::Nowhere { away });
             }
             survey.lost.extend(&round.lost);
@@ -140,7 +154,8 @@ impl Master {
         }
     }
 
-    /// Who has a replica that may take part. Waits a little for servers that are just arriving.
+    /// Who has, or may have, a replica that may take part. Waits a little for servers that are just
+    /// arriving.
     async fn survey(&self, wanted: &Wanted<'_>) -> Survey {
         let record = &wanted.chunk.record;
         let deadline = Instant::now() + self.timings.suspect_after;
@@ -149,12 +164,21 @@ impl Master {
         let located = self.locations.of(wanted.chunk.handle);
         let mut survey = Survey::default();
         for server in &record.entitled {
-            let row = located.iter().find(|l| l.server == *server && l.version >= record.version && l.known.usable());
-            match (row, self.servers.replica_up(*server, now)) {
-                (Some(row), Some(replica)) => survey.members.push(Member { replica, version: row.version }),
-                // A server that is up and has reported in full serves no replica that it did not report.
-                (None, Some(_)) => survey.lost.push((*server, None)),
-                (_, None) => survey.lost.push((*server, self.servers.incarnation(*server))),
+            let Some(replica) = self.servers.replica_up(*server, now) else {
+                survey.lost.push(Lost::Away(*server, self.servers.incarnation(*server)));
+                continue;
+            };
+            let usable = |l: &&Located| l.version >= record.version && l.known.usable();
+            let mut rows = located.iter().filter(|l| l.server == *server).peekable();
+            let version = match rows.peek() {
+                Some(_) => rows.find(usable).map(|row| row.version),
+                // Not reported is not absent: a first frame that was granted by the master before this
+                // one makes a replica that is reported a moment later. The server has to be asked.
+                None => Some(record.version),
+            };
+            match version {
+                Some(version) => survey.members.push(Member { replica, version }),
+                None => survey.lost.push(Lost::Unusable(*server)),
             }
         }
         survey
@@ -185,12 +209,12 @@ impl Master {
                     round.confirmed.push((member, report));
                 }
                 Err(CommandError::Refused { error: FsError::NotFound, .. }) => {
-                    round.lost.push((member.replica.server, None))
+                    round.lost.push(Lost::Without(member.replica.server));
                 }
                 other => {
                     warn!(chunk = %wanted.chunk.handle, server = %member.replica.server, ?other, "install failed");
                     round.nowhere = false;
-                    round.lost.push((member.replica.server, Some(member.replica.incarnation)));
+                    round.lost.push(Lost::Away(member.replica.server, Some(member.replica.incarnation)));
                 }
             }
         }
@@ -231,10 +255,7 @@ impl Master {
     /// that a first frame that is late makes nothing that counts.
     pub async fn create_again(&self, wanted: &Wanted<'_>, away: &[Lost]) -> Result<Agreement, FsError> {
         let (chunk, record) = (wanted.chunk, &wanted.chunk.record);
-        let entitled: Vec<ServerId> = self.choose_servers(record.goal);
-        if entitled.is_empty() {
-            return Err(FsError::NoSpace);
-        }
+        let entitled = self.choose_servers(record.goal).await?;
         self.fenced(away).await;
         let version = record.version.next();
         let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
@@ -256,15 +277,20 @@ impl Master {
 
     /// Waits until none of these servers can answer reads of the old version any more.
     async fn fenced(&self, lost: &[Lost]) {
-        let known = lost.iter().filter(|(_, incarnation)| incarnation.is_some());
-        join_all(known.map(|(server, incarnation)| self.fence_one(*server, *incarnation))).await;
+        join_all(lost.iter().filter_map(|lost| match lost {
+            Lost::Away(server, incarnation) => Some(self.fence_one(*server, *incarnation)),
+            Lost::Unusable(_) | Lost::Without(_) => None,
+        }))
+        .await;
     }
 
     /// Whoever was silenced for the fence begins anew.
     fn give_up(&self, lost: &[Lost]) {
-        lost.iter()
-            .filter(|(_, incarnation)| incarnation.is_some())
-            .for_each(|(server, _)| self.servers.give_up(*server));
+        for lost in lost {
+            if let Lost::Away(server, _) = lost {
+                self.servers.give_up(*server);
+            }
+        }
     }
 
     async fn fence_one(&self, server: ServerId, incarnation: Option<Incarnation>) {
@@ -274,7 +300,7 @@ impl Master {
         };
         loop {
             let now = Instant::now();
-            let back = self.servers.incarnation(server) != incarnation;
+            let back = incarnation.is_some() && self.servers.incarnation(server) != incarnation;
             if now >= until || back || self.servers.presence(server, now) == Presence::Left {
                 return;
             }

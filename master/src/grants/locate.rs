@@ -33,7 +33,7 @@ impl Master {
             handle: chunk.handle,
             version: record.version,
             clip: chunk.cut.map(|cut| cut.length),
-            leased: self.leases.is_leased(chunk.handle, now) || self.inherits_leases(now),
+            leased: self.may_be_leased(chunk.handle, now),
             replicas: if self.is_unsettled(chunk.handle, now) {
                 Vec::new()
             } else {
@@ -67,7 +67,7 @@ impl Master {
 
     /// The chunk may never have been written, and nobody is about to: the servers have to be asked.
     fn is_unsettled(&self, handle: ChunkHandle, now: Instant) -> bool {
-        self.unwritten.contains(handle) && !self.leases.is_leased(handle, now)
+        self.unwritten.contains(handle) && !self.may_be_leased(handle, now)
     }
 
     /// Replicas of an entitled server are above the recorded version: a raise was not logged.

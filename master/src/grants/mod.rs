@@ -28,7 +28,7 @@ use install::{Agreed, Agreement, Wanted};
 use leases::Lease;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 /// A grant is tried anew so often when the file changes under it.
 const ATTEMPTS_MAX: usize = 8;
@@ -89,7 +89,8 @@ impl Master {
         numbering(&self.opens, asked)?;
         let _turn = self.chunk_locks.lock((inode, index)).await;
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(grant) = self.try_grant(asked).await? {
+            let attempt = self.try_grant(asked).await;
+            if let Some(grant) = attempt.inspect_err(|error| debug!(?asked, %error, "no grant"))? {
                 return Ok(grant);
             }
         }
@@ -146,20 +147,29 @@ impl Master {
         }
     }
 
-    /// Servers for a new chunk; empty if none has room.
-    pub fn choose_servers(&self, goal: u8) -> Vec<ServerId> {
+    /// Servers for a new chunk, at least one. Waits a little for servers that are just arriving, as all
+    /// are when the master has started: a chunk keeps the copies that it begins with for some time.
+    /// `Unavailable` if no server is up, `NoSpace` if none of those that are up has room.
+    pub async fn choose_servers(&self, goal: u8) -> Result<Vec<ServerId>, FsError> {
         let seed = self.placements.fetch_add(1, Ordering::Relaxed);
         let chunk_bytes = self.store.genesis().chunk_size.get();
-        let chosen: Result<_, NoRoom> = place(&self.servers.placement(Instant::now()), goal, chunk_bytes, seed);
-        chosen.unwrap_or_default()
+        let deadline = Instant::now() + self.timings.suspect_after;
+        loop {
+            let now = Instant::now();
+            let up = self.servers.placement(now);
+            let chosen: Result<Vec<ServerId>, NoRoom> = place(&up, goal, chunk_bytes, seed);
+            let enough = chosen.as_ref().is_ok_and(|chosen| chosen.len() >= usize::from(goal));
+            match self.servers.arriving(now) {
+                Some(server) if !enough && now < deadline => self.servers.arrival(server, deadline).await,
+                _ if up.servers.is_empty() => return Err(FsError::Unavailable),
+                _ => return chosen.map_err(|NoRoom| FsError::NoSpace),
+            }
+        }
     }
 
     async fn allocate(&self, asked: Asked, numbering: Numbering) -> Result<Option<ChunkGrant>, FsError> {
         let attr = self.store.view().attr(asked.inode)?;
-        let placement = self.choose_servers(attr.goal);
-        if placement.is_empty() {
-            return Err(FsError::NoSpace);
-        }
+        let placement = self.choose_servers(attr.goal).await?;
         let action = Action::AllocateChunk { inode: asked.inode, index: asked.index, placement };
         let CoreResult::Allocated { chunk, created, generation } = self.commit_one(action).await? else {
             return Err(FsError::Io);
@@ -248,10 +258,13 @@ impl Master {
 
     /// Agreement of the replicas; where none was ever made, new ones may be begun: if none was reported
     /// since the chunk was allocated, or if the file does not reach it.
-    async fn agree_or_begin(&self, wanted: &Wanted<'_>) -> Result<Option<Agreed>, FsError> {
+    async fn agree_or_begin(&self, asked: Asked, wanted: &Wanted<'_>) -> Result<Option<Agreed>, FsError> {
         let chunk = wanted.chunk;
         let agreement = match self.agree(wanted).await? {
             Agreement::Nowhere { away } => {
+                if self.others_may_begin(asked, chunk.handle) {
+                    return Err(FsError::Unavailable);
+                }
                 let begins = self.store.genesis().chunk_size.start_of(chunk.index);
                 let attr = self.sizes.overlay(self.store.view().attr(chunk.record.inode)?);
                 if !self.unwritten.contains(chunk.handle) && attr.size > begins {
@@ -268,8 +281,16 @@ impl Master {
         }
     }
 
+    /// The master before this one may have let another session write the first frame.
+    fn others_may_begin(&self, asked: Asked, handle: ChunkHandle) -> bool {
+        let now = Instant::now();
+        self.inherits_leases(now)
+            && !self.leases.is_leased(handle, now)
+            && (!self.everybody_is_back() || self.opens.others_write(asked.session, asked.inode))
+    }
+
     async fn agree_and_grant(&self, asked: Asked, wanted: &Wanted<'_>) -> Result<Option<ChunkGrant>, FsError> {
-        let Some(agreed) = self.agree_or_begin(wanted).await? else { return Ok(None) };
+        let Some(agreed) = self.agree_or_begin(asked, wanted).await? else { return Ok(None) };
         let lease = Lease {
             handle: wanted.chunk.handle,
             inode: asked.inode,

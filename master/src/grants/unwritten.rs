@@ -1,11 +1,15 @@
-//! Chunks that were allocated in this master's time and that no server has reported yet: maybe nothing
-//! was ever written into them. Once nobody may write such a chunk any more the servers are asked; if
+//! Chunks that were allocated in this master's time, or shortly before it, and that no server has
+//! reported yet: maybe nothing was ever written into them. Once nobody may write such a chunk any more the servers are asked; if
 //! none has a replica the chunk becomes a hole again, and reads see zeroes instead of missing replicas.
 //!
 //! ```text
 //!   allocated --report--> forgotten here
 //!       '--- lease ends --> asked after a while, or when somebody reads --> abandoned, or reported
 //! ```
+//!
+//! After a start the log says what was allocated last: the answer to that, with the grant, may never
+//! have reached the client. A client that did get its grant may write under it for as long as a lease
+//! lasts; before that nothing is abandoned.
 
 use super::Generations;
 use super::install::{Agreement, Wanted};
@@ -32,6 +36,12 @@ pub struct Unwritten {
 }
 
 impl Unwritten {
+    /// With chunks of which it is not known whether they were written.
+    pub fn of(handles: impl IntoIterator<Item = ChunkHandle>) -> Self {
+        let chunks: HashMap<_, _> = handles.into_iter().map(|handle| (handle, None)).collect();
+        Self { count: chunks.len().into(), chunks: chunks.into() }
+    }
+
     /// The chunk was allocated.
     pub fn add(&self, handle: ChunkHandle) {
         let mut chunks = self.chunks.lock();
@@ -69,9 +79,14 @@ impl Unwritten {
 }
 
 impl Master {
+    /// True if somebody may be writing the chunk, under a grant of this master or of the one before.
+    pub fn may_be_leased(&self, handle: ChunkHandle, now: Instant) -> bool {
+        self.leases.is_leased(handle, now) || self.inherits_leases(now)
+    }
+
     /// Asks about the chunks that nobody may write any more.
     pub async fn settle_unwritten(&self, now: Instant) {
-        let leased = |handle| self.leases.is_leased(handle, now);
+        let leased = |handle| self.may_be_leased(handle, now);
         for handle in self.unwritten.due(leased, now, self.timings.tick * TICKS_TO_REPORT) {
             if let Err(error) = self.settle(handle).await {
                 debug!(chunk = %handle, %error, "whether it was written is found out later");
@@ -87,7 +102,7 @@ impl Master {
             return Ok(());
         };
         let _turn = self.chunk_locks.lock((record.inode, record.index)).await;
-        if !self.unwritten.contains(handle) || self.leases.is_leased(handle, Instant::now()) {
+        if !self.unwritten.contains(handle) || self.may_be_leased(handle, Instant::now()) {
             return Ok(());
         }
         let file = self.store.view().chunks(record.inode, record.index, 1)?;

@@ -71,7 +71,7 @@ impl Request {
             }
         }
         for op in &ops {
-            let placement = self.placement(op, &ops);
+            let placement = self.placement(op, &ops).await;
             let openers = self.openers(op, &ops, &mut prepared.removals);
             prepared.ops.push(StampedOp { op: op.clone(), placement, openers });
         }
@@ -105,12 +105,14 @@ impl Request {
         let _ = self.master.log_size(inode).await;
     }
 
-    /// Servers for the chunk that an operation may allocate.
-    fn placement(&self, op: &Op, ops: &[Op]) -> Vec<ServerId> {
+    /// Servers for the chunk that an operation may allocate. Without any the file is made all the same:
+    /// it need not be written.
+    async fn placement(&self, op: &Op, ops: &[Op]) -> Vec<ServerId> {
         match op {
             Op::Make(Make { parent, kind: MakeKind::File, first_chunk: true, .. }) => {
                 let parent = self.meant(*parent, ops).and_then(|parent| self.master.store.view().attr(parent).ok());
-                self.master.choose_servers(parent.map_or(self.master.store.genesis().goal, |attr| attr.goal))
+                let goal = parent.map_or(self.master.store.genesis().goal, |attr| attr.goal);
+                self.master.choose_servers(goal).await.unwrap_or_default()
             }
             _ => Vec::new(),
         }

@@ -230,6 +230,14 @@ impl Servers {
         self.table.lock().get(&server).and_then(|entry| entry.replica(server))
     }
 
+    /// A server that is not up yet and will be soon.
+    pub fn arriving(&self, now: Instant) -> Option<ServerId> {
+        let soon = |entry: &Server| {
+            matches!(entry.presence(self.started, now, &self.timings), Presence::Expected | Presence::Arriving)
+        };
+        self.table.lock().iter().find(|(_, entry)| soon(entry)).map(|(server, _)| *server)
+    }
+
     /// Waits until the server is up or cannot be expected to be soon; at most until `deadline`.
     pub async fn arrival(&self, server: ServerId, deadline: Instant) {
         loop {

@@ -2,5 +2,6 @@
 
 mod chunks;
 mod namespace;
+mod restart;
 mod sharing;
 mod support;

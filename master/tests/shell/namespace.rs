@@ -30,7 +30,7 @@ async fn without_chunkservers_files_can_be_made_but_not_written() {
     let client = Client::start(&cluster.url()).await;
     let made = client.create("file", 1).await;
     assert!(made.grant.is_none());
-    assert_eq!(client.grant(made.attr.inode, 0).await, Err(FsError::NoSpace));
+    assert_eq!(client.grant(made.attr.inode, 0).await, Err(FsError::Unavailable));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,6 +83,16 @@ impl Cluster {
         self.node = Some(Node::start(&config).await.expect("the master starts"));
     }
 
+    /// Starts a master on what a crash at this moment would have left. There must be nothing under way,
+    /// and no checkpoint due.
+    pub(crate) async fn crash(&mut self) {
+        let copy = tempfile::tempdir().expect("temporary directory");
+        copy_tree(self.directory.path(), copy.path());
+        self.node.take().expect("running").stop().await;
+        self.directory = copy;
+        self.restart().await;
+    }
+
     pub(crate) fn node(&self) -> &Node {
         self.node.as_ref().expect("running")
     }
@@ -108,6 +118,19 @@ impl Cluster {
             statuses.iter().filter(|s| s.presence == gfs_master::servers::Presence::Up).count()
         };
         until("all chunkservers are up", || up() == count).await;
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("listed") {
+        let entry = entry.expect("listed");
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().expect("known").is_dir() {
+            std::fs::create_dir(&target).expect("made");
+            copy_tree(&source, &target);
+        } else {
+            std::fs::copy(source, target).expect("copied");
+        }
     }
 }
 

@@ -138,10 +138,16 @@ impl FakeServer {
 
     /// As a client's first frame would: makes the replica and reports it.
     pub(crate) async fn create(&self, handle: ChunkHandle, version: ChunkVersion, length: u32) {
-        let row = ReplicaRow { handle, version, length, state: ReplicaState::Dirty };
-        self.state.lock().replicas.insert(handle, row);
+        let row = self.create_unreported(handle, version, length);
         let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
         self.tell(FromChunkserver::Report(report)).await;
+    }
+
+    /// [`FakeServer::create`], with the report still to come.
+    pub(crate) fn create_unreported(&self, handle: ChunkHandle, version: ChunkVersion, length: u32) -> ReplicaRow {
+        let row = ReplicaRow { handle, version, length, state: ReplicaState::Dirty };
+        self.state.lock().replicas.insert(handle, row);
+        row
     }
 
     /// Changes what is on disk behind everybody's back.

@@ -1,0 +1,110 @@
+//! What a master that was killed leaves to the next: chunks that were granted and perhaps never written,
+//! and chunkservers that are on their way back.
+
+use crate::support::{Client, Cluster, FakeServer, timings};
+use gfs_master::config::Timings;
+use gfs_proto::FsError;
+use gfs_proto::attr::SetTime;
+use gfs_proto::chunk::ChunkGrant;
+use gfs_proto::ids::InodeId;
+use gfs_proto::ops::{Access, Op};
+use std::time::Duration;
+
+/// A cluster of which a copy can be made: no checkpoint comes in between.
+async fn cluster() -> Cluster {
+    Cluster::with(Timings { checkpoint: Duration::from_secs(3600), ..timings() }).await
+}
+
+/// A new file with a grant for its first chunk.
+async fn granted(client: &Client) -> (InodeId, ChunkGrant) {
+    let made = client.create("file", 1).await;
+    (made.attr.inode, made.grant.expect("a grant"))
+}
+
+async fn again(cluster: &Cluster, servers: Vec<FakeServer>) -> Vec<FakeServer> {
+    let mut back = Vec::new();
+    for server in servers {
+        back.push(server.again(&cluster.url()).await);
+    }
+    back
+}
+
+async fn resumed(client: &Client, cluster: &Cluster, inode: InodeId) -> Client {
+    client.resume(&cluster.url(), &[(inode, 1, Access::ReadWrite)]).await.expect("resumed")
+}
+
+async fn report_size(client: &Client, inode: InodeId, size: u64) {
+    let report = Op::ReportSize {
+        inode: inode.into(),
+        size,
+        mtime: Some(SetTime::Now),
+        atime: None,
+        ctime: None,
+        truncate_generation: Default::default(),
+        durable: false,
+    };
+    assert!(client.ask(report).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_whose_grant_was_lost_with_the_master_begins_again() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = granted(&client).await;
+    cluster.crash().await;
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let client = resumed(&client, &cluster, inode).await;
+    // The client knows that the file is longer, from chunks that it has written or will write.
+    report_size(&client, inode, 300_000).await;
+    let grant = client.grant(inode, 0).await.expect("granted");
+    assert!(grant.created && grant.handle == first.handle && grant.version == first.version.next());
+    assert_eq!(grant.replicas.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_begun_under_the_former_master_is_found_before_it_is_reported() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = granted(&client).await;
+    cluster.crash().await;
+    let servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    // The first frame comes after the full reports.
+    for server in &servers {
+        server.create_unreported(first.handle, first.version, 100);
+    }
+    let client = resumed(&client, &cluster, inode).await;
+    let grant = client.grant(inode, 0).await.expect("granted");
+    assert!(!grant.created, "what was written is not thrown away");
+    assert_eq!((grant.version, grant.replicas.len()), (first.version, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_begun_again_while_another_writer_may_hold_the_grant() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let (client, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let (inode, _) = granted(&client).await;
+    cluster.crash().await;
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let client = resumed(&client, &cluster, inode).await;
+    assert_eq!(client.grant(inode, 0).await, Err(FsError::Unavailable), "the other one is not back yet");
+    let _other = other.resume(&cluster.url(), &[]).await.expect("resumed");
+    assert!(client.grant(inode, 0).await.expect("granted").created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_chunks_wait_for_the_servers_that_come_back() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, _) = granted(&client).await;
+    cluster.crash().await;
+    let client = resumed(&client, &cluster, inode).await;
+    let (grant, _servers) = tokio::join!(client.grant(inode, 7), again(&cluster, servers));
+    assert_eq!(grant.expect("granted").replicas.len(), 3, "not on the first that came");
+}
