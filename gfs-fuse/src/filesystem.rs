@@ -178,7 +178,8 @@ fn fill_directory_plus(
     }
     for item in &page.items {
         let name = OsStr::from_bytes(item.name.as_bytes());
-        let Some(entry) = &item.entry else { continue };
+        // Never left out in silence: a listing without an entry that is there loses files for its reader.
+        let Some(entry) = &item.entry else { return reply.error(Errno::EIO) };
         let attr = file_attr(&entry.attr, chunk_size);
         if reply.add(attr.ino, item.cookie.get(), name, &entry.ttl, &attr, GENERATION) {
             break;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Entries of one answer: a buffer of the kernel holds fewer, so copying more of a page is waste.
 const ITEMS_MAX: usize = 256;
@@ -170,7 +170,11 @@ impl Client {
                 let (inode, kind) = (attr.inode, attr.kind);
                 Some(item(inode, kind, with_attributes.then(|| self.show(attr, ttl))))
             }
-            None => Some(item(entry.inode, entry.kind, None)),
+            // What the page said has outlived its time: still true enough to list, not to be kept.
+            None => {
+                let attr = entry.attr.clone().filter(|_| with_attributes);
+                Some(item(entry.inode, entry.kind, attr.map(|attr| self.show(attr, Duration::ZERO))))
+            }
         }
     }
 
