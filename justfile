@@ -25,6 +25,6 @@ posix FSX_OPS="100000":
 bench BENCH="../shared/bench" RUNS="1" +SYSTEMS="gfs moosefs":
     tests/bench.sh {{BENCH}} {{RUNS}} {{SYSTEMS}}
 
-# Memory, disk and restart time of a master with N one-chunk files
-bench-master N="1000000":
-    cargo run --release --locked -p gfs-master --example many_files -- {{N}}
+# Start-up with 100,000 chunks: the chunk store alone, and a chunkserver until its full report is in
+bench-start:
+    cargo test --release --locked -p gfs-chunkserver -- --ignored --nocapture
