@@ -49,6 +49,15 @@ pub(crate) struct Noted {
     pub(crate) ctime: Timestamp,
 }
 
+impl Noted {
+    /// Attributes were set since: the times are what `attr` has.
+    pub(crate) fn set(&mut self, attr: &Attr) {
+        self.mtime = attr.mtime;
+        self.atime = self.atime.map(|_| attr.atime);
+        self.ctime = attr.ctime;
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Times {
     mtime: Timestamp,
@@ -176,11 +185,10 @@ impl Overlay {
     }
 
     /// The master has changed attributes at our request, in the log.
-    pub(crate) const fn confirmed(&mut self, attr: &Attr) {
+    pub(crate) fn confirmed(&mut self, attr: &Attr) {
         self.confirmed = Some(Times::of(attr));
         if let Some(noted) = &mut self.unlogged {
-            noted.mtime = attr.mtime;
-            noted.ctime = attr.ctime;
+            noted.set(attr);
         }
     }
 

@@ -126,6 +126,11 @@ impl OpenInode {
         Some((self.overlay.lock().unreported(written)?, change))
     }
 
+    /// Nothing is left to be written or reported, or nothing can be.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.check().is_err() || !(self.data.is_dirty() || self.unreported().is_some())
+    }
+
     /// See [`Overlay::unlogged`].
     pub(crate) fn unlogged(&self, data_only: bool) -> Option<(Report, Option<SizeChange>)> {
         let (written, change) = self.written();
@@ -279,6 +284,13 @@ impl Files {
         self.inner.lock().inodes.get(&inode).map(|entry| entry.inode.clone())
     }
 
+    /// Calls `keep` for an inode that has a handle here. The close of the last handle waits for it: what
+    /// it leaves to be reported is reported.
+    pub(crate) fn while_open<T>(&self, inode: InodeId, keep: impl FnOnce(&OpenInode) -> Option<T>) -> Option<T> {
+        let inner = self.inner.lock();
+        inner.inodes.get(&inode).filter(|entry| entry.handles > 0).and_then(|entry| keep(&entry.inode))
+    }
+
     /// Every inode that is open here.
     pub(crate) fn inodes(&self) -> Vec<Arc<OpenInode>> {
         self.inner.lock().inodes.values().map(|entry| entry.inode.clone()).collect()
@@ -368,11 +380,16 @@ impl Files {
     }
 
     /// Takes an inode without handles out of the table, unless it was opened again. Returns the
-    /// registrations that end, and what to set when the master has confirmed that.
-    pub(crate) fn remove_unused(&self, inode: &Arc<OpenInode>) -> Option<(Vec<OpenId>, watch::Sender<bool>)> {
+    /// registrations that end, and what to set when the master has confirmed that. `settled`: all that
+    /// could be told of it was; without, an inode with something left stays for the close that tells it.
+    pub(crate) fn remove_unused(
+        &self,
+        inode: &Arc<OpenInode>,
+        settled: bool,
+    ) -> Option<(Vec<OpenId>, watch::Sender<bool>)> {
         let mut inner = self.inner.lock();
         let entry = inner.inodes.get(&inode.id)?;
-        if entry.handles > 0 || !Arc::ptr_eq(&entry.inode, inode) {
+        if entry.handles > 0 || !Arc::ptr_eq(&entry.inode, inode) || !(settled || inode.is_settled()) {
             return None;
         }
         let entry = inner.inodes.remove(&inode.id)?;
@@ -431,6 +448,13 @@ impl Files {
         if let Some(parked) = self.parked.lock().peek_mut(&inode) {
             parked.unlogged = None;
             parked.noted = None;
+        }
+    }
+
+    /// Attributes of a closed inode were set, in the log: what its writer left must not come after them.
+    pub(crate) fn parked_is_set(&self, attr: &Attr) {
+        if let Some(noted) = self.parked.lock().peek_mut(&attr.inode).and_then(|parked| parked.noted.as_mut()) {
+            noted.set(attr);
         }
     }
 

@@ -11,7 +11,7 @@ use gfs_proto::ids::InodeId;
 use gfs_proto::limits::FILE_SIZE_MAX;
 use gfs_proto::ops::{FsStats, Op, OpResult};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Client {
     /// Attributes, this client's own writes in them.
@@ -46,18 +46,18 @@ impl Client {
     ) -> Result<Entry, FsError> {
         let file = open.map(|handle| self.files.get(handle)).transpose()?;
         changes.by_open_handle |= file.as_ref().is_some_and(|file| file.flags.access.writes());
+        if let Some((attr, ttl)) = self.files.while_open(inode, |open| self.keep_back(caller, open, &changes)) {
+            return Ok(self.show(attr, ttl));
+        }
         match self.files.inode(inode) {
-            Some(open) => match self.keep_back(caller, &open, &changes) {
-                Some(entry) => Ok(entry),
-                None => self.setattr_open(caller, &open, changes).await,
-            },
+            Some(open) => self.setattr_open(caller, &open, changes).await,
             None => self.setattr_at_master(caller, inode, changes).await,
         }
     }
 
     /// Times, or changes to what is so already, of a file that only we have open: reported with its
     /// size at the next flush. Spares `tar -x` and `cp -p` a logged mutation for each file.
-    fn keep_back(&self, caller: &Caller, open: &OpenInode, changes: &SetAttr) -> Option<Entry> {
+    fn keep_back(&self, caller: &Caller, open: &OpenInode, changes: &SetAttr) -> Option<(Attr, Duration)> {
         if !open.is_exclusive() || open.check().is_err() {
             return None;
         }
@@ -66,7 +66,7 @@ impl Client {
             return None;
         }
         open.with_overlay(|overlay, written| overlay.keep((changes.mtime, changes.atime), now(), written));
-        Some(self.show(attr, ttl))
+        Some((attr, ttl))
     }
 
     async fn setattr_open(
@@ -108,8 +108,9 @@ impl Client {
 
     /// The master has changed attributes because we asked for it.
     pub(super) fn confirm(&self, attr: &Attr) {
-        if let Some(open) = self.files.inode(attr.inode) {
-            open.with_overlay(|overlay, _| overlay.confirmed(attr));
+        match self.files.inode(attr.inode) {
+            Some(open) => open.with_overlay(|overlay, _| overlay.confirmed(attr)),
+            None => self.files.parked_is_set(attr),
         }
     }
 

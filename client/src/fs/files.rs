@@ -228,24 +228,26 @@ impl Client {
 
     /// The last handle is closed.
     fn close_inode(&self, inode: Arc<OpenInode>) {
-        let clean = inode.check().is_err() || !(inode.data.is_dirty() || inode.unreported().is_some());
+        let settled = inode.is_settled();
         match self.me.upgrade() {
-            Some(me) if !clean => {
+            Some(me) if !settled => {
                 // Written through a mapping after the descriptor was closed, or a flush that failed.
                 tokio::spawn(async move {
-                    if let Err(error) = me.flush_inode(&inode).await {
+                    let flushed = me.flush_inode(&inode).await;
+                    if let Err(error) = &flushed {
                         warn!(inode = %inode.id, %error, "data of a closed file could not be written");
                     }
-                    me.forget_inode(&inode);
+                    me.forget_inode(&inode, flushed.is_err());
                 });
             }
-            _ => self.forget_inode(&inode),
+            _ => self.forget_inode(&inode, false),
         }
     }
 
-    /// Tells the master that the inode is closed, unless it was opened again.
-    fn forget_inode(&self, inode: &Arc<OpenInode>) {
-        let Some((opens, done)) = self.files.remove_unused(inode) else { return };
+    /// Tells the master that the inode is closed, unless it was opened again. `given_up`: what is left of it
+    /// cannot be written.
+    fn forget_inode(&self, inode: &Arc<OpenInode>, given_up: bool) {
+        let Some((opens, done)) = self.files.remove_unused(inode, given_up) else { return };
         let held = inode.data.held();
         inode.data.forget_grants();
         self.files.park(inode);

@@ -267,6 +267,26 @@ async fn times_of_a_file_being_written_travel_with_its_close() {
 }
 
 #[tokio::test]
+async fn times_set_while_a_file_is_being_closed_are_not_kept_back() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    let past = |secs| Timestamp::new(secs, 5).expect("a time");
+    let times = |secs| SetAttr { mtime: Some(SetTime::At(past(secs))), ..SetAttr::default() };
+    client.setattr(&root(), file, times(1000), Some(opened.handle)).await.expect("set");
+    client.release(opened.handle);
+    client.setattr(&root(), file, times(2000), None).await.expect("set");
+    let mut seen = master.take_seen();
+    assert!(seen.iter().any(|op| matches!(op, Op::SetAttr { .. })), "nobody would tell it later: {seen:?}");
+    eventually("released", || {
+        seen.extend(master.take_seen());
+        seen.iter().any(|op| matches!(op, Op::Release { .. }))
+    })
+    .await;
+    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).mtime, past(2000));
+}
+
+#[tokio::test]
 async fn own_writes_are_in_every_attribute() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;
