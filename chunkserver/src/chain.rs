@@ -295,11 +295,13 @@ impl Order {
         self.installed = Some(installed);
     }
 
-    /// The first frame of a new chunk carries its grant. False if an epoch above it is known.
+    /// The first frame of a new chunk carries its grant. False if an epoch above it is known. Writes that
+    /// are known from before went into a file that counts no more: they have to be applied again.
     pub fn create(&mut self, installed: Installed) -> bool {
         if installed.epoch <= self.fence || self.busy.is_some() {
             return false;
         }
+        *self = Self::default();
         self.start(installed);
         true
     }

@@ -250,8 +250,8 @@ impl Gate {
         state.wake_all();
     }
 
-    /// Takes the grant that the first frame of a new chunk carries; `create` makes the file if no
-    /// grant is installed yet.
+    /// Takes the grant that the first frame of a new chunk carries; `create` makes the file unless this
+    /// grant or a newer one is installed already.
     pub fn create(
         &self,
         installed: Installed,
@@ -259,7 +259,7 @@ impl Gate {
         create: impl FnOnce() -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let mut state = self.state.lock();
-        if state.order.installed().is_some() {
+        if state.order.installed().is_some_and(|newest| newest.epoch >= installed.epoch) {
             return Ok(()); // whether it is this one is checked when the frame is admitted
         }
         let mut after = state.order.clone();

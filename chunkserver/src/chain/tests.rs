@@ -97,6 +97,22 @@ fn a_refused_frame_consumes_no_serial_and_a_failed_one_poisons_the_epoch() {
 }
 
 #[test]
+fn a_chunk_that_begins_again_knows_nothing_of_the_writes_before() {
+    let mut order = with_grant(1);
+    apply(&mut order, ticket(1, 1, 1));
+    assert!(!order.create(installed(1, Numbering::Client)), "the same grant");
+    assert!(order.create(installed(2, Numbering::Client)));
+    assert_eq!(order.admit(&ticket(1, 1, 1)), Admission::Refused(DataError::Epoch), "the late one");
+    assert_eq!(
+        apply(&mut order, ticket(2, 1, 1)),
+        Admission::Apply(Serial::new(1)),
+        "its bytes are not in the new file"
+    );
+    assert!(install(&mut order, 3).in_doubt.iter().all(|range| range.serial == Serial::new(1)));
+    assert!(!order.create(installed(2, Numbering::Client)));
+}
+
+#[test]
 fn resent_writes_are_known_across_epochs_and_consume_their_serial() {
     let mut order = with_grant(1);
     apply(&mut order, ticket(1, 1, 1));

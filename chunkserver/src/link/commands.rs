@@ -191,7 +191,10 @@ fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
     if row.version == install.version || Some(row.version) == install.raise_to {
         return Ok(());
     }
-    Err(Failure::told(FsError::Stale, format!("the replica has version {}, not {}", row.version, install.version)))
+    let text = format!("the replica has version {}, not {}", row.version, install.version);
+    // What is older was left behind when the chunk was raised or began again: nothing of this version is here.
+    let error = if row.version < install.version { FsError::NotFound } else { FsError::Stale };
+    Err(Failure::told(error, text))
 }
 
 /// The cut comes first: a replica of the new version never has bytes from beyond it.

@@ -15,8 +15,9 @@ use std::sync::atomic::Ordering;
 const DIRECTORY_FLUSHES_MAX: usize = 16;
 
 impl<D: Disk> ChunkStore<D> {
-    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush.
-    /// [`DataError::Epoch`] if the chunk has a replica here already.
+    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush. Takes the place of
+    /// one of a lower version: a chunk begins again only where nothing that it held counts.
+    /// [`DataError::Epoch`] if the chunk has a replica of this version or a higher one here already.
     pub fn create(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(), DataError> {
         self.layout()?;
         check_version(version)?;
@@ -24,7 +25,13 @@ impl<D: Disk> ChunkStore<D> {
             return Err(DataError::Busy);
         }
         let dir = self.place()?;
-        let entry = Entry { version, dir, unclean_name: true, marked: false, state: ReplicaState::Dirty };
+        // A crash may bring the old file back beside the new one: the higher version counts then.
+        let old = self.index.get(handle).filter(|old| old.version < version);
+        if let Some(old) = old {
+            self.unlink(SyncChunk { handle, version: old.version }).map_err(|_| DataError::Epoch)?;
+        }
+        let marked = old.is_some_and(|old| old.marked);
+        let entry = Entry { version, dir, unclean_name: true, marked, state: ReplicaState::Dirty };
         self.directory(entry).take_room(HEADER_LEN as u64)?;
         let seen = self.index.insert(handle, entry).ok_or(DataError::Epoch)?;
         let directory = self.directory(entry);

@@ -5,9 +5,10 @@ use crate::harness::{
 };
 use gfs_chunkserver::clock::{BootClock, ManualClock};
 use gfs_chunkserver::workers::IDLE;
+use gfs_proto::FsError;
 use gfs_proto::chunk::Numbering;
-use gfs_proto::control::ReplicaState;
-use gfs_proto::frame::{DataError, Extent, Write};
+use gfs_proto::control::{Install, ReplicaState};
+use gfs_proto::frame::{DataError, Extent, Read, Write};
 use gfs_proto::ids::{ChunkVersion, Sequence, Serial, ServerId, TruncateGeneration};
 use std::sync::Arc;
 
@@ -28,6 +29,24 @@ async fn a_star_write_is_read_back_from_every_server_by_tcp_and_unix() {
         let id = server.id;
         master.until("a report of the new replica", |heard| heard.row(id, HANDLE)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_chunk_that_begins_again_replaces_what_a_late_frame_has_made() {
+    let (master, servers) = cluster().await;
+    let server = &servers[0];
+    let members: Vec<_> = servers.iter().map(|server| server.replica(&master)).collect();
+    let client = server.client().await;
+    assert_eq!(client.write(&write(server, 1, 0, 5000), &pattern(5000, 1)).await.outcome, Ok(()));
+    let second = ChunkVersion::new(2);
+    let asked = Install { version: second, ..install(2, &members) };
+    assert_eq!(master.install(server.id, asked).await, Err(FsError::NotFound), "it has nothing of that version");
+    let again = Write { version: second, epoch: epoch(3), ..write(server, 1, 0, 4096) };
+    let ack = client.write(&again, &pattern(4096, 2)).await;
+    assert_eq!((ack.outcome, ack.chunk_length), (Ok(()), 4096), "the same write of the client, applied anew");
+    let back = client.read(Read { version: second, ..read(0, 8192) }).await.expect("read");
+    assert_eq!(back.bytes, pattern(4096, 2));
+    assert_eq!(client.write(&write(server, 2, 0, 10), &pattern(10, 3)).await.outcome, Err(DataError::Epoch));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -168,8 +168,9 @@ impl Master {
                 survey.lost.push(Lost::Away(*server, self.servers.incarnation(*server)));
                 continue;
             };
-            let usable = |l: &&Located| l.version >= record.version && l.known.usable();
-            let mut rows = located.iter().filter(|l| l.server == *server).peekable();
+            let usable = |l: &&Located| l.known.usable();
+            let counts = |l: &&Located| l.server == *server && l.version >= record.version;
+            let mut rows = located.iter().filter(counts).peekable();
             let version = match rows.peek() {
                 Some(_) => rows.find(usable).map(|row| row.version),
                 // Not reported is not absent: a first frame that was granted by the master before this
@@ -238,6 +239,7 @@ impl Master {
             }
             info!(chunk = %chunk.handle, %version, members = ?entitled, ?lost, "version raised");
         }
+        self.unwritten.remove(chunk.handle);
         let known = Known::Reported(ReplicaState::Dirty);
         for server in &entitled {
             self.locations.set(chunk.handle, Located { server: *server, version: target, known });
@@ -268,6 +270,7 @@ impl Master {
         if let Some(cut) = chunk.cut {
             self.commit_one(Action::CutApplied { cuts: vec![(chunk.handle, cut.generation)] }).await?;
         }
+        self.unwritten.add(chunk.handle);
         self.locations.forget_assumed(chunk.handle);
         self.locations.assume(chunk.handle, version, &entitled);
         let epoch = self.leases.next_epoch(self.term());

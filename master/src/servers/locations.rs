@@ -191,6 +191,7 @@ impl Locations {
         let mut shard = self.shard(handle).lock();
         let mut replicas = shard.all(handle.get());
         for server in servers {
+            replicas.retain(|known| known.server != *server || known.version >= version);
             // A report may have been faster.
             if replicas.iter().all(|known| known.server != *server) {
                 replicas.push(Located { server: *server, version, known: Known::Assumed });

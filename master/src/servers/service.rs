@@ -137,8 +137,11 @@ impl Master {
             for row in rows {
                 let known = Known::Reported(row.state);
                 self.locations.set(row.handle, Located { server, version: row.version, known });
-                self.unwritten.remove(row.handle);
                 let record = view.chunk(row.handle);
+                // An older version than the recorded one says nothing: the chunk may have begun again since.
+                if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
+                    self.unwritten.remove(row.handle);
+                }
                 if matches!(record, Ok(Some(record)) if is_stale(&record, server, row)) {
                     stale.push(row.handle);
                 }

@@ -151,6 +151,31 @@ async fn a_chunk_that_no_server_ever_got_begins_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn first_frames_that_come_after_the_chunk_began_again_do_not_stand_in_its_way() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let made = client.create("file", 1).await;
+    let (inode, first) = (made.attr.inode, made.grant.expect("a grant"));
+    let Ok(OpResult::Grant(second)) = client.ask(broken(inode, &first, servers[0].id())).await else {
+        panic!("a new grant")
+    };
+    for (number, server) in servers.iter().enumerate() {
+        match number {
+            0 => drop(server.create_unreported(first.handle, first.version, 100)),
+            _ => server.create(first.handle, first.version, 100).await,
+        }
+    }
+    let master = cluster.node().master.clone();
+    let late = || master.locations.of(first.handle).iter().filter(|row| row.version == first.version).count() == 2;
+    until("the late replicas are reported", late).await;
+    let Ok(OpResult::Grant(third)) = client.ask(broken(inode, &second, servers[0].id())).await else {
+        panic!("a grant in spite of them")
+    };
+    assert!(third.created && third.version > second.version && third.replicas.len() == 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_first_chunk_that_was_never_written_is_a_hole() {
     let cluster = Cluster::start().await;
     let _servers = cluster.servers().await;

@@ -23,6 +23,21 @@ fn a_chunk_is_created_written_read_and_deleted() {
 }
 
 #[test]
+fn a_chunk_that_begins_again_takes_the_place_of_an_older_replica() {
+    let (disk, store) = fresh();
+    store.create(h(1), V1).expect("create");
+    store.put(h(1), 0, b"void").expect("write");
+    store.create(h(1), V2).expect("a higher version");
+    assert_eq!(store.length(h(1), V2), Ok(0));
+    assert_eq!(store.create(h(1), V1), Err(DataError::Epoch), "too late");
+    assert_eq!(store.length(h(1), V1), Err(DataError::Version));
+    drop(store);
+    let store = open(&disk, "A");
+    assert_eq!(store.row(h(1)).map(|row| row.version), Some(V2));
+    assert_eq!(store.rows().len(), 1);
+}
+
+#[test]
 fn creating_and_writing_a_small_chunk_are_two_operations() {
     let (disk, store) = fresh();
     store.create(h(1), V1).expect("room is known afterwards");

@@ -246,6 +246,9 @@ fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand)
     match command {
         ChunkCommand::Install(install) => {
             let row = state.replicas.get_mut(&install.handle).ok_or(FsError::NotFound)?;
+            if row.version < install.version {
+                return Err(FsError::NotFound);
+            }
             if row.version != install.version && Some(row.version) != install.raise_to {
                 return Err(FsError::Stale);
             }
