@@ -110,7 +110,8 @@ fn gate(node: &Node, write: &Write) -> Result<Arc<Gate>, DataError> {
     let lease = Lease { members: Vec::new(), length: LEASE, until: now + LEASE };
     let gate = node.grants.entry(write.handle);
     gate.create(installed, lease, || {
-        node.store.create(write.handle, write.version)?;
+        let end = write.extents.iter().map(|extent| extent.offset.saturating_add(extent.length)).max();
+        node.store.create(write.handle, write.version, end.unwrap_or(0))?;
         node.outbox.touched(write.handle);
         Ok(())
     })?;

@@ -23,7 +23,7 @@ pub(super) struct ChunkFile<'f, F> {
 /// What a header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Header {
-    /// The file is empty: created, never written.
+    /// The file has no bytes, or zeroes where a header begins: created, never written.
     None,
     /// Length of the chunk.
     Length(u32),
@@ -42,7 +42,7 @@ impl<F: DiskFile> ChunkFile<'_, F> {
     pub(super) fn header(&self) -> io::Result<Header> {
         let mut raw = Vec::with_capacity(FIELDS_LEN);
         self.file.read(0, FIELDS_LEN, &mut raw)?;
-        if raw.is_empty() {
+        if raw.iter().all(|byte| *byte == 0) {
             return Ok(Header::None);
         }
         Ok(self.layout.read_header(self.handle, &raw).map_or_else(Header::Bad, Header::Length))

@@ -6,12 +6,14 @@
 //! marks        mark journal
 //! failed       there after a failed flush: nothing may be written until a person removes it
 //! chunks/00 .. chunks/ff
+//! spare        files of deleted chunks, to become those of new ones
 //! ```
 
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::format_file::FormatFile;
 use super::layout::ChunkName;
 use super::marks::MarkJournal;
+use super::spares::Spares;
 use gfs_proto::control::DirectorySpace;
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::ChunkHandle;
@@ -42,6 +44,7 @@ pub(super) struct Directory<D: Disk> {
     pub marks: MarkJournal<D>,
     pub format: Mutex<FormatFile>,
     pub chunks: AtomicU64,
+    pub spares: Spares<D>,
     disk: Arc<D>,
     /// Open, and so locked, as long as the directory is in use.
     lock: D::File,
@@ -62,6 +65,7 @@ pub(super) struct Parts<D: Disk> {
     pub format: FormatFile,
     pub thresholds: Thresholds,
     pub chunks: u64,
+    pub spares: Spares<D>,
 }
 
 impl<D: Disk> Directory<D> {
@@ -71,6 +75,7 @@ impl<D: Disk> Directory<D> {
             marks: parts.marks,
             format: Mutex::new(parts.format),
             chunks: AtomicU64::new(parts.chunks),
+            spares: parts.spares,
             disk: parts.disk,
             lock: parts.lock,
             thresholds: parts.thresholds,
@@ -142,13 +147,42 @@ impl<D: Disk> Directory<D> {
         Ok(())
     }
 
-    /// Asks the file system again before it says no: the estimate only shrinks.
+    /// Asks the file system again before it says no, and gives back what it can: the estimate only shrinks.
     fn has_room(&self, bytes: u64, kept: u64) -> bool {
         let wanted = bytes.saturating_add(kept);
-        if self.free_estimate() < wanted {
+        let has = || self.free_estimate() >= wanted;
+        if !has() {
             self.look_at_room();
         }
-        self.free_estimate() >= wanted
+        while !has() && self.spares.release() {
+            self.look_at_room();
+        }
+        has()
+    }
+
+    /// The file of a new chunk that will hold about `bytes`, from the spares if one fits.
+    pub(super) fn new_file(&self, name: ChunkName, bytes: u32) -> Result<D::File, DataError> {
+        let path = self.chunk_path(name);
+        let file = match self.spares.take(&path, bytes) {
+            Ok(Some(file)) => Ok(file),
+            Ok(None) => self.disk.open(&path, OpenMode::CreateNew),
+            Err(error) => Err(error),
+        };
+        file.map_err(|error| self.failed(&error, &path))
+    }
+
+    /// Removes the file of a chunk, which may become a spare. `file` is it, if it is open and nobody else
+    /// reads from it.
+    pub(super) fn remove_file(&self, name: ChunkName, file: Option<&D::File>, spare: bool) -> Result<(), DataError> {
+        let path = self.chunk_path(name);
+        // what cannot become a spare is removed as well as it can be
+        if spare && matches!(self.spares.put(&path, file), Ok(true)) {
+            return Ok(());
+        }
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(&error, &path)),
+            _ => Ok(()),
+        }
     }
 
     fn look_at_room(&self) {
@@ -166,7 +200,7 @@ impl<D: Disk> Directory<D> {
         DirectorySpace {
             path: self.path.display().to_string(),
             bytes_total: self.total.load(Ordering::Relaxed),
-            bytes_free: self.free_estimate().saturating_sub(self.thresholds.reserve),
+            bytes_free: (self.free_estimate() + self.spares.bytes()).saturating_sub(self.thresholds.reserve),
             chunks: self.chunks.load(Ordering::Relaxed),
             accepts_chunks: self.accepts_chunks(),
             error: self.reason.lock().clone(),

@@ -47,7 +47,7 @@ pub trait Disk: Send + Sync + 'static {
     fn list(&self, dir: &Path) -> io::Result<Vec<Listed>>;
     /// Makes a directory, one level.
     fn make_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Renames a file within a directory, replacing what has the new name.
+    /// Renames a file within the file system, replacing what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -67,6 +67,9 @@ pub trait DiskFile: Send + Sync + 'static {
     fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
     /// Makes a range read as zeroes, releasing its room; the file keeps its size.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Makes the first `length` bytes read as zeroes and keeps their room. No later change of a name
+    /// survives a crash that this does not survive. `Unsupported` where that cannot be done.
+    fn zero(&self, length: u64) -> io::Result<()>;
     /// Sets the size of the file.
     fn set_len(&self, length: u64) -> io::Result<()>;
     /// Size of the file.

@@ -35,6 +35,7 @@ mod read;
 pub mod real;
 mod recover;
 mod replica;
+mod spares;
 mod write;
 mod write_plan;
 

@@ -8,6 +8,7 @@ use super::index::{DIRECTORIES_MAX, Index};
 use super::layout::{Layout, SUBDIRS};
 use super::marks::{self, MarkJournal};
 use super::recover::{Found, LastRun, recover};
+use super::spares::{SPARE, Spares};
 use super::{ChunkStore, Identity, StoreConfig, StoreError, expect_same};
 use gfs_proto::control::{DirectorySpace, ReplicaState};
 use gfs_proto::ids::{Incarnation, Term};
@@ -153,7 +154,7 @@ fn make_dir<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
 
 /// A directory without a format file must hold nothing but what an interrupted formatting leaves.
 fn refuse_foreign<D: Disk>(disk: &D, path: &Path) -> Result<(), StoreError> {
-    const LEFT_BEHIND: [&str; 6] = [LOCK, FORMAT_NEW, marks::FILE, marks::FILE_NEW, CHUNKS, "lost+found"];
+    const LEFT_BEHIND: [&str; 7] = [LOCK, FORMAT_NEW, marks::FILE, marks::FILE_NEW, CHUNKS, SPARE, "lost+found"];
     let listed = disk.list(path).map_err(failing("list", path))?;
     if listed.iter().any(|entry| entry.name == FORMAT) {
         return Ok(());
@@ -224,6 +225,7 @@ fn bring_up<D: Disk>(
     make_subdirs(&**disk, &path).map_err(failing("make the subdirectories of", &path))?;
     let note = read_file(&**disk, &path.join(FAILED)).map_err(failing("read", &path))?;
     let last_run = LastRun::of(format.as_ref(), &config.boot_id, note.is_some());
+    let spares = Spares::open(disk.clone(), &path, last_run).map_err(failing("read the spare files of", &path))?;
     let recovered = recover(&**disk, &path, last_run, identity.chunk_size).map_err(failing("recover", &path))?;
     if let (None, Some(found)) = (&format, recovered.found.first()) {
         let found = format!("{CHUNKS}/../{}", found.entry.name(found.handle).file_name());
@@ -245,7 +247,7 @@ fn bring_up<D: Disk>(
         .map_err(failing("write the format file of", &path))?;
     let thresholds = Thresholds { reserve: config.reserve_bytes, watermark: config.watermark_bytes };
     let chunks = recovered.found.len() as u64;
-    let directory = Directory::new(Parts { disk: disk.clone(), path, lock, marks, format, thresholds, chunks });
+    let directory = Directory::new(Parts { disk: disk.clone(), path, lock, marks, format, thresholds, chunks, spares });
     if let Some(note) = note {
         let flag = directory.path.join(FAILED);
         let note = String::from_utf8_lossy(&note).into_owned();
@@ -257,6 +259,7 @@ fn bring_up<D: Disk>(
 fn make_subdirs<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
     let chunks = path.join(CHUNKS);
     make_dir(disk, &chunks)?;
+    make_dir(disk, &path.join(SPARE))?;
     let there = disk.list(&chunks)?;
     let missing: Vec<PathBuf> = (0..SUBDIRS)
         .map(|number| subdir(path, number))

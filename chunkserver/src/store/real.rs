@@ -146,6 +146,14 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn zero(&self, length: u64) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        Ok(retry(|| rustix::fs::fallocate(&self.0, flags, 0, length))?)
+    }
+
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
     }

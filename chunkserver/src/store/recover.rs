@@ -168,7 +168,8 @@ fn is_whole<D: Disk>(disk: &D, path: &Path, handle: ChunkHandle, layout: Layout)
     let file = disk.open(path, OpenMode::Existing)?;
     let chunk = ChunkFile { file: &file, layout, handle };
     let length = match chunk.header()? {
-        Header::None => return Ok(path.extension().is_some_and(|suffix| suffix == "d")),
+        Header::None if path.extension().is_some_and(|suffix| suffix == "d") => 0,
+        Header::None => return Ok(false),
         Header::Length(length) => length,
         Header::Bad(_) => return Ok(false),
     };

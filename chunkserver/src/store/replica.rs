@@ -1,7 +1,7 @@
 //! The life of a replica but for its content: created, raised to a higher version, deleted.
 
 use super::ChunkStore;
-use super::disk::{Disk, OpenMode};
+use super::disk::Disk;
 use super::index::{Entry, Live, Open, Seen};
 use super::layout::{HEADER_LEN, VERSION_MAX};
 use gfs_proto::control::ReplicaState;
@@ -16,9 +16,10 @@ const DIRECTORY_FLUSHES_MAX: usize = 16;
 
 impl<D: Disk> ChunkStore<D> {
     /// Makes an empty replica, dirty, in the directory with most room. Costs no flush. Takes the place of
-    /// one of a lower version: a chunk begins again only where nothing that it held counts.
+    /// one of a lower version: a chunk begins again only where nothing that it held counts. `bytes`: it
+    /// will hold about as many.
     /// [`DataError::Epoch`] if the chunk has a replica of this version or a higher one here already.
-    pub fn create(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(), DataError> {
+    pub fn create(&self, handle: ChunkHandle, version: ChunkVersion, bytes: u32) -> Result<(), DataError> {
         self.layout()?;
         check_version(version)?;
         if self.stopped.load(Ordering::Acquire) {
@@ -35,14 +36,9 @@ impl<D: Disk> ChunkStore<D> {
         self.directory(entry).take_room(HEADER_LEN as u64)?;
         let seen = self.index.insert(handle, entry).ok_or(DataError::Epoch)?;
         let directory = self.directory(entry);
-        let path = directory.chunk_path(entry.name(handle));
-        let file = match self.disk.open(&path, OpenMode::CreateNew) {
-            Ok(file) => file,
-            Err(error) => {
-                self.index.remove(handle);
-                return Err(directory.failed(&error, &path));
-            }
-        };
+        let file = directory.new_file(entry.name(handle), bytes).inspect_err(|_| {
+            self.index.remove(handle);
+        })?;
         directory.chunks.fetch_add(1, Ordering::Relaxed);
         let live = Live {
             entry,
@@ -145,21 +141,18 @@ impl<D: Disk> ChunkStore<D> {
 
     fn unlink(&self, chunk: SyncChunk) -> Result<Entry, DataError> {
         let SyncChunk { handle, version } = chunk;
-        let (entry, _held) =
+        let (entry, held) =
             self.take_out(handle, |entry| if entry.version == version { Ok(()) } else { Err(DataError::Version) })?;
         let directory = self.directory(entry);
-        let path = directory.chunk_path(entry.name(handle));
-        match self.disk.remove(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                // it is still there, and must not be forgotten
-                self.index.insert(handle, entry);
-                Err(directory.failed(&error, &path))
-            }
-            _ => {
-                directory.chunks.fetch_sub(1, Ordering::Relaxed);
-                Ok(entry)
-            }
-        }
+        let file = held.as_deref().map(|open| &open.file);
+        // an answer that is being sent may still read from the file
+        let unread = file.is_none_or(|file| Arc::strong_count(file) == 1);
+        directory.remove_file(entry.name(handle), file.map(|file| &**file), unread).inspect_err(|_| {
+            // it is still there, and must not be forgotten
+            self.index.insert(handle, entry);
+        })?;
+        directory.chunks.fetch_sub(1, Ordering::Relaxed);
+        Ok(entry)
     }
 
     /// Removes a replica from the index, when nobody is at it, if `allowed`.

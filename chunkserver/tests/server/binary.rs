@@ -115,7 +115,7 @@ async fn a_hundred_thousand_chunks_register_in_two_seconds_and_64_mib() {
     let server = Server::start(&master).await;
     let directory = Arc::clone(&server.directory);
     for n in 1..=CHUNKS {
-        server.process.node().store.create(ChunkHandle::new(n as u64), ChunkVersion::new(1)).expect("made");
+        server.process.node().store.create(ChunkHandle::new(n as u64), ChunkVersion::new(1), 0).expect("made");
     }
     server.process.stop().await.expect("stopped");
     master.heard(|heard| heard.reports.clear());

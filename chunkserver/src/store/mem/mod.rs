@@ -277,7 +277,8 @@ impl Change {
 
     fn is_in(&self, dir: &Path) -> bool {
         match self {
-            Self::Add(path, _) | Self::Remove(path, _) | Self::Rename(path, _, _) => path.parent() == Some(dir),
+            Self::Add(path, _) | Self::Remove(path, _) => path.parent() == Some(dir),
+            Self::Rename(from, to, _) => from.parent() == Some(dir) || to.parent() == Some(dir),
         }
     }
 }
@@ -432,6 +433,16 @@ impl DiskFile for MemFile {
             if (offset as usize) < end {
                 file.write(offset as usize, &vec![0; end - offset as usize]);
             }
+        };
+        self.with(act, |_, _, _| ())
+    }
+
+    fn zero(&self, length: u64) -> io::Result<()> {
+        // ordered with the names: as if it were durable at once
+        let act = |file: &mut Inode| {
+            let end = (length as usize).min(file.now.len());
+            file.write(0, &vec![0; end]);
+            file.flush();
         };
         self.with(act, |_, _, _| ())
     }

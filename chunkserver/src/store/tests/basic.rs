@@ -7,8 +7,8 @@ use crate::store::mem::Loss;
 #[test]
 fn a_chunk_is_created_written_read_and_deleted() {
     let (_, store) = fresh();
-    store.create(h(1), V1).expect("create");
-    assert_eq!(store.create(h(1), V1), Err(DataError::Epoch), "it is there already");
+    store.create(h(1), V1, 0).expect("create");
+    assert_eq!(store.create(h(1), V1, 0), Err(DataError::Epoch), "it is there already");
     assert_eq!(store.get(h(1)), Ok(vec![]));
     assert_eq!(store.put(h(1), 0, b"hello"), Ok(5));
     assert_eq!(store.put(h(1), 3, b"p!"), Ok(5));
@@ -19,17 +19,17 @@ fn a_chunk_is_created_written_read_and_deleted() {
     let deleted = store.delete(&[chunk(h(1), V2), chunk(h(9), V1), chunk(h(1), V1)]);
     assert_eq!(deleted, [Err(DataError::Version), Err(DataError::NoChunk), Ok(())]);
     assert_eq!(store.get(h(1)), Err(DataError::NoChunk));
-    store.create(h(1), V1).expect("the handle is free again");
+    store.create(h(1), V1, 0).expect("the handle is free again");
 }
 
 #[test]
 fn a_chunk_that_begins_again_takes_the_place_of_an_older_replica() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, b"void").expect("write");
-    store.create(h(1), V2).expect("a higher version");
+    store.create(h(1), V2, 0).expect("a higher version");
     assert_eq!(store.length(h(1), V2), Ok(0));
-    assert_eq!(store.create(h(1), V1), Err(DataError::Epoch), "too late");
+    assert_eq!(store.create(h(1), V1, 0), Err(DataError::Epoch), "too late");
     assert_eq!(store.length(h(1), V1), Err(DataError::Version));
     drop(store);
     let store = open(&disk, "A");
@@ -37,12 +37,73 @@ fn a_chunk_that_begins_again_takes_the_place_of_an_older_replica() {
     assert_eq!(store.rows().len(), 1);
 }
 
+fn files_in(disk: &MemDisk, part: &str) -> usize {
+    disk.files().iter().filter(|path| path.to_string_lossy().contains(part)).count()
+}
+
+#[test]
+fn the_file_of_a_deleted_chunk_becomes_that_of_a_new_one() {
+    let (disk, store) = fresh();
+    let delete = |n| store.delete(&[SyncChunk { handle: h(n), version: V1 }]).remove(0);
+    store.create(h(1), V1, BLOCK).expect("create");
+    store.put(h(1), 0, &pattern(1, 2 * BLOCK)).expect("write");
+    delete(1).expect("delete");
+    assert_eq!((files_in(&disk, "chunks/"), files_in(&disk, "/spare/")), (0, 1));
+    store.create(h(2), V1, BLOCK).expect("create");
+    assert_eq!((files_in(&disk, "chunks/"), files_in(&disk, "/spare/")), (1, 0));
+    assert_eq!(store.get(h(2)), Ok(vec![]), "nothing of the old chunk is seen");
+    store.put(h(2), 5000, b"x").expect("write behind a hole");
+    let mut model = vec![0; 5000];
+    model.push(b'x');
+    assert_eq!(store.get(h(2)), Ok(model));
+    let sent = store.plan_send(h(2), V1, Extent { offset: 0, length: 10 }).expect("an answer on its way");
+    delete(2).expect("delete");
+    assert_eq!(files_in(&disk, "/spare/"), 0, "its bytes are still being sent");
+    drop(sent);
+    store.create(h(3), V1, 0).expect("create");
+    store.put(h(3), 40_000, &pattern(1, 24_000)).expect("write");
+    delete(3).expect("delete");
+    store.create(h(4), V1, 1).expect("create");
+    assert_eq!(files_in(&disk, "/spare/"), 1, "too large for one byte");
+}
+
+#[test]
+fn spares_are_used_again_after_a_clean_stop_and_zeroed_after_a_crash() {
+    for (loss, boot, kept) in [(None, "A", 1), (Some(Loss::Process), "A", 1), (Some(Loss::Power(3)), "B", 0)] {
+        let (disk, store) = fresh();
+        let store = {
+            drop(store);
+            open(&disk, "A")
+        };
+        store.create(h(1), V1, 0).expect("create");
+        store.put(h(1), 0, &pattern(1, 3 * BLOCK)).expect("write");
+        store.mark_clean(&[h(1)]);
+        assert_eq!(store.delete(&[SyncChunk { handle: h(1), version: V1 }]), [Ok(())]);
+        let spare = disk.files().into_iter().find(|path| path.to_string_lossy().contains("/spare/")).expect("a spare");
+        match loss {
+            None => store.stop().expect("stop"),
+            // as if it had been killed before the file was zeroed
+            Some(_) => disk.put(&spare, pattern(7, 4 * BLOCK)),
+        }
+        drop(store);
+        disk.restart(loss.unwrap_or(Loss::Process));
+        let store = open(&disk, boot);
+        assert_eq!(files_in(&disk, "/spare/"), kept, "{loss:?}");
+        store.create(h(2), V1, 3 * BLOCK).expect("create");
+        assert_eq!(files_in(&disk, "/spare/"), 0);
+        store.put(h(2), 2 * BLOCK, b"end").expect("write behind a hole");
+        let mut model = vec![0; 2 * BLOCK as usize];
+        model.extend_from_slice(b"end");
+        assert_eq!(store.get(h(2)), Ok(model), "{loss:?}");
+    }
+}
+
 #[test]
 fn creating_and_writing_a_small_chunk_are_two_operations() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("room is known afterwards");
+    store.create(h(1), V1, 0).expect("room is known afterwards");
     let before = disk.operations();
-    store.create(h(2), V1).expect("create");
+    store.create(h(2), V1, 0).expect("create");
     store.put(h(2), 0, &pattern(1, BLOCK)).expect("write");
     assert_eq!(disk.operations() - before, 2);
     let before = disk.operations();
@@ -56,7 +117,7 @@ fn creating_and_writing_a_small_chunk_are_two_operations() {
 #[test]
 fn partial_blocks_are_merged_and_holes_read_as_zeroes() {
     let (_, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 3 * BLOCK + 100, b"far").expect("write behind a hole");
     let mut model = vec![0; 3 * BLOCK as usize + 100];
     model.extend_from_slice(b"far");
@@ -82,7 +143,7 @@ fn partial_blocks_are_merged_and_holes_read_as_zeroes() {
 #[test]
 fn sums_beyond_the_header_lie_after_the_data() {
     let (disk, store) = fresh_with(8 << 20);
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     // 896 blocks have their sums in the header
     let (border, data) = (896 * BLOCK, pattern(5, 40 * BLOCK));
     store.put(h(1), border - 20 * BLOCK, &data).expect("write across the border");
@@ -113,7 +174,7 @@ fn sums_beyond_the_header_lie_after_the_data() {
 #[test]
 fn damage_is_seen_by_readers_by_partial_writers_and_by_verify() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     let data = pattern(1, 2 * BLOCK + 100);
     store.put(h(1), 0, &data).expect("write");
     store.mark_clean(&[h(1)]);
@@ -149,7 +210,7 @@ fn damage_is_seen_by_readers_by_partial_writers_and_by_verify() {
 #[test]
 fn what_arrives_damaged_is_refused() {
     let (_, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     let extents = [Extent { offset: 0, length: 5 }];
     let sums = sums_of(&extents, b"hello");
     let write = WriteData { extents: &extents, payload: b"hallo", sums: &sums };
@@ -160,7 +221,7 @@ fn what_arrives_damaged_is_refused() {
 #[test]
 fn reads_are_cut_at_the_end_and_give_the_sums_of_their_blocks() {
     let (_, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     let data = pattern(1, 10_000);
     store.put(h(1), 0, &data).expect("write");
     let range = |offset, length| Extent { offset, length };
@@ -184,7 +245,7 @@ fn reads_are_cut_at_the_end_and_give_the_sums_of_their_blocks() {
 #[test]
 fn dirty_becomes_clean_and_dirty_again() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, b"one").expect("write");
     assert_eq!(store.state(h(1)), Some(Dirty));
     assert_eq!(store.dirty(), [h(1)]);
@@ -194,7 +255,7 @@ fn dirty_becomes_clean_and_dirty_again() {
     store.put(h(1), 0, b"two").expect("write");
     assert_eq!(store.state(h(1)), Some(Dirty));
     assert_eq!(store.mark_clean(&[h(1)]), [h(1)]);
-    store.create(h(3), V1).expect("create");
+    store.create(h(3), V1, 0).expect("create");
     assert_eq!(store.mark_clean(&store.dirty()), [h(3)], "a chunk never written");
     assert!(store.dirty().is_empty());
     drop(store);
@@ -206,7 +267,7 @@ fn dirty_becomes_clean_and_dirty_again() {
 #[test]
 fn raising_the_version_keeps_content_and_state() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, b"data").expect("write");
     store.raise(h(1), V1, V2).expect("raise");
     store.raise(h(1), V1, V2).expect("once more: the answer may have been lost");
@@ -255,7 +316,7 @@ fn a_copy_replaces_an_older_or_suspect_replica_only() {
 #[test]
 fn an_adopted_replica_gets_sums_for_what_it_has() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     let data = pattern(1, 3 * BLOCK);
     store.put(h(1), 0, &data).expect("write");
     store.mark_clean(&[h(1)]);
@@ -283,7 +344,7 @@ fn an_adopted_replica_gets_sums_for_what_it_has() {
 fn many_open_files_are_closed_again() {
     let (_, store) = fresh();
     for n in 0..500 {
-        store.create(h(n), V1).expect("create");
+        store.create(h(n), V1, 0).expect("create");
         store.put(h(n), 0, &n.to_le_bytes()).expect("write");
     }
     assert!(store.open_files() <= 128, "{}", store.open_files());
@@ -298,7 +359,7 @@ fn many_open_files_are_closed_again() {
 #[test]
 fn writers_of_one_chunk_and_readers_exclude_each_other() {
     let (_, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, &[0; 8192]).expect("write");
     std::thread::scope(|scope| {
         for thread in 1..4 {

@@ -39,7 +39,7 @@ fn nothing_is_stored_before_a_cluster_is_joined() {
     let disk = MemDisk::default();
     let store = open(&disk, "boot");
     assert_eq!(store.identity().cluster, None);
-    assert_eq!(store.create(h(1), V1), Err(DataError::Cluster));
+    assert_eq!(store.create(h(1), V1, 0), Err(DataError::Cluster));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn foreign_newer_damaged_and_mixed_directories_are_refused_by_name() {
 #[test]
 fn a_lost_format_file_does_not_make_chunks_vanish() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.mark_clean(&[h(1)]);
     drop(store);
     disk.remove(&Path::new(DIR).join("format")).expect("remove");
@@ -118,7 +118,7 @@ fn chunks_go_where_most_room_is_and_are_found_again() {
     let store = ChunkStore::open(two.clone(), disk.clone()).expect("open");
     store.join(CLUSTER, ChunkSize::new(CHUNK).expect("size")).expect("join");
     for n in 0..40 {
-        store.create(h(n), V1).expect("create");
+        store.create(h(n), V1, 0).expect("create");
         store.put(h(n), 0, &pattern(n as u8, 2 * BLOCK)).expect("write");
     }
     let chunks: Vec<u64> = store.space().iter().map(|space| space.chunks).collect();
@@ -133,7 +133,7 @@ fn chunks_go_where_most_room_is_and_are_found_again() {
 #[test]
 fn of_two_copies_in_two_directories_the_higher_version_counts() {
     let (disk, store) = fresh();
-    store.create(h(1), V2).expect("create");
+    store.create(h(1), V2, 0).expect("create");
     store.put(h(1), 0, b"new").expect("write");
     store.mark_clean(&[h(1)]);
     drop(store);
@@ -151,12 +151,12 @@ fn watermark_and_reserve_bound_what_is_stored_and_deletes_go_on() {
     let (disk, store) = fresh();
     let room = |free| disk.set_room(Room { bytes_total: 1 << 30, bytes_free: free });
     room(1 << 20);
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
     room(1999);
     let space = store.space().remove(0);
     assert_eq!((space.bytes_free, space.accepts_chunks), (999, false), "the reserve is taken off");
-    assert_eq!(store.create(h(2), V1), Err(DataError::NoSpace));
+    assert_eq!(store.create(h(2), V1, 0), Err(DataError::NoSpace));
     store.put(h(1), 0, &pattern(2, BLOCK)).expect("above the reserve");
     room(999);
     store.space();
@@ -165,7 +165,26 @@ fn watermark_and_reserve_bound_what_is_stored_and_deletes_go_on() {
     store.cut(h(1), V1, 10).expect("a cut needs no room");
     assert_eq!(store.delete(&[SyncChunk { handle: h(1), version: V1 }]), [Ok(())]);
     room(1 << 20);
-    store.create(h(2), V1).expect("there is room again, and nobody had to say so");
+    store.create(h(2), V1, 0).expect("there is room again, and nobody had to say so");
+}
+
+#[test]
+fn spare_files_are_given_back_when_room_is_short() {
+    let (disk, store) = fresh();
+    let spares = || disk.files().iter().filter(|path| path.to_string_lossy().contains("/spare/")).count();
+    let room = |free| disk.set_room(Room { bytes_total: 1 << 30, bytes_free: free });
+    room(1 << 20);
+    (1..9).for_each(|n| store.create(h(n), V1, 0).expect("create"));
+    (1..9).for_each(|n| assert_eq!(store.delete(&[SyncChunk { handle: h(n), version: V1 }]), [Ok(())]));
+    assert_eq!(spares(), 8);
+    room(10_000);
+    let space = store.space().remove(0);
+    assert_eq!(space.bytes_free, 9000 + 8 * u64::from(BLOCK), "they count as free");
+    store.create(h(20), V1, 0).expect("create");
+    assert_eq!(spares(), 7, "one is used, the others are no trouble");
+    room(1500);
+    store.space();
+    assert_eq!(spares(), 0, "below the watermark");
 }
 
 #[test]
@@ -182,13 +201,13 @@ fn a_directory_that_fails_is_left_out_and_shown() {
 #[test]
 fn a_directory_out_of_service_is_read_and_not_written() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, b"data").expect("write");
     store.fail_directory(Path::new(DIR), "smells of smoke");
     assert_eq!(store.space()[0].error, "smells of smoke");
     assert_eq!(store.get(h(1)), Ok(b"data".to_vec()));
     assert_eq!(store.put(h(1), 0, b"more"), Err(DataError::Io));
-    assert_eq!(store.create(h(2), V1), Err(DataError::Io));
+    assert_eq!(store.create(h(2), V1, 0), Err(DataError::Io));
     drop(store);
     let store = open(&disk, "boot-1");
     store.put(h(1), 0, b"more").expect("in service again after a restart");
@@ -197,7 +216,7 @@ fn a_directory_out_of_service_is_read_and_not_written() {
 #[test]
 fn a_failed_flush_is_remembered_until_a_person_removes_the_note() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, b"data").expect("write");
     disk.fail(0, Fault::Eio);
     assert_eq!(store.flush(h(1)), Err(DataError::Io));
@@ -215,7 +234,7 @@ fn a_failed_flush_is_remembered_until_a_person_removes_the_note() {
 #[test]
 fn a_damaged_mark_journal_makes_everything_suspect() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.mark_clean(&[h(1)]);
     drop(store);
     let marks = Path::new(DIR).join("marks");

@@ -94,7 +94,7 @@ fn a_write_that_finds_no_room_is_undone_and_succeeds_later() {
         let payload = pattern(9, extents.iter().map(|extent| extent.length).sum());
         for operation in 0..8 {
             let (disk, store) = fresh();
-            store.create(h(1), V1).expect("create");
+            store.create(h(1), V1, 0).expect("create");
             store.put(h(1), 0, &old).expect("write");
             disk.fail(operation, Fault::Enospc);
             let failed = store.put_all(h(1), &extents, &payload);
@@ -121,7 +121,7 @@ fn a_write_that_finds_no_room_is_undone_and_succeeds_later() {
 #[test]
 fn extending_over_old_blocks_needs_room_before_it_destroys_them() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, &pattern(1, 2 * BLOCK)).expect("write");
     disk.fail(0, Fault::Enospc);
     assert_eq!(store.put(h(1), 0, &pattern(2, 4 * BLOCK)), Err(DataError::NoSpace));
@@ -131,11 +131,11 @@ fn extending_over_old_blocks_needs_room_before_it_destroys_them() {
 #[test]
 fn an_io_error_takes_the_directory_out_of_service() {
     let (disk, store) = fresh();
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, b"data").expect("write");
     disk.fail(0, Fault::Eio);
     assert_eq!(store.put(h(1), 0, b"more"), Err(DataError::Io));
     assert!(store.space()[0].error.contains("0000000000000001.1.d"), "{:?}", store.space());
     assert!(!store.space()[0].accepts_chunks);
-    assert_eq!(store.create(h(2), V1), Err(DataError::Io));
+    assert_eq!(store.create(h(2), V1, 0), Err(DataError::Io));
 }

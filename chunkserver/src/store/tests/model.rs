@@ -50,7 +50,7 @@ proptest! {
     #[test]
     fn a_chunk_behaves_like_a_vector(actions in prop::collection::vec(action(), 1..30)) {
         let (disk, mut store) = fresh();
-        store.create(h(1), V1).expect("create");
+        store.create(h(1), V1, 0).expect("create");
         let mut model: Vec<u8> = Vec::new();
         for action in actions {
             match action {

@@ -21,7 +21,7 @@ fn fresh_real(chunk_bytes: u32) -> (tempfile::TempDir, ChunkStore<RealDisk>) {
 fn chunks_survive_a_stop_and_the_death_of_the_process() {
     let (dir, store) = fresh_real(CHUNK);
     for n in 0..50 {
-        store.create(h(n), V1).expect("create");
+        store.create(h(n), V1, 0).expect("create");
         store.put(h(n), n as u32 * 100, &pattern(n as u8, 9000)).expect("write");
     }
     store.flush(h(7)).expect("flush");
@@ -48,7 +48,7 @@ fn chunks_survive_a_stop_and_the_death_of_the_process() {
 #[test]
 fn large_sparse_chunks_take_only_the_room_of_their_data() {
     let (dir, store) = fresh_real(64 << 20);
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), (64 << 20) - BLOCK, &pattern(1, BLOCK)).expect("the last block");
     store.put(h(1), 20 << 20, &pattern(2, 1 << 20)).expect("1 MiB in the middle");
     let path = dir.path().join("store/chunks/00/0000000000000001.1.d");
@@ -76,7 +76,7 @@ fn a_second_store_on_the_same_directory_is_refused() {
 #[test]
 fn a_plan_names_the_file_to_send_from() {
     let (_dir, store) = fresh_real(CHUNK);
-    store.create(h(1), V1).expect("create");
+    store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, &pattern(1, 10_000)).expect("write");
     let plan = store.plan_send(h(1), V1, Extent { offset: 4096, length: 8192 }).expect("plan");
     let mut sent = vec![0; plan.length as usize];

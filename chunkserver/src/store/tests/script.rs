@@ -55,7 +55,7 @@ impl Step {
     pub(super) fn run(&self, store: &ChunkStore<MemDisk>) -> Result<(), DataError> {
         let version = |n: &u64| store.row(h(*n)).map(|row| row.version).ok_or(DataError::NoChunk);
         match self {
-            Self::Create(n) => store.create(h(*n), V1),
+            Self::Create(n) => store.create(h(*n), V1, 0),
             Self::Put(n, offset, data) => store.put(h(*n), *offset, data).map(|_| ()),
             Self::PutTwo(n, (one, two), data) => {
                 let half = data.len() as u32 / 2;
@@ -269,6 +269,25 @@ pub(super) fn scripts() -> Vec<Vec<Step>> {
             Cut(1, BLOCK),
             Cut(1, 0),
             Put(1, 10, pattern(3, 100)),
+            Clean(1),
+        ],
+        // files of deleted chunks become those of others
+        vec![
+            Create(1),
+            Put(1, 0, pattern(1, 3 * BLOCK)),
+            Clean(1),
+            Delete(1),
+            Create(2),
+            Put(2, BLOCK + 10, pattern(2, 100)),
+            Sync(2),
+            Create(1),
+            Put(1, 0, pattern(3, 2 * BLOCK)),
+            Sync(1),
+            Delete(2),
+            Create(3),
+            Delete(1),
+            Create(1),
+            Put(1, 2 * BLOCK, pattern(4, 10)),
             Clean(1),
         ],
         vec![
