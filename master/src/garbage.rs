@@ -7,42 +7,30 @@ use crate::master::Master;
 use crate::servers::Presence;
 use crate::servers::link::CommandError;
 use crate::servers::locations::Located;
-use futures_util::stream::{self, StreamExt};
+use futures_util::future::join_all;
 use gfs_master_core::{Action, GarbageChunk};
 use gfs_proto::FsError;
-use gfs_proto::control::ChunkCommand;
-use gfs_proto::ids::{ChunkHandle, ChunkVersion, ServerId};
+use gfs_proto::control::{ChunkCommand, CommandOutcome, NotDeleted};
+use gfs_proto::frame::SyncChunk;
+use gfs_proto::ids::{ChunkHandle, ServerId};
+use gfs_proto::limits::DELETIONS_MAX;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{debug, warn};
 
-/// Entries of the garbage table that are looked at together.
-const PAGE: usize = 512;
-/// Deletions under way at once, over all servers.
-const DELETIONS_MAX: usize = 128;
+/// Entries of the garbage table that are looked at together: no more are named to a server at once.
+const PAGE: usize = DELETIONS_MAX;
 
-/// One replica to be deleted.
-#[derive(Clone, Copy, Debug)]
-struct Deletion {
-    handle: ChunkHandle,
-    version: ChunkVersion,
-    server: ServerId,
-}
+/// Replicas to be deleted, by server.
+type Deletions = BTreeMap<ServerId, Vec<SyncChunk>>;
 
-/// What became of a replica.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Deleted {
-    Gone,
-    Refused,
-    Unanswered,
-}
-
-/// Works until the master stops: whenever there is garbage, and now and then for what was left over.
+/// Works until the master stops: a while after there is garbage, so that what is removed together is
+/// deleted together, and now and then for what was left over.
 pub async fn collect(master: Arc<Master>) {
     loop {
         tokio::select! {
             () = master.stopping.passed() => return,
-            () = master.garbage.notified() => {}
             () = tokio::time::sleep(master.timings.tick) => {}
         }
         if let Err(error) = master.collect_all().await {
@@ -59,12 +47,13 @@ impl Master {
             let page = self.store.view().garbage(after, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.handle);
-            let deletions: Vec<Deletion> = page.iter().flat_map(|chunk| self.deletions(chunk)).collect();
-            let outcomes = stream::iter(deletions).map(|deletion| async move {
-                let gone = self.delete(deletion).await == Deleted::Gone;
-                gone.then_some((deletion.handle, deletion.server))
-            });
-            let rows: Vec<_> = outcomes.buffer_unordered(DELETIONS_MAX).filter_map(std::future::ready).collect().await;
+            let mut deletions = Deletions::new();
+            page.iter().for_each(|chunk| self.add_deletions(chunk, &mut deletions));
+            let outcomes = join_all(deletions.into_iter().map(|(server, chunks)| async move {
+                let gone = self.delete(server, chunks).await.unwrap_or_default();
+                gone.into_iter().map(move |handle| (handle, server))
+            }));
+            let rows: Vec<_> = outcomes.await.into_iter().flatten().collect();
             if !rows.is_empty() {
                 self.commit_one(Action::Collected { rows }).await?;
             }
@@ -73,59 +62,68 @@ impl Master {
     }
 
     /// What can be asked of servers that are up. A replica's version is the reported one, if it was.
-    fn deletions(&self, chunk: &GarbageChunk) -> Vec<Deletion> {
-        let now = Instant::now();
-        let located = self.locations.of(chunk.handle);
-        let up = chunk.servers.iter().filter(|server| self.servers.presence(**server, now) == Presence::Up);
-        let deletion = |server: &ServerId| {
+    fn add_deletions(&self, chunk: &GarbageChunk, deletions: &mut Deletions) {
+        let (now, handle) = (Instant::now(), chunk.handle);
+        let located = self.locations.of(handle);
+        for server in chunk.servers.iter().filter(|server| self.servers.presence(**server, now) == Presence::Up) {
             let row = located.iter().find(|l| l.server == *server);
-            Deletion { handle: chunk.handle, version: row.map_or(chunk.version, |l| l.version), server: *server }
-        };
-        up.map(deletion).collect()
+            let version = row.map_or(chunk.version, |l| l.version);
+            deletions.entry(*server).or_default().push(SyncChunk { handle, version });
+        }
     }
 
-    async fn delete(&self, deletion: Deletion) -> Deleted {
-        let Deletion { handle, version, server } = deletion;
-        let Some(incarnation) = self.servers.incarnation(server) else { return Deleted::Unanswered };
-        match self.servers.command(server, ChunkCommand::Delete { handle, version, incarnation }).await {
-            Ok(_) | Err(CommandError::Refused { error: FsError::NotFound, .. }) => {
-                self.locations.remove(handle, server);
-                Deleted::Gone
+    /// Has a server delete these replicas, no more than one command may name. Those that are gone then;
+    /// `None` if it did not answer.
+    async fn delete(&self, server: ServerId, chunks: Vec<SyncChunk>) -> Option<Vec<ChunkHandle>> {
+        let incarnation = self.servers.incarnation(server)?;
+        let command = ChunkCommand::Delete { chunks: chunks.clone(), incarnation };
+        let kept = match self.servers.command(server, command).await {
+            Ok(CommandOutcome::Deleted(kept)) => kept,
+            Err(CommandError::Absent | CommandError::TimedOut) => return None,
+            other => {
+                warn!(%server, ?other, "replicas were not deleted");
+                return Some(Vec::new());
             }
-            Err(CommandError::Refused { error, detail }) => {
-                warn!(chunk = %handle, %server, %error, detail, "a replica was not deleted");
-                Deleted::Refused
-            }
-            Err(CommandError::Absent | CommandError::TimedOut) => Deleted::Unanswered,
+        };
+        for NotDeleted { handle, error } in &kept {
+            warn!(chunk = %handle, %server, %error, "a replica was not deleted");
         }
+        let mut gone: Vec<ChunkHandle> = chunks.into_iter().map(|chunk| chunk.handle).collect();
+        gone.retain(|handle| kept.iter().all(|kept| kept.handle != *handle));
+        gone.iter().for_each(|handle| self.locations.remove(*handle, server));
+        Some(gone)
     }
 
     /// Tells servers to delete replicas of a chunk that are older than the recorded version and that
     /// nobody is entitled to, once a current one is readable. They must go soon: a client with an old
     /// chunk map might still ask for them.
     pub fn discard_stale(&self, handle: ChunkHandle) {
-        for Deletion { handle, version, server } in self.stale(handle) {
+        for (server, chunk) in self.stale(handle) {
             if let Some(incarnation) = self.servers.incarnation(server) {
-                self.servers.hint(server, ChunkCommand::Delete { handle, version, incarnation });
+                self.servers.hint(server, ChunkCommand::Delete { chunks: vec![chunk], incarnation });
             }
         }
     }
 
     /// Has a server that reports stale replicas delete them. False if it does not answer.
     pub async fn discard_stale_at(&self, server: ServerId, handles: Vec<ChunkHandle>) -> bool {
-        let stale = handles.into_iter().flat_map(|handle| self.stale(handle)).filter(|d| d.server == server);
-        let stale: Vec<Deletion> = stale.collect();
-        let outcomes = stream::iter(stale).map(|deletion| self.delete(deletion)).buffer_unordered(DELETIONS_MAX);
-        outcomes.all(|deleted| std::future::ready(deleted != Deleted::Unanswered)).await
+        let stale = handles.into_iter().flat_map(|handle| self.stale(handle));
+        let stale: Vec<SyncChunk> = stale.filter(|(of, _)| *of == server).map(|(_, chunk)| chunk).collect();
+        for chunks in stale.chunks(DELETIONS_MAX) {
+            if self.delete(server, chunks.to_vec()).await.is_none() {
+                return false;
+            }
+        }
+        true
     }
 
-    fn stale(&self, handle: ChunkHandle) -> Vec<Deletion> {
+    fn stale(&self, handle: ChunkHandle) -> Vec<(ServerId, SyncChunk)> {
         let Ok(Some(record)) = self.store.view().chunk(handle) else { return Vec::new() };
         if self.live_replicas(handle, &record, Instant::now()) == 0 {
             return Vec::new();
         }
         let stale = |l: &Located| l.version < record.version && !record.entitled.contains(&l.server);
-        let deletion = |l: Located| Deletion { handle, version: l.version, server: l.server };
-        self.locations.of(handle).into_iter().filter(stale).map(deletion).collect()
+        let named = |l: Located| (l.server, SyncChunk { handle, version: l.version });
+        self.locations.of(handle).into_iter().filter(stale).map(named).collect()
     }
 }

@@ -25,7 +25,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::Notify;
 use tracing::error;
 
 /// A client's clock is believed if it is behind ours by no more than this, and not ahead.
@@ -116,8 +115,6 @@ pub struct Master {
     pub chunk_locks: KeyedLocks<(InodeId, ChunkIndex)>,
     /// Push-back while checkpoints lag behind.
     pub room: DeltaRoom,
-    /// There is something in the garbage table.
-    pub garbage: Notify,
     /// Opens when the master stops.
     pub stopping: Gate,
     /// Every session of before the start has come back or ended.
@@ -190,9 +187,6 @@ impl Master {
         for handle in &outcome.dropped {
             self.leases.remove(*handle);
             self.unwritten.remove(*handle);
-        }
-        if !outcome.dropped.is_empty() {
-            self.garbage.notify_one();
         }
     }
 

@@ -171,7 +171,6 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         unwritten: Unwritten::of(machine.end_replay()),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),
-        garbage: Default::default(),
         stopping: Default::default(),
         complete: Default::default(),
         placements: Default::default(),

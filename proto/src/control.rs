@@ -2,6 +2,7 @@
 
 use crate::chunk::{Numbering, Replica, ServerAddress};
 use crate::error::FsError;
+use crate::frame::SyncChunk;
 use crate::ids::{
     ChunkHandle, ChunkVersion, ClusterId, Epoch, Incarnation, Sequence, Serial, ServerId, ServerUuid, SessionId, Term,
     TruncateGeneration,
@@ -184,13 +185,11 @@ pub enum ChunkCommand {
         /// Only if it is still this one.
         epoch: Epoch,
     },
-    /// Delete the replica, if it is exactly this one.
+    /// Delete these replicas, those that are exactly as named; durable together.
     Delete {
-        /// The chunk.
-        handle: ChunkHandle,
-        /// Its version.
-        version: ChunkVersion,
-        /// The server's run that reported it.
+        /// At most [`DELETIONS_MAX`](crate::limits::DELETIONS_MAX).
+        chunks: Vec<SyncChunk>,
+        /// The server's run that reported them.
         incarnation: Incarnation,
     },
     /// Fetch a whole replica from a peer, verify it, make it durable.
@@ -256,6 +255,17 @@ pub enum CommandOutcome {
     Installed(InstallReport),
     /// Of a copy or an adoption.
     Replica(ReplicaRow),
+    /// Of a deletion: all are gone but these.
+    Deleted(Vec<NotDeleted>),
+}
+
+/// A replica that was to be deleted and is still there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotDeleted {
+    /// The chunk.
+    pub handle: ChunkHandle,
+    /// Why.
+    pub error: FsError,
 }
 
 /// What a replica knows of the writes before an install.

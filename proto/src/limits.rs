@@ -45,6 +45,8 @@ pub const STAR_BYTES_MAX: u32 = 64 << 10;
 pub const BATCH_OPS_MAX: usize = 64;
 /// Bytes of one page of a reply (directory listing, chunk map).
 pub const REPLY_PAGE_BYTES_MAX: u32 = 256 << 10;
+/// Replicas named by one command to delete.
+pub const DELETIONS_MAX: usize = 512;
 /// Chunks named by one location request.
 pub const CHUNKS_PER_REQUEST_MAX: u32 = 1024;
 /// Largest gRPC message accepted by any service.

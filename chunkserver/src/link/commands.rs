@@ -1,5 +1,5 @@
 //! What the master commands: install and revoke leases, delete, copy, adopt. Each command is a task of
-//! its own; deletions that come together are made durable together.
+//! its own.
 
 use super::copy::copy;
 use super::stream::Out;
@@ -8,22 +8,20 @@ use crate::grants::Lease;
 use crate::node::Node;
 use crate::server::may_block;
 use gfs_proto::control::{
-    ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, ReplicaRow, ReplicaState,
+    ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, NotDeleted, ReplicaRow,
+    ReplicaState,
 };
 use gfs_proto::error::FsError;
 use gfs_proto::frame::{DataError, SyncChunk};
-use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Incarnation, Term};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Term};
 use std::sync::Arc;
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Commands at work at the same time, and copies among them.
 const COMMANDS_MAX: usize = 64;
 const COPIES_MAX: usize = 4;
-/// Deletions made durable together, and waiting for it.
-const DELETES_TOGETHER: usize = 256;
-const DELETES_MAX: usize = 16 << 10;
 
 /// Why a command was not carried out.
 #[derive(Debug, Error)]
@@ -69,20 +67,12 @@ pub(super) struct Commands {
     out: Out,
     at_work: Arc<Semaphore>,
     copies: Arc<Semaphore>,
-    deletes: mpsc::Sender<Delete>,
-}
-
-struct Delete {
-    id: u64,
-    chunk: SyncChunk,
 }
 
 impl Commands {
     pub(super) fn new(node: Arc<Node>, out: Out) -> Self {
-        let (deletes, queue) = mpsc::channel(DELETES_MAX);
-        tokio::spawn(delete_together(Arc::clone(&node), out.clone(), queue));
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { node, out, at_work: semaphore(COMMANDS_MAX), copies: semaphore(COPIES_MAX), deletes }
+        Self { node, out, at_work: semaphore(COMMANDS_MAX), copies: semaphore(COPIES_MAX) }
     }
 
     /// Begins to carry out a command; its result goes to the master.
@@ -91,9 +81,6 @@ impl Commands {
         if term < highest {
             let text = format!("term {term} is over, the current one is {highest}");
             return self.refuse(id, Failure::told(FsError::NotLeader, text));
-        }
-        if let ChunkCommand::Delete { handle, version, incarnation } = command {
-            return self.delete(id, SyncChunk { handle, version }, incarnation);
         }
         let permits = match &command {
             ChunkCommand::Copy { .. } | ChunkCommand::Adopt { .. } => Arc::clone(&self.copies),
@@ -105,15 +92,6 @@ impl Commands {
             let outcome = carry_out(&node, command).await;
             answer(&out, id, outcome).await;
         });
-    }
-
-    fn delete(&self, id: u64, chunk: SyncChunk, incarnation: Incarnation) {
-        if incarnation != self.node.incarnation {
-            return self.refuse(id, DataError::Incarnation.into());
-        }
-        if self.deletes.try_send(Delete { id, chunk }).is_err() {
-            self.refuse(id, Failure::told(FsError::Busy, "too many deletions are waiting"));
-        }
     }
 
     fn refuse(&self, id: u64, failure: Failure) {
@@ -142,7 +120,10 @@ async fn carry_out(node: &Node, command: ChunkCommand) -> Result<CommandOutcome,
         ChunkCommand::Adopt { handle, version, raise_to } => {
             adopt(node, handle, version, raise_to).map(CommandOutcome::Replica)
         }
-        ChunkCommand::Delete { .. } => Err(DataError::Protocol.into()), // taken out before
+        ChunkCommand::Delete { incarnation, .. } if incarnation != node.incarnation => {
+            Err(DataError::Incarnation.into())
+        }
+        ChunkCommand::Delete { chunks, .. } => Ok(CommandOutcome::Deleted(delete(node, &chunks))),
     }
 }
 
@@ -234,18 +215,18 @@ fn adopt(
     Ok(adopted.row)
 }
 
-/// Deletes until the stream ends.
-async fn delete_together(node: Arc<Node>, out: Out, mut queue: mpsc::Receiver<Delete>) {
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, DELETES_TOGETHER).await > 0 {
-        let chunks: Vec<SyncChunk> = batch.iter().map(|delete| delete.chunk).collect();
-        let results = may_block(|| node.store.delete(&chunks));
-        for (delete, result) in batch.drain(..).zip(results) {
-            if result.is_ok() {
-                node.grants.remove(delete.chunk.handle);
-                node.outbox.removed(delete.chunk.handle, delete.chunk.version);
+/// Deletes; those that are still there afterwards.
+fn delete(node: &Node, chunks: &[SyncChunk]) -> Vec<NotDeleted> {
+    let mut kept = Vec::new();
+    for (chunk, result) in chunks.iter().zip(may_block(|| node.store.delete(chunks))) {
+        match result {
+            Ok(()) => {
+                node.grants.remove(chunk.handle);
+                node.outbox.removed(chunk.handle, chunk.version);
             }
-            answer(&out, delete.id, result.map(|()| CommandOutcome::Done).map_err(Failure::from)).await;
+            Err(DataError::NoChunk) => {}
+            Err(error) => kept.push(NotDeleted { handle: chunk.handle, error: Failure::from(error).error() }),
         }
     }
+    kept
 }

@@ -6,9 +6,9 @@ use crate::harness::{
 use gfs_chunkserver::clock::BootClock;
 use gfs_chunkserver::link::LinkError;
 use gfs_chunkserver::run::Chunkserver;
-use gfs_proto::control::{ChunkCommand, CommandOutcome, Install};
+use gfs_proto::control::{ChunkCommand, CommandOutcome, Install, NotDeleted};
 use gfs_proto::error::FsError;
-use gfs_proto::frame::{DataError, Read};
+use gfs_proto::frame::{DataError, Read, SyncChunk};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term, TruncateGeneration};
 use std::sync::Arc;
 use tokio::time::timeout;
@@ -91,17 +91,21 @@ async fn deletes_name_exactly_one_replica_of_this_run() {
     let server = Server::start(&master).await;
     let client = server.client().await;
     assert_eq!(client.write(&write(&server, 1, 0, 100), &pattern(100, 1)).await.outcome, Ok(()));
-    let delete = |version, incarnation| ChunkCommand::Delete { handle: HANDLE, version, incarnation };
+    let delete = |version, incarnation| ChunkCommand::Delete {
+        chunks: vec![SyncChunk { handle: HANDLE, version }],
+        incarnation,
+    };
     let wrong_run = master.command(server.id, delete(VERSION, server.incarnation().next())).await;
     assert_eq!(wrong_run, Err(FsError::Stale));
     let wrong_version = master.command(server.id, delete(ChunkVersion::new(9), server.incarnation())).await;
-    assert_eq!(wrong_version, Err(FsError::Stale));
+    let kept = NotDeleted { handle: HANDLE, error: FsError::Stale };
+    assert_eq!(wrong_version, Ok(CommandOutcome::Deleted(vec![kept])));
     let old_term = master.command_of(server.id, Term::new(0), delete(VERSION, server.incarnation())).await;
     assert_eq!(old_term.outcome, Err(FsError::NotLeader));
     assert!(client.read(read(0, 4096)).await.is_ok());
     let id = server.id;
     master.until("the replica in a report", |heard| heard.row(id, HANDLE)).await;
-    assert_eq!(master.command(id, delete(VERSION, server.incarnation())).await, Ok(CommandOutcome::Done));
+    assert_eq!(master.command(id, delete(VERSION, server.incarnation())).await, Ok(CommandOutcome::Deleted(vec![])));
     assert_eq!(client.read(read(0, 4096)).await.err(), Some(DataError::NoChunk));
     master.until("its removal in a report", |heard| heard.row(id, HANDLE).is_none().then_some(())).await;
 }

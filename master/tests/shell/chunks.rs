@@ -5,6 +5,7 @@ use gfs_proto::FsError;
 use gfs_proto::attr::SetAttr;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::ChunkCommand;
+use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkIndex, InodeId, ServerId};
 use gfs_proto::ops::{HeldChunk, Op, OpResult};
 
@@ -101,8 +102,8 @@ async fn a_stale_replica_that_comes_back_is_neither_named_nor_kept() {
     let mute_id = mute.id();
     let back = mute.again(&cluster.url()).await;
     let named = |command: &ChunkCommand| {
-        matches!(command, ChunkCommand::Delete { handle, version, .. }
-        if *handle == first.handle && *version == first.version)
+        matches!(command, ChunkCommand::Delete { chunks, .. }
+        if chunks[..] == [SyncChunk { handle: first.handle, version: first.version }])
     };
     until("the stale replica is deleted", || back.commands().iter().any(named)).await;
     let map = client.chunks(inode).await;

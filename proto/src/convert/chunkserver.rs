@@ -8,14 +8,16 @@ use super::{DIRECTORIES_MAX, Field, ROWS_MAX, WireError, at, each, each_copy, fo
 use crate::chunk::Numbering;
 use crate::control::{
     ChainBreak, ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, DoubtRange, FromChunkserver,
-    Heartbeat, Install, InstallReport, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver, WriteOutcome,
+    Heartbeat, Install, InstallReport, NotDeleted, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
+    WriteOutcome,
 };
 use crate::error::FsError;
+use crate::frame::SyncChunk;
 use crate::ids::{
     ChunkVersion, ClusterId, Incarnation, Sequence, Serial, ServerUuid, SessionId, Term, TruncateGeneration,
 };
 use crate::layout::ChunkSize;
-use crate::limits::{CHUNK_SIZE_MAX, PROTOCOL_VERSION};
+use crate::limits::{CHUNK_SIZE_MAX, DELETIONS_MAX, PROTOCOL_VERSION};
 use crate::ops::Capabilities;
 use crate::wire;
 use bytes::Bytes;
@@ -229,28 +231,60 @@ impl TryFrom<wire::ChainBreak> for ChainBreak {
 
 impl From<&CommandResult> for wire::CommandResult {
     fn from(result: &CommandResult) -> Self {
-        let (installed, replica) = match &result.outcome {
-            Ok(CommandOutcome::Installed(report)) => (Some(report.into()), None),
-            Ok(CommandOutcome::Replica(row)) => (None, Some((*row).into())),
-            Ok(CommandOutcome::Done) | Err(_) => (None, None),
-        };
         let error = result.outcome.as_ref().err().map_or(0, |error| error.code());
-        Self { id: result.id, error, detail: for_people(&result.detail), installed, replica }
+        let mut raw = Self { id: result.id, error, detail: for_people(&result.detail), ..Self::default() };
+        match &result.outcome {
+            Ok(CommandOutcome::Installed(report)) => raw.installed = Some(report.into()),
+            Ok(CommandOutcome::Replica(row)) => raw.replica = Some((*row).into()),
+            Ok(CommandOutcome::Deleted(kept)) => raw.deleted = Some(wire::Deleted { kept: each_copy(kept) }),
+            Ok(CommandOutcome::Done) | Err(_) => {}
+        }
+        raw
     }
 }
 
 impl TryFrom<wire::CommandResult> for CommandResult {
     type Error = WireError;
     fn try_from(raw: wire::CommandResult) -> Result<Self, WireError> {
-        let outcome = match (raw.error, raw.installed, raw.replica) {
-            (0, None, None) => Ok(CommandOutcome::Done),
-            (0, Some(report), None) => Ok(CommandOutcome::Installed(report.try_into()?)),
-            (0, None, Some(row)) => Ok(CommandOutcome::Replica(row.try_into()?)),
-            (code, None, None) => Err(FsError::from_code(code)),
-            (0, Some(_), Some(_)) => return Err(at("CommandResult", "replica").invalid("is given beside installed")),
-            (_, _, _) => return Err(at("CommandResult", "error").invalid("is given beside an outcome")),
+        let outcome = match (raw.error, raw.installed, raw.replica, raw.deleted) {
+            (0, None, None, None) => Ok(CommandOutcome::Done),
+            (0, Some(report), None, None) => Ok(CommandOutcome::Installed(report.try_into()?)),
+            (0, None, Some(row), None) => Ok(CommandOutcome::Replica(row.try_into()?)),
+            (0, None, None, Some(deleted)) => {
+                Ok(CommandOutcome::Deleted(at("Deleted", "kept").list(deleted.kept, DELETIONS_MAX)?))
+            }
+            (code, None, None, None) => Err(FsError::from_code(code)),
+            (0, ..) => return Err(at("CommandResult", "replica").invalid("is given beside another outcome")),
+            _ => return Err(at("CommandResult", "error").invalid("is given beside an outcome")),
         };
         Ok(Self { id: raw.id, outcome, detail: at("CommandResult", "detail").text(raw.detail)? })
+    }
+}
+
+impl From<NotDeleted> for wire::NotDeleted {
+    fn from(kept: NotDeleted) -> Self {
+        Self { handle: kept.handle.get(), error: kept.error.code() }
+    }
+}
+
+impl TryFrom<wire::NotDeleted> for NotDeleted {
+    type Error = WireError;
+    fn try_from(raw: wire::NotDeleted) -> Result<Self, WireError> {
+        Ok(Self { handle: at("NotDeleted", "handle").handle(raw.handle)?, error: FsError::from_code(raw.error) })
+    }
+}
+
+impl From<SyncChunk> for wire::OneReplica {
+    fn from(chunk: SyncChunk) -> Self {
+        Self { handle: chunk.handle.get(), version: chunk.version.get() }
+    }
+}
+
+impl TryFrom<wire::OneReplica> for SyncChunk {
+    type Error = WireError;
+    fn try_from(raw: wire::OneReplica) -> Result<Self, WireError> {
+        let handle = at("OneReplica", "handle").handle(raw.handle)?;
+        Ok(Self { handle, version: ChunkVersion::new(raw.version) })
     }
 }
 
@@ -383,11 +417,9 @@ impl From<&ChunkCommand> for wire::chunk_command::Kind {
             ChunkCommand::Revoke { handle, epoch } => {
                 Self::Revoke(wire::Revoke { handle: handle.get(), epoch: Some((*epoch).into()) })
             }
-            ChunkCommand::Delete { handle, version, incarnation } => Self::Delete(wire::Delete {
-                handle: handle.get(),
-                version: version.get(),
-                incarnation: incarnation.get(),
-            }),
+            ChunkCommand::Delete { chunks, incarnation } => {
+                Self::Delete(wire::Delete { chunks: each_copy(chunks), incarnation: incarnation.get() })
+            }
             ChunkCommand::Copy { handle, version, source } => Self::Copy(wire::CopyChunk {
                 handle: handle.get(),
                 version: version.get(),
@@ -411,8 +443,7 @@ impl TryFrom<wire::chunk_command::Kind> for ChunkCommand {
                 epoch: at("Revoke", "epoch").required(raw.epoch)?,
             },
             Kind::Delete(raw) => Self::Delete {
-                handle: at("Delete", "handle").handle(raw.handle)?,
-                version: ChunkVersion::new(raw.version),
+                chunks: at("Delete", "chunks").list(raw.chunks, DELETIONS_MAX)?,
                 incarnation: Incarnation::new(raw.incarnation),
             },
             Kind::Copy(raw) => Self::Copy {

@@ -5,8 +5,9 @@ use gfs_proto::FsError;
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{
     ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, FromChunkserver, Heartbeat, Install,
-    InstallReport, Register, ReplicaRow, ReplicaState, ToChunkserver,
+    InstallReport, NotDeleted, Register, ReplicaRow, ReplicaState, ToChunkserver,
 };
+use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, ServerId, ServerUuid, Term};
 use gfs_proto::ops::Capabilities;
 use gfs_proto::wire;
@@ -257,14 +258,16 @@ fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand)
             let length = row.length;
             Ok(CommandOutcome::Installed(InstallReport { length, incarnation, ..InstallReport::default() }))
         }
-        ChunkCommand::Delete { handle, version, .. } => match state.replicas.get(&handle) {
-            Some(row) if row.version == version => {
-                state.replicas.remove(&handle);
-                Ok(CommandOutcome::Done)
+        ChunkCommand::Delete { chunks, .. } => {
+            let mut kept = Vec::new();
+            for SyncChunk { handle, version } in chunks {
+                match state.replicas.get(&handle) {
+                    Some(row) if row.version != version => kept.push(NotDeleted { handle, error: FsError::Stale }),
+                    _ => drop(state.replicas.remove(&handle)),
+                }
             }
-            Some(_) => Err(FsError::Stale),
-            None => Err(FsError::NotFound),
-        },
+            Ok(CommandOutcome::Deleted(kept))
+        }
         _ => Ok(CommandOutcome::Done),
     }
 }

@@ -6,6 +6,7 @@ use crate::chunk::{ChunkGrant, ChunkLocation, ChunkMap, Numbering, Replica, Serv
 use crate::control::*;
 use crate::convert::{CHUNKS_PER_FILE_MAX, REPLICAS_MAX};
 use crate::error::FsError;
+use crate::frame::SyncChunk;
 use crate::ids::*;
 use crate::layout::ChunkSize;
 use crate::limits::*;
@@ -467,6 +468,8 @@ fn command_result() -> impl Strategy<Value = CommandResult> {
         Just(Ok(CommandOutcome::Done)),
         install_report().prop_map(|report| Ok(CommandOutcome::Installed(report))),
         row().prop_map(|row| Ok(CommandOutcome::Replica(row))),
+        vec((handle(), error()).prop_map(|(handle, error)| NotDeleted { handle, error }), 0..5)
+            .prop_map(|kept| Ok(CommandOutcome::Deleted(kept))),
         error().prop_map(Err),
     ];
     (any::<u64>(), outcome, text()).prop_map(|(id, outcome, detail)| CommandResult { id, outcome, detail })
@@ -516,15 +519,15 @@ fn install() -> impl Strategy<Value = ChunkCommand> {
         },
     )
 }
+fn sync_chunk() -> impl Strategy<Value = SyncChunk> {
+    (handle(), version()).prop_map(|(handle, version)| SyncChunk { handle, version })
+}
 fn command() -> impl Strategy<Value = ChunkCommand> {
     prop_oneof![
         install(),
         (handle(), epoch()).prop_map(|(handle, epoch)| ChunkCommand::Revoke { handle, epoch }),
-        (handle(), version(), incarnation()).prop_map(|(handle, version, incarnation)| ChunkCommand::Delete {
-            handle,
-            version,
-            incarnation
-        }),
+        (vec(sync_chunk(), 0..5), incarnation())
+            .prop_map(|(chunks, incarnation)| ChunkCommand::Delete { chunks, incarnation }),
         (handle(), version(), replica()).prop_map(|(handle, version, source)| ChunkCommand::Copy {
             handle,
             version,

@@ -531,6 +531,10 @@ mod servers {
             "error": |m| m.error = 1;
             "detail": |m| m.detail = long_text();
             "replica": |m| m.replica = Some(row());
+            "NotDeleted.handle": |m| {
+                m.installed = None;
+                m.deleted = Some(wire::Deleted { kept: vec![wire::NotDeleted::default()] });
+            };
             "InstallReport.previous_epoch": |m| m.installed = Some(wire::InstallReport::default());
             "ReplicaRow.handle": |m| {
                 m.installed = None;
@@ -575,10 +579,12 @@ mod servers {
     fn other_commands() {
         use wire::chunk_command::Kind;
         let version = 1;
+        let named = |handle| wire::OneReplica { handle, version };
         for (place, kind) in [
             ("Revoke.handle", Kind::Revoke(wire::Revoke { handle: 0, epoch: epoch() })),
             ("Revoke.epoch", Kind::Revoke(wire::Revoke { handle: 1, epoch: None })),
-            ("Delete.handle", Kind::Delete(wire::Delete { handle: 0, version, incarnation: 1 })),
+            ("OneReplica.handle", Kind::Delete(wire::Delete { chunks: vec![named(0)], incarnation: 1 })),
+            ("Delete.chunks", Kind::Delete(wire::Delete { chunks: vec![named(1); DELETIONS_MAX + 1], incarnation: 1 })),
             ("CopyChunk.handle", Kind::Copy(wire::CopyChunk { handle: 0, version, source: Some(replica()) })),
             ("CopyChunk.source", Kind::Copy(wire::CopyChunk { handle: 1, version, source: None })),
             ("Adopt.handle", Kind::Adopt(wire::Adopt { handle: 0, version, raise_to: 2 })),
