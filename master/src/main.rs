@@ -38,7 +38,11 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(runtime_threads())
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
@@ -50,6 +54,12 @@ fn run(config: &Config) -> anyhow::Result<()> {
         node.stop().await;
         Ok(())
     })
+}
+
+/// Half of the processors: a request costs less than handing it to another thread, and on a small machine
+/// the other half is needed by what shares it.
+fn runtime_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1))
 }
 
 fn print(settings: Settings) -> ExitCode {

@@ -1,16 +1,18 @@
 //! The log as the rest of the master sees it: propose, wait, get the state machine's answer.
 //!
-//! Group commit without a thread of its own: whoever finds the node free commits its own command,
-//! and everything queued, in the calling thread; whoever finds it busy queues and is answered by
-//! the one that is there. So a lone proposer pays for one fsync and no thread is woken.
+//! Group commit without a thread of its own: whoever finds the node free commits everything queued in
+//! the calling thread, after it has let the other tasks queue theirs; whoever finds it busy is answered
+//! by the one that is there. So a lone proposer pays for one fsync and no thread is woken.
 //!
 //! Invariant: whenever the node is released, the one who held it looks at the queue afterwards, and
-//! whoever queues tries the node afterwards; so nothing stays queued while the node is free.
+//! whoever queues tries the node afterwards; so nothing stays queued while the node is free. If it went
+//! away in between, the next proposer or the ticker sees to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gfs_proto::ids::LogIndex;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
@@ -24,11 +26,14 @@ use super::error::{LogError, LogFault};
 use super::node::Node;
 use super::real_disk::RealDisk;
 use super::recovery;
-use super::round::{Answer, Answers, Applier, Core, LogStatus, Proposal, Reply, Role, State, StateMachine, status_of};
+use super::round::{Answers, Applier, Core, LogStatus, Proposal, Role, State, StateMachine, status_of};
 use super::store;
 
 /// Bytes of one command: whatever a request may carry.
 const PAYLOAD_MAX: usize = MESSAGE_BYTES_MAX;
+/// Rounds that take less are run by a worker of the runtime as they are: giving its other tasks to another
+/// thread takes two wake-ups, which cost as much.
+const SHORT_ROUND: Duration = Duration::from_micros(500);
 /// Queued commands that one fsync takes along, in number and bytes.
 const BATCH_COUNT_MAX: usize = 1024;
 /// See [`BATCH_COUNT_MAX`].
@@ -57,6 +62,8 @@ struct Shared<M: StateMachine, D: Disk> {
     machine: Arc<M>,
     disk: Arc<D>,
     on_failure: OnFailure,
+    /// How long rounds take.
+    pace: Pace,
     stopping: Mutex<bool>,
     stopped: Condvar,
 }
@@ -96,8 +103,8 @@ impl<M: StateMachine, D: Disk> ReplicatedLog<M, D> {
         assert!(node.is_leader(), "a sole voter elects itself");
         let status = Mutex::new(status_of(&node));
         let core = Mutex::new(Core { state: State::Running(Box::new(node)), waiting });
-        let (queue, stopping, stopped) = (Mutex::default(), Mutex::new(false), Condvar::new());
-        let shared = Arc::new(Shared { core, queue, status, machine, disk, on_failure, stopping, stopped });
+        let (queue, pace, stopping, stopped) = (Mutex::default(), Pace::default(), Mutex::new(false), Condvar::new());
+        let shared = Arc::new(Shared { core, queue, status, machine, disk, on_failure, pace, stopping, stopped });
         let ticker = spawn_ticker(shared.clone(), config.tick)?;
         Ok(Self { shared, ticker: Mutex::new(Some(ticker)) })
     }
@@ -112,12 +119,10 @@ impl<M: StateMachine, D: Disk> ReplicatedLog<M, D> {
         if payload.len() > PAYLOAD_MAX {
             return Err(LogError::TooLarge { bytes: payload.len(), max: PAYLOAD_MAX });
         }
-        let payload = match self.shared.try_lead(payload) {
-            Ok(answer) => return answer,
-            Err(payload) => payload,
-        };
         let (reply, answer) = oneshot::channel();
-        self.shared.queue.lock().push_back(Proposal { payload, reply: Reply::Task(reply) });
+        self.shared.queue.lock().push_back(Proposal { payload, reply });
+        // What else has come in by now shares the fsync.
+        tokio::task::yield_now().await;
         self.shared.drain_once();
         // The sender goes away unanswered only with the log itself.
         answer.await.unwrap_or(Err(LogError::Stopped))
@@ -173,21 +178,6 @@ impl<M: StateMachine, D: Disk> Drop for ReplicatedLog<M, D> {
 }
 
 impl<M: StateMachine, D: Disk> Shared<M, D> {
-    /// Commits the caller's command, and what is queued, if nobody else is committing.
-    fn try_lead(self: &Arc<Self>, payload: Vec<u8>) -> Result<Answer<M::Output>, Vec<u8>> {
-        let Some(mut core) = self.core.try_lock() else { return Err(payload) };
-        // With other voters the answer comes in a later round, so there must be somewhere to put it.
-        if matches!(&core.state, State::Running(node) if !node.is_sole_voter()) {
-            return Err(payload);
-        }
-        let own = Proposal { payload, reply: Reply::Caller };
-        let answers = may_block(|| self.round(&mut core, Some(own)));
-        drop(core);
-        let answer = answers.deliver();
-        self.pass_on();
-        Ok(answer.expect("a sole voter applies in the round in which it proposes"))
-    }
-
     /// Sees to what was queued meanwhile, not in the caller's time: it has its answer.
     fn pass_on(self: &Arc<Self>) {
         if self.queue.lock().is_empty() {
@@ -210,23 +200,25 @@ impl<M: StateMachine, D: Disk> Shared<M, D> {
         }
     }
 
-    /// One round for somebody whose own command is queued.
+    /// One round for somebody whose own command was queued, unless another one has seen to it.
     fn drain_once(self: &Arc<Self>) {
+        if self.queue.lock().is_empty() {
+            return;
+        }
         let Some(core) = self.core.try_lock() else { return };
         self.commit_queued(core);
         self.pass_on();
     }
 
     fn commit_queued(&self, mut core: MutexGuard<'_, Core<M::Output, D>>) {
-        let answers = may_block(|| self.round(&mut core, None));
+        let answers = self.pace.run(|| self.round(&mut core));
         drop(core);
         answers.deliver();
     }
 
-    /// One round with a batch from the queue and the caller's own command at its end.
-    fn round(&self, core: &mut Core<M::Output, D>, own: Option<Proposal<M::Output>>) -> Answers<M::Output> {
-        let mut batch = self.take_batch();
-        batch.extend(own);
+    /// One round with a batch from the queue.
+    fn round(&self, core: &mut Core<M::Output, D>) -> Answers<M::Output> {
+        let batch = self.take_batch();
         let guard = AbortOnPanic(self.on_failure);
         let (answers, fault) = core.round(&*self.machine, batch);
         drop(guard);
@@ -240,7 +232,7 @@ impl<M: StateMachine, D: Disk> Shared<M, D> {
 
     fn take_batch(&self) -> Vec<Proposal<M::Output>> {
         let mut queue = self.queue.lock();
-        let mut batch = Vec::with_capacity(queue.len().min(BATCH_COUNT_MAX) + 1);
+        let mut batch = Vec::with_capacity(queue.len().min(BATCH_COUNT_MAX));
         let mut bytes = 0;
         while batch.len() < BATCH_COUNT_MAX && bytes < BATCH_BYTES_MAX {
             let Some(proposal) = queue.pop_front() else { break };
@@ -281,11 +273,40 @@ impl<M: StateMachine, D: Disk> Shared<M, D> {
     }
 }
 
-/// Runs something that waits for the disk without holding up the other tasks of this worker.
-fn may_block<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
+/// Time that rounds take, judged by the slow ones: after one slow round many quick ones are needed before
+/// the next is expected to be quick.
+#[derive(Debug)]
+struct Pace(AtomicU64);
+
+impl Default for Pace {
+    /// Nothing is known of the disk yet.
+    fn default() -> Self {
+        Self(AtomicU64::new(2 * SHORT_ROUND.as_nanos() as u64))
+    }
+}
+
+impl Pace {
+    /// Runs a round, which waits for the disk. If that may take long, the other tasks of this worker are
+    /// not held up.
+    fn run<T>(&self, round: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let short = self.is_short();
+        let done = match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) if !short => tokio::task::block_in_place(round),
+            _ => round(),
+        };
+        self.took(start.elapsed());
+        done
+    }
+
+    fn is_short(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < SHORT_ROUND.as_nanos() as u64
+    }
+
+    fn took(&self, time: Duration) {
+        let (took, expected) = (time.as_nanos() as u64, self.0.load(Ordering::Relaxed));
+        // rounds exclude each other but for the last steps; a lost update does no harm
+        self.0.store(took.max(expected - expected / 16 + took / 16), Ordering::Relaxed);
     }
 }
 
@@ -314,5 +335,29 @@ impl Drop for AbortOnPanic {
         if std::thread::panicking() && self.0 == OnFailure::Abort {
             std::process::abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slow_round_makes_many_expected_to_be_slow() {
+        let pace = Pace::default();
+        assert!(!pace.is_short(), "nothing is known yet");
+        let mut rounds = 0;
+        let mut quick = || {
+            pace.took(Duration::from_micros(100));
+            rounds += 1;
+            pace.is_short()
+        };
+        while !quick() {}
+        assert!((5..40).contains(&rounds), "{rounds}");
+        pace.took(Duration::from_millis(10));
+        assert!((0..40).all(|_| {
+            pace.took(Duration::from_micros(100));
+            !pace.is_short()
+        }));
     }
 }

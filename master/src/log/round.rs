@@ -75,6 +75,9 @@ pub(super) enum State<D: Disk> {
     Failed(Arc<LogFault>),
 }
 
+/// Where an answer goes.
+pub(super) type Reply<O> = oneshot::Sender<Answer<O>>;
+
 /// A command and who waits for it.
 pub(super) struct Proposal<O> {
     pub(super) payload: Vec<u8>,
@@ -87,28 +90,16 @@ pub(super) struct Waiting<O> {
     reply: Reply<O>,
 }
 
-/// Where an answer goes: to the thread that commits, or to a task that waits for it.
-pub(super) enum Reply<O> {
-    Caller,
-    Task(oneshot::Sender<Answer<O>>),
-}
-
 /// Answers of a round, delivered after the node was released.
-pub(super) struct Answers<O> {
-    own: Option<Answer<O>>,
-    tasks: Vec<(oneshot::Sender<Answer<O>>, Answer<O>)>,
-}
+pub(super) struct Answers<O>(Vec<(Reply<O>, Answer<O>)>);
 
 impl<O> Answers<O> {
-    pub(super) fn new() -> Self {
-        Self { own: None, tasks: Vec::new() }
+    pub(super) const fn new() -> Self {
+        Self(Vec::new())
     }
 
     fn add(&mut self, reply: Reply<O>, answer: Answer<O>) {
-        match reply {
-            Reply::Caller => self.own = Some(answer),
-            Reply::Task(task) => self.tasks.push((task, answer)),
-        }
+        self.0.push((reply, answer));
     }
 
     fn refuse(mut self, batch: Vec<Proposal<O>>, error: &LogError) -> Self {
@@ -116,10 +107,9 @@ impl<O> Answers<O> {
         self
     }
 
-    /// Wakes the tasks and returns the caller's answer. A task that went away needs none.
-    pub(super) fn deliver(self) -> Option<Answer<O>> {
-        self.tasks.into_iter().for_each(|(task, answer)| drop(task.send(answer)));
-        self.own
+    /// Wakes those who wait. Who went away needs no answer.
+    pub(super) fn deliver(self) {
+        self.0.into_iter().for_each(|(reply, answer)| drop(reply.send(answer)));
     }
 }
 
