@@ -16,22 +16,29 @@ use gfs_proto::ids::{ChunkHandle, ServerId};
 use gfs_proto::limits::DELETIONS_MAX;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 /// Entries of the garbage table that are looked at together: no more are named to a server at once.
 const PAGE: usize = DELETIONS_MAX;
 
+/// Garbage on servers that were away or refused is looked at again after this many ticks.
+const TICKS_FOR_LEFTOVERS: u32 = 5;
+
 /// Replicas to be deleted, by server.
 type Deletions = BTreeMap<ServerId, Vec<SyncChunk>>;
 
-/// Works until the master stops: a while after there is garbage, so that what is removed together is
-/// deleted together, and now and then for what was left over.
+/// From the first new garbage to the deletion: what is removed in this time is deleted together. Short,
+/// because the files of deleted chunks become those of new ones.
+const GATHERED: Duration = Duration::from_millis(100);
+
+/// Works until the master stops: when there is new garbage, and now and then for what was left over.
 pub async fn collect(master: Arc<Master>) {
     loop {
         tokio::select! {
             () = master.stopping.passed() => return,
-            () = tokio::time::sleep(master.timings.tick) => {}
+            () = master.garbage.notified() => tokio::time::sleep(GATHERED).await,
+            () = tokio::time::sleep(master.timings.tick * TICKS_FOR_LEFTOVERS) => {}
         }
         if let Err(error) = master.collect_all().await {
             debug!(%error, "garbage collection is put off");

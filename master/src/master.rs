@@ -25,6 +25,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
 use tracing::error;
 
 /// A client's clock is believed if it is behind ours by no more than this, and not ahead.
@@ -111,6 +112,8 @@ pub struct Master {
     pub leases: Leases,
     /// Chunks that maybe nothing was written into.
     pub unwritten: Unwritten,
+    /// There is something new in the garbage table.
+    pub garbage: Notify,
     /// Grants of one chunk come one after another.
     pub chunk_locks: KeyedLocks<(InodeId, ChunkIndex)>,
     /// Push-back while checkpoints lag behind.
@@ -187,6 +190,9 @@ impl Master {
         for handle in &outcome.dropped {
             self.leases.remove(*handle);
             self.unwritten.remove(*handle);
+        }
+        if !outcome.dropped.is_empty() {
+            self.garbage.notify_one();
         }
     }
 

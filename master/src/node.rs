@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -168,6 +169,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         servers: Servers::new(servers, config.timings, started),
         locations: Default::default(),
         leases: Default::default(),
+        garbage: Notify::new(),
         unwritten: Unwritten::of(machine.end_replay()),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),

@@ -266,6 +266,7 @@ async fn work_off(
             if let Some(sent) = sent {
                 drop(link.send(ToChunkserver::HeartbeatAck { sent, term: link.term() }).await);
             }
+            master.garbage.notify_one();
         }
     }
 }
