@@ -112,7 +112,7 @@ impl Request {
             Op::Make(Make { parent, kind: MakeKind::File, first_chunk: true, .. }) => {
                 let parent = self.meant(*parent, ops).and_then(|parent| self.master.store.view().attr(parent).ok());
                 let goal = parent.map_or(self.master.store.genesis().goal, |attr| attr.goal);
-                self.master.choose_servers(goal).await.unwrap_or_default()
+                self.master.choose_servers(goal, &[]).await.unwrap_or_default()
             }
             _ => Vec::new(),
         }
