@@ -144,11 +144,14 @@ impl Sizes {
         let mut files = self.files.lock();
         if report.generation == attr.truncate_generation {
             let known = files.entry(attr.inode).or_insert_with(|| Volatile::of(&attr));
-            if known.generation != attr.truncate_generation {
+            if known.generation < attr.truncate_generation {
                 let (logging, held) = (known.logging.take(), known.held.take());
                 *known = Volatile { logging, held, holders: known.holders, ..Volatile::of(&attr) };
             }
-            known.note(&attr, report, now);
+            // The attributes may have been looked up before a cut that others know of already.
+            if known.generation == attr.truncate_generation {
+                known.note(&attr, report, now);
+            }
         }
         if let Some(known) = files.get(&attr.inode) {
             known.overlay(&mut attr);
@@ -313,6 +316,16 @@ mod tests {
         assert_eq!(sizes.overlay(cut.clone()).size, 5);
         assert_eq!(sizes.note(cut.clone(), &report(700, 1), time(201)).size, 5);
         assert_eq!(sizes.note(cut, &report(6, 2), time(201)).size, 6);
+    }
+
+    #[test]
+    fn a_report_from_before_a_cut_does_not_take_the_place_of_one_from_after_it() {
+        let sizes = Sizes::default();
+        let cut = Attr { size: 5, truncate_generation: TruncateGeneration::new(2), ..recorded() };
+        sizes.note(cut.clone(), &report(6, 2), time(201));
+        // Looked up before the cut, noted after it.
+        assert_eq!(sizes.note(recorded(), &report(700, 1), time(202)).size, recorded().size);
+        assert_eq!(sizes.overlay(cut).size, 6);
     }
 
     #[test]
