@@ -127,7 +127,8 @@ pub struct StampedOp {
     pub op: Op,
     /// Servers for the chunk that the operation may allocate; empty: allocate none.
     pub placement: Vec<ServerId>,
-    /// For operations that may remove a file's last name (Unlink, Rename over a file).
+    /// For operations that may remove a file's last name (Unlink, Rename over a file), and for a
+    /// ReportSize: then the session that sends it, if it has the file open for writing.
     pub openers: Option<Openers>,
 }
 

@@ -123,9 +123,11 @@ impl Request {
         }
     }
 
-    /// Who has the file open that an operation may remove. Until it was applied nobody can open it.
+    /// Who has the file open that an operation may remove (until it was applied nobody can open it), or
+    /// whose size is reported.
     fn openers(&self, op: &Op, ops: &[Op], removals: &mut Vec<Removal>) -> Option<Openers> {
         let (parent, name) = match op {
+            Op::ReportSize { inode, .. } => return self.writer(self.meant(*inode, ops)?),
             Op::Unlink { parent, name } => (parent, name),
             Op::Rename { to_parent, to_name, mode: RenameMode::Replace, .. } => (to_parent, to_name),
             _ => return None,
@@ -140,6 +142,12 @@ impl Request {
             sessions.extend(more);
         }
         Some(Openers { inode, sessions })
+    }
+
+    /// The session, if it has the file open for writing: what it writes needs no permission any more.
+    fn writer(&self, inode: InodeId) -> Option<Openers> {
+        let session = self.session.id;
+        self.master.opens.numbering(session, inode).map(|_| Openers { inode, sessions: vec![session] })
     }
 
     /// The file that has a name now, whoever asks; directories are never open.
