@@ -35,7 +35,7 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::OpenSession { session, secret, name } => {
             sessions::open(tx, command.stamp, *session, *secret, name).map(done)
         }
-        Action::EndSession { session } => sessions::end(tx, *session).map(|reaped| CoreResult::SessionEnded { reaped }),
+        Action::EndSession { session } => sessions::end(tx, *session).map(done),
         Action::RegisterServer { uuid, rack } => servers::register(tx, *uuid, rack).map(CoreResult::Server),
         Action::AllocateChunk { inode, index, placement } => chunks::allocate(tx, *inode, *index, placement),
         Action::RaiseVersion { handle, version, entitled } => chunks::raise(tx, *handle, *version, entitled).map(done),

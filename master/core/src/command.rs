@@ -41,8 +41,8 @@ pub enum Action {
         /// Host and purpose, for people.
         name: String,
     },
-    /// A client has left or expired: its outcomes are forgotten, orphans that it alone kept are
-    /// removed. `SessionEnded`; `SessionExpired` if it is unknown.
+    /// A client has left or expired: its outcomes are forgotten, it keeps no orphan any more. `Done`;
+    /// `SessionExpired` if it is unknown.
     EndSession {
         /// Which.
         session: SessionId,

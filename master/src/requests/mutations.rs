@@ -84,10 +84,7 @@ impl Request {
             CoreResult::Stats(stats) => Ok(OpResult::Stats(self.stats(stats))),
             CoreResult::Chunks(file) => Ok(OpResult::Chunks(self.master.chunk_map(&file))),
             CoreResult::Done => Ok(OpResult::Done),
-            CoreResult::Allocated { .. }
-            | CoreResult::Server(_)
-            | CoreResult::SessionEnded { .. }
-            | CoreResult::Reaped(_) => Err(FsError::Io),
+            CoreResult::Allocated { .. } | CoreResult::Server(_) | CoreResult::Reaped(_) => Err(FsError::Io),
         }
     }
 
