@@ -27,7 +27,6 @@ pub async fn run(master: Arc<Master>) {
         if let Err(error) = master.log_sizes().await {
             debug!(%error, "sizes are logged later");
         }
-        master.settle_unwritten(now).await;
         for session in master.sessions.expired(master.timings.expiry, now) {
             let master = master.clone();
             tokio::spawn(async move { master.end_session(session, "not heard of").await });

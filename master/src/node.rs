@@ -6,7 +6,7 @@
 use crate::checkpoint::{self, Checkpointer, DeltaRoom};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, FormatOptions};
-use crate::grants::unwritten::Unwritten;
+use crate::grants::unwritten::{self, Unwritten};
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
 use crate::master::{Machine, Master, now};
 use crate::servers::Servers;
@@ -94,7 +94,11 @@ impl Node {
         let master = Arc::new(assemble(config, directory.clone(), store)?);
         let checkpointer = Checkpointer::start(master.clone()).map_err(StartError::Thread)?;
         let server = tokio::spawn(serve(master.clone(), listener, address));
-        let chores = vec![tokio::spawn(chores::run(master.clone())), tokio::spawn(garbage::collect(master.clone()))];
+        let chores = vec![
+            tokio::spawn(chores::run(master.clone())),
+            tokio::spawn(garbage::collect(master.clone())),
+            tokio::spawn(unwritten::settle_all(master.clone())),
+        ];
         if config.restored {
             master.commit_one(Action::Restored).await?;
             info!("the directory was restored: inodes and chunks get numbers of a new generation");

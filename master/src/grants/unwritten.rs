@@ -1,10 +1,12 @@
 //! Chunks that were allocated in this master's time, or shortly before it, and that no server has
-//! reported yet: maybe nothing was ever written into them. Once nobody may write such a chunk any more the servers are asked; if
-//! none has a replica the chunk becomes a hole again, and reads see zeroes instead of missing replicas.
+//! reported yet: maybe nothing was ever written into them. Once nobody may write such a chunk any more
+//! the servers are asked; if none has a replica the chunk becomes a hole again, and reads see zeroes
+//! instead of missing replicas.
 //!
 //! ```text
 //!   allocated --report--> forgotten here
 //!       '--- lease ends --> asked after a while, or when somebody reads --> abandoned, or reported
+//!                             '-- servers are away: asked again, less and less often
 //! ```
 //!
 //! After a start the log says what was allocated last: the answer to that, with the grant, may never
@@ -14,23 +16,39 @@
 use super::Generations;
 use super::install::{Agreement, Wanted};
 use crate::master::Master;
+use futures_util::StreamExt as _;
 use gfs_master_core::Action;
 use gfs_proto::FsError;
 use gfs_proto::chunk::Numbering;
 use gfs_proto::ids::ChunkHandle;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tracing::debug;
 
 /// A report comes within this many ticks of the write; then asking is worth its while.
 const TICKS_TO_REPORT: u32 = 2;
+/// Chunks asked about at the same time: enough to have thousands done in seconds, few beside the
+/// commands that clients wait for.
+const ASKED_AT_ONCE: usize = 32;
+/// Patience doubles so often at most: to a minute, with ticks of a second.
+const DOUBLINGS_MAX: u32 = 5;
 
-/// The chunks, each with the time at which it was first seen without a lease.
+/// When to ask about a chunk.
+#[derive(Clone, Copy, Default)]
+struct Asking {
+    /// Without a lease, and not asked, since then.
+    since: Option<Instant>,
+    /// Asked in vain so many times.
+    in_vain: u32,
+}
+
+/// The chunks.
 #[derive(Default)]
 pub struct Unwritten {
-    chunks: Mutex<HashMap<ChunkHandle, Option<Instant>>>,
+    chunks: Mutex<HashMap<ChunkHandle, Asking>>,
     /// To spare the lock while reports come in.
     count: AtomicUsize,
 }
@@ -38,14 +56,14 @@ pub struct Unwritten {
 impl Unwritten {
     /// With chunks of which it is not known whether they were written.
     pub fn of(handles: impl IntoIterator<Item = ChunkHandle>) -> Self {
-        let chunks: HashMap<_, _> = handles.into_iter().map(|handle| (handle, None)).collect();
+        let chunks: HashMap<_, _> = handles.into_iter().map(|handle| (handle, Asking::default())).collect();
         Self { count: chunks.len().into(), chunks: chunks.into() }
     }
 
     /// The chunk was allocated.
     pub fn add(&self, handle: ChunkHandle) {
         let mut chunks = self.chunks.lock();
-        chunks.insert(handle, None);
+        chunks.insert(handle, Asking::default());
         self.count.store(chunks.len(), Ordering::Release);
     }
 
@@ -63,18 +81,39 @@ impl Unwritten {
         self.count.load(Ordering::Acquire) > 0 && self.chunks.lock().contains_key(&handle)
     }
 
-    /// Those that have had no lease for a while.
+    /// Those that have had no lease for a while, the longer the more often they were asked in vain.
     fn due(&self, leased: impl Fn(ChunkHandle) -> bool, now: Instant, patience: Duration) -> Vec<ChunkHandle> {
         let mut chunks = self.chunks.lock();
         let mut due = Vec::new();
-        for (handle, since) in chunks.iter_mut() {
+        for (handle, asking) in chunks.iter_mut() {
             if leased(*handle) {
-                *since = None;
-            } else if now.saturating_duration_since(*since.get_or_insert(now)) >= patience {
+                *asking = Asking::default();
+            } else if now.saturating_duration_since(*asking.since.get_or_insert(now))
+                >= patience * (1 << asking.in_vain)
+            {
                 due.push(*handle);
             }
         }
         due
+    }
+
+    /// The servers were asked and did not say enough.
+    fn put_off(&self, handle: ChunkHandle, now: Instant) {
+        if let Some(asking) = self.chunks.lock().get_mut(&handle) {
+            *asking = Asking { since: Some(now), in_vain: (asking.in_vain + 1).min(DOUBLINGS_MAX) };
+        }
+    }
+}
+
+/// Asks about the chunks that nobody may write any more, until the master stops. A task of its own,
+/// because servers that do not answer make it slow.
+pub async fn settle_all(master: Arc<Master>) {
+    loop {
+        tokio::select! {
+            () = master.stopping.passed() => return,
+            () = tokio::time::sleep(master.timings.tick) => {}
+        }
+        master.settle_unwritten(Instant::now()).await;
     }
 }
 
@@ -84,18 +123,21 @@ impl Master {
         self.leases.is_leased(handle, now) || self.inherits_leases(now)
     }
 
-    /// Asks about the chunks that nobody may write any more.
-    pub async fn settle_unwritten(&self, now: Instant) {
+    async fn settle_unwritten(&self, now: Instant) {
         let leased = |handle| self.may_be_leased(handle, now);
-        for handle in self.unwritten.due(leased, now, self.timings.tick * TICKS_TO_REPORT) {
+        let due = self.unwritten.due(leased, now, self.timings.tick * TICKS_TO_REPORT);
+        let asking = futures_util::stream::iter(due).take_until(self.stopping.passed());
+        let settle = async |handle| {
             if let Err(error) = self.settle(handle).await {
                 debug!(chunk = %handle, %error, "whether it was written is found out later");
+                self.unwritten.put_off(handle, Instant::now());
             }
-        }
+        };
+        asking.for_each_concurrent(ASKED_AT_ONCE, settle).await;
     }
 
-    /// Finds out whether the chunk was written. Afterwards it has replicas or is a hole, unless servers
-    /// that may have one are away.
+    /// Finds out whether the chunk was written. Afterwards it has replicas or is a hole; `NoReplica` if
+    /// servers that may have one are away.
     pub async fn settle(&self, handle: ChunkHandle) -> Result<(), FsError> {
         let Some(record) = self.store.view().chunk(handle)? else {
             self.unwritten.remove(handle);
@@ -117,7 +159,8 @@ impl Master {
                 self.locations.forget_assumed(handle);
                 self.unwritten.remove(handle);
             }
-            Agreement::Nowhere { .. } | Agreement::Changed => {}
+            Agreement::Nowhere { .. } => return Err(FsError::NoReplica),
+            Agreement::Changed => {}
         }
         Ok(())
     }
@@ -138,5 +181,20 @@ mod tests {
         unwritten.remove(free);
         assert_eq!(due(now + patience), []);
         assert!(unwritten.contains(leased) && !unwritten.contains(free));
+    }
+
+    #[test]
+    fn asked_less_and_less_often_while_servers_are_away() {
+        let (unwritten, mut now, patience) = (Unwritten::default(), Instant::now(), Duration::from_secs(2));
+        let chunk = ChunkHandle::new(1);
+        unwritten.add(chunk);
+        let due = |now| unwritten.due(|_| false, now, patience);
+        assert_eq!(due(now), []);
+        for pauses in [1, 2, 4, 8, 16, 32, 32] {
+            assert_eq!(due(now + patience * pauses - Duration::from_millis(1)), [], "{pauses}");
+            now += patience * pauses;
+            assert_eq!(due(now), [chunk], "{pauses}");
+            unwritten.put_off(chunk, now);
+        }
     }
 }

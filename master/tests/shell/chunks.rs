@@ -1,6 +1,6 @@
 //! Grants, versions, locations and garbage, between clients and chunkservers.
 
-use crate::support::{Client, Cluster, FakeServer, Manners, until};
+use crate::support::{Client, Cluster, DEADLINE, FakeServer, Manners, until};
 use gfs_proto::FsError;
 use gfs_proto::attr::SetAttr;
 use gfs_proto::chunk::ChunkGrant;
@@ -263,6 +263,36 @@ async fn empty_files_keep_no_chunk() {
     until("the unwritten chunk is given up", || chunks(empty.attr.inode) == Ok(0)).await;
     assert_eq!(chunks(full.attr.inode), Ok(1));
     assert!(servers[0].installs(grants[1].handle).is_empty(), "nobody is asked about a reported chunk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_are_logged_while_servers_leave_questions_unanswered() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    servers.iter().for_each(|server| server.manners(Manners::Mute));
+    let mut held = Vec::new();
+    // One after the other they would take longer than anything here may.
+    for number in 0..2 * (DEADLINE.as_millis() / cluster.timings.command.as_millis()) {
+        let grant = client.create(&format!("empty {number}"), 100).await.grant.expect("a grant");
+        held.push(HeldChunk { handle: grant.handle, epoch: grant.epoch });
+    }
+    assert!(client.ask(Op::ReturnChunks { chunks: held }).await.is_ok());
+    until("servers are asked", || servers[0].commands().iter().any(|c| matches!(c, ChunkCommand::Install(_)))).await;
+    let attr = client.create("file", 1).await.attr;
+    let report = Op::ReportSize {
+        inode: attr.inode.into(),
+        size: 777,
+        mtime: None,
+        atime: None,
+        ctime: None,
+        truncate_generation: attr.truncate_generation,
+        durable: false,
+    };
+    assert!(client.ask(report).await.is_ok());
+    client.release(attr.inode, 1).await;
+    let master = cluster.node().master.clone();
+    until("the size is logged", || master.store.view().attr(attr.inode).is_ok_and(|attr| attr.size == 777)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
