@@ -133,6 +133,9 @@ impl Node {
         if let Err(cause) = self.master.log_sizes().await {
             warn!(%cause, "sizes of files that were being written are not recorded");
         }
+        if let Err(cause) = self.master.log_written().await {
+            warn!(%cause, "chunks stay marked as unwritten: the next master asks about them");
+        }
         let master = self.master;
         let stopped = tokio::task::spawn_blocking(move || {
             self.checkpointer.stop();
@@ -153,13 +156,12 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
     let applied = store.applied();
     let log_config =
         LogConfig { restored: config.restored, ..LogConfig::single(directory.log(), store.genesis().cluster) };
-    let machine = Arc::new(Machine::new(store.clone()));
     let position = Position { index: applied.index, term: applied.term };
-    let log = ReplicatedLog::open(&log_config, position, machine.clone())?;
+    let log = ReplicatedLog::open(&log_config, position, Arc::new(Machine::new(store.clone())))?;
     let started = Instant::now();
-    let (servers, sessions) = {
+    let (servers, sessions, unwritten) = {
         let view = store.view();
-        (view.servers()?, view.sessions()?)
+        (view.servers()?, view.sessions()?, view.unwritten()?)
     };
     Ok(Master {
         log,
@@ -172,7 +174,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         servers: Servers::new(servers, config.timings, started),
         locations: Default::default(),
         leases: Default::default(),
-        unwritten: Unwritten::of(machine.end_replay()),
+        unwritten: Unwritten::of(unwritten),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),
         stopping: Default::default(),

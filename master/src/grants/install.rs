@@ -260,7 +260,8 @@ impl Master {
         if target > chunk.record.version {
             self.fenced(lost).await;
             let version = target;
-            let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
+            let (handle, unwritten) = (chunk.handle, false);
+            let raise = Action::RaiseVersion { handle, version, entitled: entitled.clone(), unwritten };
             let raised = self.commit_one(raise).await;
             self.give_up(lost);
             match raised {
@@ -269,7 +270,7 @@ impl Master {
             }
             info!(chunk = %chunk.handle, %version, members = ?entitled, ?lost, "version raised");
         }
-        self.unwritten.remove(chunk.handle);
+        self.unwritten.written(chunk.handle);
         let known = Known::Reported(ReplicaState::Dirty);
         for server in &entitled {
             self.locations.set(chunk.handle, Located { server: *server, version: target, known });
@@ -290,7 +291,8 @@ impl Master {
         let entitled = self.choose_servers(record.goal, wanted.suspects).await?;
         self.fenced(away).await;
         let version = record.version.next();
-        let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
+        let (handle, unwritten) = (chunk.handle, true);
+        let raise = Action::RaiseVersion { handle, version, entitled: entitled.clone(), unwritten };
         let raised = self.commit_one(raise).await;
         self.give_up(away);
         match raised {

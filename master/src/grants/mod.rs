@@ -211,7 +211,6 @@ impl Master {
         numbering: Numbering,
     ) -> ChunkGrant {
         let entitled = &chunk.record.entitled;
-        self.unwritten.add(chunk.handle);
         self.locations.assume(chunk.handle, chunk.record.version, entitled);
         self.servers.placed(entitled);
         let replicas: Vec<Replica> = entitled.iter().filter_map(|s| self.servers.replica(*s)).collect();

@@ -1,17 +1,20 @@
-//! Chunks that were allocated in this master's time, or shortly before it, and that no server has
-//! reported yet: maybe nothing was ever written into them. Once nobody may write such a chunk any more
+//! Chunks that were allocated and that no server has reported yet: maybe nothing was ever written into
+//! them. Once nobody may write such a chunk any more
 //! the servers are asked; if none has a replica the chunk becomes a hole again, and reads see zeroes
 //! instead of missing replicas.
 //!
 //! ```text
-//!   allocated --report--> forgotten here
+//!   allocated --report--> forgotten here, soon in the log
 //!       '--- lease ends --> asked after a while, or when somebody reads --> abandoned, or reported
 //!                             '-- servers are away: asked again, less and less often
 //! ```
 //!
-//! After a start the log says what was allocated last: the answer to that, with the grant, may never
-//! have reached the client. A client that did get its grant may write under it for as long as a lease
-//! lasts; before that nothing is abandoned.
+//! The state has a mark for each, so that a chunk without replicas is a hole only if it never had any,
+//! and otherwise lost. A mark goes with a command for hundreds of chunks, some time after the report:
+//! after a crash in between the servers report again or are asked once more.
+//!
+//! After a start, the answer that had the grant may never have reached the client. A client that did get
+//! its grant may write under it for as long as a lease lasts; before that nothing is abandoned.
 
 use super::Generations;
 use super::install::{Agreement, Wanted};
@@ -35,6 +38,8 @@ const TICKS_TO_REPORT: u32 = 2;
 const ASKED_AT_ONCE: usize = 32;
 /// Patience doubles so often at most: to a minute, with ticks of a second.
 const DOUBLINGS_MAX: u32 = 5;
+/// Marks taken away by one command of about 5 KiB.
+const MARKS_MAX: usize = 1024;
 
 /// When to ask about a chunk.
 #[derive(Clone, Copy, Default)]
@@ -49,6 +54,8 @@ struct Asking {
 #[derive(Default)]
 pub struct Unwritten {
     chunks: Mutex<HashMap<ChunkHandle, Asking>>,
+    /// Reported since, and still marked in the state.
+    written: Mutex<Vec<ChunkHandle>>,
     /// To spare the lock while reports come in.
     count: AtomicUsize,
 }
@@ -57,7 +64,7 @@ impl Unwritten {
     /// With chunks of which it is not known whether they were written.
     pub fn of(handles: impl IntoIterator<Item = ChunkHandle>) -> Self {
         let chunks: HashMap<_, _> = handles.into_iter().map(|handle| (handle, Asking::default())).collect();
-        Self { count: chunks.len().into(), chunks: chunks.into() }
+        Self { count: chunks.len().into(), chunks: chunks.into(), written: Mutex::default() }
     }
 
     /// The chunk was allocated.
@@ -67,13 +74,22 @@ impl Unwritten {
         self.count.store(chunks.len(), Ordering::Release);
     }
 
-    /// The chunk has a replica, or is gone.
-    pub fn remove(&self, handle: ChunkHandle) {
-        if self.count.load(Ordering::Acquire) > 0 {
-            let mut chunks = self.chunks.lock();
-            chunks.remove(&handle);
-            self.count.store(chunks.len(), Ordering::Release);
+    /// The chunk has a replica.
+    pub fn written(&self, handle: ChunkHandle) {
+        if self.forget(handle) {
+            self.written.lock().push(handle);
         }
+    }
+
+    /// The chunk is gone. True if it was here.
+    pub fn forget(&self, handle: ChunkHandle) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut chunks = self.chunks.lock();
+        let known = chunks.remove(&handle).is_some();
+        self.count.store(chunks.len(), Ordering::Release);
+        known
     }
 
     /// True if no server is known to have a replica.
@@ -118,6 +134,24 @@ pub async fn settle_all(master: Arc<Master>) {
 }
 
 impl Master {
+    /// Logs which chunks have been written.
+    pub async fn log_written(&self) -> Result<(), FsError> {
+        loop {
+            let handles = {
+                let mut written = self.unwritten.written.lock();
+                let rest = written.len().saturating_sub(MARKS_MAX);
+                written.split_off(rest)
+            };
+            if handles.is_empty() {
+                return Ok(());
+            }
+            if let Err(error) = self.commit_one(Action::Written { handles: handles.clone() }).await {
+                self.unwritten.written.lock().extend(handles);
+                return Err(error);
+            }
+        }
+    }
+
     /// True if somebody may be writing the chunk, under a grant of this master or of the one before.
     pub fn may_be_leased(&self, handle: ChunkHandle, now: Instant) -> bool {
         self.leases.is_leased(handle, now) || self.inherits_leases(now)
@@ -140,7 +174,7 @@ impl Master {
     /// servers that may have one are away.
     pub async fn settle(&self, handle: ChunkHandle) -> Result<(), FsError> {
         let Some(record) = self.store.view().chunk(handle)? else {
-            self.unwritten.remove(handle);
+            self.unwritten.forget(handle);
             return Ok(());
         };
         let _turn = self.chunk_locks.lock((record.inode, record.index)).await;
@@ -152,12 +186,12 @@ impl Master {
         let Some(chunk) = file.chunks.first().filter(|chunk| chunk.handle == handle) else { return Ok(()) };
         let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false };
         match Box::pin(self.agree(&wanted)).await? {
-            Agreement::Reached(_) => self.unwritten.remove(handle),
+            Agreement::Reached(_) => self.unwritten.written(handle),
             Agreement::Nowhere { away } if away.is_empty() => {
                 let chunks = vec![(handle, chunk.record.version)];
                 self.commit_one(Action::Abandon { chunks }).await?;
                 self.locations.forget_assumed(handle);
-                self.unwritten.remove(handle);
+                self.unwritten.forget(handle);
             }
             Agreement::Nowhere { .. } => return Err(FsError::NoReplica),
             Agreement::Changed => {}
@@ -178,7 +212,7 @@ mod tests {
         let due = |now| unwritten.due(|handle| handle == leased, now, patience);
         assert_eq!(due(now), []);
         assert_eq!(due(now + patience), [free]);
-        unwritten.remove(free);
+        assert!(unwritten.forget(free) && !unwritten.forget(free));
         assert_eq!(due(now + patience), []);
         assert!(unwritten.contains(leased) && !unwritten.contains(free));
     }
