@@ -1,4 +1,4 @@
-//! What is done now and then: lazily logged sizes, leases and sessions that have run out.
+//! What is done now and then: lazily logged sizes and marks, leases and sessions that have run out.
 
 use crate::master::Master;
 use gfs_master_core::Action;
@@ -27,7 +27,9 @@ pub async fn run(master: Arc<Master>) {
         if let Err(error) = master.log_sizes().await {
             debug!(%error, "sizes are logged later");
         }
-        master.settle_unwritten(now).await;
+        if let Err(error) = master.log_written().await {
+            debug!(%error, "chunks stay marked as unwritten for now");
+        }
         for session in master.sessions.expired(master.timings.expiry, now) {
             let master = master.clone();
             tokio::spawn(async move { master.end_session(session, "not heard of").await });

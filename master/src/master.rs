@@ -20,8 +20,6 @@ use gfs_master_core::{Action, Command, CoreResult, Outcome, Stamp, Store};
 use gfs_proto::FsError;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, LogIndex, Term};
 use gfs_proto::time::Timestamp;
-use parking_lot::Mutex;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -32,41 +30,19 @@ use tracing::error;
 const CLOCK_LAG_MAX: Duration = Duration::from_secs(10);
 
 /// The state machine as the log drives it.
-pub struct Machine {
-    store: Arc<Store>,
-    /// Chunks allocated by what is replayed at the start; none later.
-    replayed: Mutex<Option<HashSet<ChunkHandle>>>,
-}
+pub struct Machine(Arc<Store>);
 
 impl Machine {
     /// Over the store that requests read.
     pub fn new(store: Arc<Store>) -> Self {
-        Self { store, replayed: Mutex::new(Some(HashSet::new())) }
-    }
-
-    /// The replay is over: the chunks that it has allocated and not dropped again.
-    pub fn end_replay(&self) -> HashSet<ChunkHandle> {
-        self.replayed.lock().take().unwrap_or_default()
-    }
-
-    fn note(&self, outcome: &Outcome) {
-        let mut replayed = self.replayed.lock();
-        let Some(chunks) = replayed.as_mut() else { return };
-        chunks.extend(outcome.results.iter().filter_map(|result| match result {
-            Ok(CoreResult::Made(made)) => made.chunk.as_ref().map(|chunk| chunk.handle),
-            Ok(CoreResult::Allocated { chunk, created: true, .. }) => Some(chunk.handle),
-            _ => None,
-        }));
-        for handle in &outcome.dropped {
-            chunks.remove(handle);
-        }
+        Self(store)
     }
 
     fn run(&self, index: LogIndex, term: Term, payload: &[u8]) -> anyhow::Result<Outcome> {
         let own = Command { stamp: Stamp::default(), action: Action::Noop };
         // An empty payload is an entry of the log's own: only the position moves on.
         let command = if payload.is_empty() { own } else { Command::decode(payload)? };
-        Ok(self.store.apply(index, term, &command)?)
+        Ok(self.0.apply(index, term, &command)?)
     }
 }
 
@@ -76,10 +52,7 @@ impl StateMachine for Machine {
     /// A record that was acknowledged and cannot be applied leaves no state to go on with.
     fn apply(&self, index: LogIndex, term: Term, payload: &[u8]) -> Outcome {
         match self.run(index, term, payload) {
-            Ok(outcome) => {
-                self.note(&outcome);
-                outcome
-            }
+            Ok(outcome) => outcome,
             Err(cause) => {
                 error!(%index, "cannot apply the operation log, the master ends: {cause:#}");
                 std::process::abort();
@@ -164,6 +137,15 @@ fn refusal(error: &LogError) -> FsError {
     }
 }
 
+/// The new chunk that a command has made.
+fn allocated(result: &CoreResult) -> Option<ChunkHandle> {
+    match result {
+        CoreResult::Made(made) => made.chunk.as_ref().map(|chunk| chunk.handle),
+        CoreResult::Allocated { chunk, created: true, .. } => Some(chunk.handle),
+        _ => None,
+    }
+}
+
 impl Master {
     /// Logs a command and applies it, now.
     pub async fn commit(&self, action: Action) -> Result<Committed, FsError> {
@@ -175,7 +157,7 @@ impl Master {
         self.room.admission(&self.store).await;
         let command = Command { stamp: Stamp { now }, action };
         let (index, outcome) = self.log.propose(command.encode()).await.map_err(|e| refusal(&e))?;
-        self.dropped(&outcome);
+        self.note(&outcome);
         Ok(Committed { index, outcome })
     }
 
@@ -185,11 +167,16 @@ impl Master {
         committed.outcome.results.into_iter().next().unwrap_or(Err(FsError::Io))
     }
 
-    /// Chunks that a command gave up: nobody may write them, their replicas are garbage.
-    fn dropped(&self, outcome: &Outcome) {
+    /// Chunks that a command allocated: nobody has a replica. Chunks that it gave up: nobody may write
+    /// them, their replicas are garbage.
+    fn note(&self, outcome: &Outcome) {
+        if outcome.replayed {
+            return;
+        }
+        outcome.results.iter().flatten().filter_map(allocated).for_each(|handle| self.unwritten.add(handle));
         for handle in &outcome.dropped {
             self.leases.remove(*handle);
-            self.unwritten.remove(*handle);
+            self.unwritten.forget(*handle);
         }
         if !outcome.dropped.is_empty() {
             self.garbage.notify_one();

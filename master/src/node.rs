@@ -6,7 +6,7 @@
 use crate::checkpoint::{self, Checkpointer, DeltaRoom};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, FormatOptions};
-use crate::grants::unwritten::Unwritten;
+use crate::grants::unwritten::{self, Unwritten};
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
 use crate::master::{Machine, Master, now};
 use crate::servers::Servers;
@@ -95,7 +95,11 @@ impl Node {
         let master = Arc::new(assemble(config, directory.clone(), store)?);
         let checkpointer = Checkpointer::start(master.clone()).map_err(StartError::Thread)?;
         let server = tokio::spawn(serve(master.clone(), listener, address));
-        let chores = vec![tokio::spawn(chores::run(master.clone())), tokio::spawn(garbage::collect(master.clone()))];
+        let chores = vec![
+            tokio::spawn(chores::run(master.clone())),
+            tokio::spawn(garbage::collect(master.clone())),
+            tokio::spawn(unwritten::settle_all(master.clone())),
+        ];
         if config.restored {
             master.commit_one(Action::Restored).await?;
             info!("the directory was restored: inodes and chunks get numbers of a new generation");
@@ -130,6 +134,9 @@ impl Node {
         if let Err(cause) = self.master.log_sizes().await {
             warn!(%cause, "sizes of files that were being written are not recorded");
         }
+        if let Err(cause) = self.master.log_written().await {
+            warn!(%cause, "chunks stay marked as unwritten: the next master asks about them");
+        }
         let master = self.master;
         let stopped = tokio::task::spawn_blocking(move || {
             self.checkpointer.stop();
@@ -150,13 +157,12 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
     let applied = store.applied();
     let log_config =
         LogConfig { restored: config.restored, ..LogConfig::single(directory.log(), store.genesis().cluster) };
-    let machine = Arc::new(Machine::new(store.clone()));
     let position = Position { index: applied.index, term: applied.term };
-    let log = ReplicatedLog::open(&log_config, position, machine.clone())?;
+    let log = ReplicatedLog::open(&log_config, position, Arc::new(Machine::new(store.clone())))?;
     let started = Instant::now();
-    let (servers, sessions) = {
+    let (servers, sessions, unwritten) = {
         let view = store.view();
-        (view.servers()?, view.sessions()?)
+        (view.servers()?, view.sessions()?, view.unwritten()?)
     };
     Ok(Master {
         log,
@@ -170,7 +176,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         locations: Default::default(),
         leases: Default::default(),
         garbage: Notify::new(),
-        unwritten: Unwritten::of(machine.end_replay()),
+        unwritten: Unwritten::of(unwritten),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),
         stopping: Default::default(),

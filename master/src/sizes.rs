@@ -41,7 +41,10 @@ struct Volatile {
     /// To be logged at the next opportunity.
     wanted: bool,
     logging: Option<Gate>,
+    /// Batches under way that may set its times.
     holders: u32,
+    /// Opens when the last of them is done.
+    held: Option<Gate>,
 }
 
 /// A record under way to the log; hand it back to [`Sizes::logged`].
@@ -72,6 +75,7 @@ impl Volatile {
             wanted: false,
             logging: None,
             holders: 0,
+            held: None,
         }
     }
 
@@ -140,10 +144,14 @@ impl Sizes {
         let mut files = self.files.lock();
         if report.generation == attr.truncate_generation {
             let known = files.entry(attr.inode).or_insert_with(|| Volatile::of(&attr));
-            if known.generation != attr.truncate_generation {
-                *known = Volatile { logging: known.logging.take(), holders: known.holders, ..Volatile::of(&attr) };
+            if known.generation < attr.truncate_generation {
+                let (logging, held) = (known.logging.take(), known.held.take());
+                *known = Volatile { logging, held, holders: known.holders, ..Volatile::of(&attr) };
             }
-            known.note(&attr, report, now);
+            // The attributes may have been looked up before a cut that others know of already.
+            if known.generation == attr.truncate_generation {
+                known.note(&attr, report, now);
+            }
         }
         if let Some(known) = files.get(&attr.inode) {
             known.overlay(&mut attr);
@@ -174,12 +182,12 @@ impl Sizes {
         ready.take(max).map(|(inode, known)| begin(inode, known)).collect()
     }
 
-    /// The record of one file, to be logged at once. `None` if nothing is to be said, or a record of
-    /// it is under way: then wait at the gate first.
+    /// The record of one file, to be logged at once. `None` if nothing is to be said. While another
+    /// record of it is under way or its times are being set, the gate to wait at before it is tried again.
     pub fn take(&self, inode: InodeId) -> Result<Option<Pending>, Gate> {
         match self.files.lock().get_mut(&inode) {
             None => Ok(None),
-            Some(known) => match &known.logging {
+            Some(known) => match known.logging.as_ref().or(known.held.as_ref()) {
                 Some(gate) => Err(gate.clone()),
                 None => Ok(Some(begin(inode, known))),
             },
@@ -209,6 +217,7 @@ impl Sizes {
                 Some(known) => match &known.logging {
                     None => {
                         known.holders += 1;
+                        known.held.get_or_insert_default();
                         return true;
                     }
                     Some(gate) => gate.clone(),
@@ -222,7 +231,13 @@ impl Sizes {
     pub fn set(&self, inode: InodeId, mtime: bool, atime: bool) {
         let mut files = self.files.lock();
         if let Some(known) = files.get_mut(&inode) {
-            known.holders -= 1;
+            // None is left if the file was forgotten and noted again meanwhile.
+            known.holders = known.holders.saturating_sub(1);
+            if known.holders == 0
+                && let Some(gate) = known.held.take()
+            {
+                gate.open();
+            }
             known.mtime = known.mtime.filter(|_| !mtime);
             known.atime = known.atime.filter(|_| !atime);
         }
@@ -232,8 +247,8 @@ impl Sizes {
     pub fn forget(&self, inode: InodeId) {
         if self.count.load(Ordering::Acquire) > 0 {
             let mut files = self.files.lock();
-            if let Some(gate) = files.remove(&inode).and_then(|known| known.logging) {
-                gate.open();
+            if let Some(known) = files.remove(&inode) {
+                known.logging.into_iter().chain(known.held).for_each(|gate| gate.open());
             }
             self.count.store(files.len(), Ordering::Release);
         }
@@ -304,6 +319,16 @@ mod tests {
     }
 
     #[test]
+    fn a_report_from_before_a_cut_does_not_take_the_place_of_one_from_after_it() {
+        let sizes = Sizes::default();
+        let cut = Attr { size: 5, truncate_generation: TruncateGeneration::new(2), ..recorded() };
+        sizes.note(cut.clone(), &report(6, 2), time(201));
+        // Looked up before the cut, noted after it.
+        assert_eq!(sizes.note(recorded(), &report(700, 1), time(202)).size, recorded().size);
+        assert_eq!(sizes.overlay(cut).size, 6);
+    }
+
+    #[test]
     fn what_came_while_logging_is_logged_again() {
         let sizes = Sizes::default();
         sizes.note(recorded(), &report(500, 1), time(200));
@@ -330,5 +355,29 @@ mod tests {
         sizes.set(FILE, true, false);
         let record = sizes.take_wanted(9)[0].record;
         assert_eq!((record.mtime, record.size), (None, 500));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_asked_for_waits_while_times_are_set() {
+        let sizes = Sizes::default();
+        sizes.note(recorded(), &report(500, 1), time(200));
+        assert!(sizes.hold(FILE).await && sizes.hold(FILE).await, "two batches");
+        let gate = sizes.take(FILE).expect_err("not before the times are set");
+        sizes.set(FILE, true, false);
+        assert!(!gate.is_open(), "one of two");
+        sizes.set(FILE, false, false);
+        assert!(gate.is_open());
+        let pending = sizes.take(FILE).expect("nobody holds it").expect("a size");
+        assert_eq!(pending.record.mtime, None, "what was set is not overwritten");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_file_that_is_gone() {
+        let sizes = Sizes::default();
+        sizes.note(recorded(), &report(500, 1), time(200));
+        assert!(sizes.hold(FILE).await);
+        let gate = sizes.take(FILE).expect_err("held");
+        sizes.forget(FILE);
+        assert!(gate.is_open() && matches!(sizes.take(FILE), Ok(None)));
     }
 }

@@ -1,7 +1,7 @@
 //! The one body of every command: live, at a restart and on a follower.
 
 use crate::command::{Action, Command};
-use crate::ops::{abandon, batch, chunks, reap, restored, servers, sessions, sizes};
+use crate::ops::{abandon, batch, chunks, reap, restored, servers, sessions, sizes, written};
 use crate::outcome::CoreResult;
 use crate::state::Tables;
 use gfs_proto::FsError;
@@ -35,14 +35,18 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::OpenSession { session, secret, name } => {
             sessions::open(tx, command.stamp, *session, *secret, name).map(done)
         }
-        Action::EndSession { session } => sessions::end(tx, *session).map(|reaped| CoreResult::SessionEnded { reaped }),
+        Action::EndSession { session } => sessions::end(tx, *session).map(done),
         Action::RegisterServer { uuid, rack } => servers::register(tx, *uuid, rack).map(CoreResult::Server),
         Action::AllocateChunk { inode, index, placement } => chunks::allocate(tx, *inode, *index, placement),
-        Action::RaiseVersion { handle, version, entitled } => chunks::raise(tx, *handle, *version, entitled).map(done),
+        Action::RaiseVersion { handle, version, entitled, unwritten } => {
+            let raise = chunks::Raise { version: *version, servers: entitled, unwritten: *unwritten };
+            chunks::raise(tx, *handle, &raise).map(done)
+        }
         Action::RecordSizes(sizes) => sizes::apply(tx, sizes).map(done),
         Action::CutApplied { cuts } => chunks::cut_applied(tx, cuts).map(done),
         Action::Collected { rows } => chunks::collected(tx, rows).map(done),
         Action::Abandon { chunks } => abandon::apply(tx, chunks).map(done),
+        Action::Written { handles } => written::apply(tx, handles).map(done),
         Action::Restored => restored::apply(tx).map(done),
         Action::Reap { inodes } => reap::apply(tx, inodes).map(CoreResult::Reaped),
     }

@@ -41,8 +41,8 @@ pub enum Action {
         /// Host and purpose, for people.
         name: String,
     },
-    /// A client has left or expired: its outcomes are forgotten, orphans that it alone kept are
-    /// removed. `SessionEnded`; `SessionExpired` if it is unknown.
+    /// A client has left or expired: its outcomes are forgotten, it keeps no orphan any more. `Done`;
+    /// `SessionExpired` if it is unknown.
     EndSession {
         /// Which.
         session: SessionId,
@@ -54,7 +54,7 @@ pub enum Action {
         /// Label of its failure domain; a known server's is replaced.
         rack: String,
     },
-    /// Give a hole a chunk (version 1, entitled = placement). `Allocated`; if the index has a chunk
+    /// Give a hole a chunk (version 1, entitled = placement, unwritten). `Allocated`; if the index has a chunk
     /// already, that one with `created` false.
     AllocateChunk {
         /// A file.
@@ -73,6 +73,8 @@ pub enum Action {
         version: ChunkVersion,
         /// Who is entitled to it; not empty.
         entitled: Vec<ServerId>,
+        /// None of them has a replica: the chunk begins anew with its first frame.
+        unwritten: bool,
     },
     /// Sizes and times that were volatile while files were open for writing. `Done`; what is out of
     /// date (unknown inode, older generation) is left out silently.
@@ -91,6 +93,11 @@ pub enum Action {
     Abandon {
         /// Chunk and recorded version; another version is left alone.
         chunks: Vec<(ChunkHandle, ChunkVersion)>,
+    },
+    /// Replicas of these chunks were seen: they are not unwritten any more. `Done`.
+    Written {
+        /// What has no mark is left out.
+        handles: Vec<ChunkHandle>,
     },
     /// The state came from a backup: further ids are of the next restore generation. `Done`.
     Restored,
@@ -127,7 +134,8 @@ pub struct StampedOp {
     pub op: Op,
     /// Servers for the chunk that the operation may allocate; empty: allocate none.
     pub placement: Vec<ServerId>,
-    /// For operations that may remove a file's last name (Unlink, Rename over a file).
+    /// For operations that may remove a file's last name (Unlink, Rename over a file), and for a
+    /// ReportSize: then the session that sends it, if it has the file open for writing.
     pub openers: Option<Openers>,
 }
 

@@ -80,11 +80,14 @@ impl From<&Action> for Wire {
                 index: index.get(),
                 placement: raw_servers(placement),
             }),
-            Action::RaiseVersion { handle, version, entitled } => Self::RaiseVersion(wire::LoggedRaiseVersion {
-                handle: handle.get(),
-                version: version.get(),
-                entitled: raw_servers(entitled),
-            }),
+            Action::RaiseVersion { handle, version, entitled, unwritten } => {
+                Self::RaiseVersion(wire::LoggedRaiseVersion {
+                    handle: handle.get(),
+                    version: version.get(),
+                    entitled: raw_servers(entitled),
+                    unwritten: *unwritten,
+                })
+            }
             Action::RecordSizes(sizes) => {
                 Self::RecordSizes(wire::LoggedRecordSizes { sizes: sizes.iter().map(wire::LoggedSize::from).collect() })
             }
@@ -109,6 +112,9 @@ impl From<&Action> for Wire {
                     version: version.get(),
                 };
                 Self::Abandon(wire::LoggedAbandon { chunks: chunks.iter().map(chunk).collect() })
+            }
+            Action::Written { handles } => {
+                Self::Written(wire::LoggedWritten { handles: handles.iter().map(|handle| handle.get()).collect() })
             }
             Action::Restored => Self::Restored(wire::LoggedRestored {}),
             Action::Reap { inodes } => {
@@ -143,6 +149,7 @@ impl TryFrom<Wire> for Action {
                 handle: ChunkHandle::new(raw.handle),
                 version: ChunkVersion::new(raw.version),
                 entitled: servers(raw.entitled),
+                unwritten: raw.unwritten,
             },
             Wire::RecordSizes(raw) => {
                 Self::RecordSizes(raw.sizes.into_iter().map(SizeRecord::try_from).collect::<Result<_, _>>()?)
@@ -161,6 +168,7 @@ impl TryFrom<Wire> for Action {
                 let chunk = |raw: wire::LoggedChunk| (ChunkHandle::new(raw.handle), ChunkVersion::new(raw.version));
                 Self::Abandon { chunks: raw.chunks.into_iter().map(chunk).collect() }
             }
+            Wire::Written(raw) => Self::Written { handles: raw.handles.into_iter().map(ChunkHandle::new).collect() },
             Wire::Restored(_) => Self::Restored,
             Wire::Reap(raw) => Self::Reap { inodes: raw.inodes.into_iter().map(InodeId::new).collect() },
         })
@@ -296,11 +304,12 @@ mod tests {
             Action::EndSession { session: SessionId::new(1) },
             Action::RegisterServer { uuid: ServerUuid::new([3; 16]), rack: "r".into() },
             Action::AllocateChunk { inode, index: ChunkIndex::new(9), placement: vec![server] },
-            Action::RaiseVersion { handle, version: ChunkVersion::new(2), entitled: vec![server] },
+            Action::RaiseVersion { handle, version: ChunkVersion::new(2), entitled: vec![server], unwritten: true },
             Action::RecordSizes(vec![size]),
             Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(1))] },
             Action::Collected { rows: vec![(handle, server)] },
             Action::Abandon { chunks: vec![(handle, ChunkVersion::new(2))] },
+            Action::Written { handles: vec![handle, handle] },
             Action::Restored,
             Action::Reap { inodes: vec![inode] },
         ]

@@ -33,6 +33,7 @@ struct Facts {
     orphans: BTreeSet<InodeId>,
     garbage: BTreeMap<ChunkHandle, GarbageChunk>,
     cuts: BTreeMap<ChunkHandle, PendingCut>,
+    unwritten: Vec<ChunkHandle>,
     sessions: BTreeSet<SessionId>,
     replies: BTreeSet<SessionId>,
     servers: u64,
@@ -56,6 +57,7 @@ const ALL: &[(&str, Invariant)] = &[
     ("chunks_are_referenced", chunks_are_referenced),
     ("garbage_is_not_live", garbage_is_not_live),
     ("cuts_are_inside_chunks", cuts_are_inside_chunks),
+    ("unwritten_chunks_exist", unwritten_chunks_exist),
     ("sizes_are_within_limits", sizes_are_within_limits),
     ("goals_are_within_limits", goals_are_within_limits),
     ("xattrs_belong_to_inodes", xattrs_belong_to_inodes),
@@ -113,6 +115,7 @@ impl Facts {
             orphans: Read::orphans(view)?.into_iter().map(|orphan| orphan.inode).collect(),
             garbage: garbage.into_iter().collect(),
             cuts: cuts.into_iter().collect(),
+            unwritten: Read::unwritten(view)?,
             sessions: Read::sessions(view)?.into_iter().map(|session| session.session).collect(),
             replies: replies.into_iter().collect(),
             servers: Read::servers(view)?.len() as u64,
@@ -268,6 +271,13 @@ fn cuts_are_inside_chunks(facts: &Facts, found: &mut Found) {
         if cut.length == 0 || cut.length >= facts.chunk_size.get() {
             found.push(format!("chunk {handle} is to be cut to {} bytes", cut.length));
         }
+    }
+}
+
+/// What is marked as perhaps never written is a live chunk.
+fn unwritten_chunks_exist(facts: &Facts, found: &mut Found) {
+    for handle in facts.unwritten.iter().filter(|handle| !facts.chunks.contains_key(handle)) {
+        found.push(format!("chunk {handle} is marked as unwritten and does not exist"));
     }
 }
 

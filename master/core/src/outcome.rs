@@ -79,11 +79,6 @@ pub enum CoreResult {
     },
     /// Number of a chunkserver.
     Server(ServerId),
-    /// Orphans that went with the session.
-    SessionEnded {
-        /// They no longer exist.
-        reaped: Vec<InodeId>,
-    },
     /// Orphans that were removed.
     Reaped(Vec<InodeId>),
 }
@@ -246,7 +241,7 @@ pub struct ServerRecord {
 pub struct Orphan {
     /// The inode.
     pub inode: InodeId,
-    /// Sessions that had it open when it lost its name; empty: nobody knows.
+    /// Live sessions that had it open when it lost its name; empty: nobody knows who has.
     pub sessions: Vec<SessionId>,
 }
 

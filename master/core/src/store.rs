@@ -152,7 +152,7 @@ impl Store {
         }
         let genesis = Genesis::decode(&record(GENESIS_KEY)?).ok_or_else(|| corrupt(GENESIS_KEY))?;
         let state = State::decode(&record(STATE_KEY)?).ok_or_else(|| corrupt(STATE_KEY))?;
-        let base = Arc::new(Base::open(&transaction)?);
+        let base = open_base(&db)?;
         let durable = state.applied;
         let layers = RwLock::new(Layers { active: Delta::default(), frozen: None, base, state });
         let (applying, merging, durable) = (Mutex::new(()), Mutex::new(()), Mutex::new(durable));
@@ -303,6 +303,20 @@ fn digest_rows(view: View<'_>, mut hasher: SipHasher13) -> Result<u128, StoreErr
     }
     let digest = hasher.finish128().as_u128();
     view.into_fault().map_or(Ok(digest), Err)
+}
+
+/// The newest snapshot. A table that came with a later version than the database is empty.
+fn open_base(db: &redb::Database) -> Result<Arc<Base>, StoreError> {
+    let read = db.begin_read().map_err(database)?;
+    if read.list_tables().map_err(database)?.count() <= Table::ALL.len() {
+        let transaction = begin(db)?;
+        for table in Table::ALL {
+            transaction.open_table(table.definition()).map_err(database)?;
+        }
+        transaction.commit().map_err(database)?;
+        return Ok(Arc::new(Base::open(&db.begin_read().map_err(database)?)?));
+    }
+    Ok(Arc::new(Base::open(&read)?))
 }
 
 fn begin(db: &redb::Database) -> Result<WriteTransaction, StoreError> {

@@ -121,6 +121,10 @@ impl View<'_> {
             Some((ChunkHandle::new(first_number(key)?), PendingCut::decode(value)?))
         })
     }
+    /// All chunks of which no replica was seen: perhaps nothing was ever written into them.
+    pub fn unwritten(&self) -> Result<Vec<ChunkHandle>, FsError> {
+        Read::unwritten(self)
+    }
     /// The garbage entry of a chunk.
     pub fn garbage_chunk(&self, handle: ChunkHandle) -> Result<Option<GarbageChunk>, FsError> {
         Read::garbage_chunk(self, handle)

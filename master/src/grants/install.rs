@@ -40,7 +40,7 @@ pub struct Wanted<'a> {
     pub generations: Generations,
     /// Who will give the serial numbers.
     pub numbering: Numbering,
-    /// Servers that failed a client.
+    /// Servers that failed a client: they take part only if nobody else has a replica.
     pub suspects: &'a [ServerId],
     /// A new version in any case.
     pub raise: bool,
@@ -82,6 +82,12 @@ struct Member {
     version: ChunkVersion,
 }
 
+impl Member {
+    fn away(&self) -> Lost {
+        Lost::Away(self.replica.server, Some(self.replica.incarnation))
+    }
+}
+
 /// A server that is entitled and does not take part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lost {
@@ -105,6 +111,26 @@ impl Lost {
 struct Survey {
     members: Vec<Member>,
     lost: Vec<Lost>,
+    /// Those of the lost that failed a client and might take part all the same.
+    suspects: Vec<Member>,
+}
+
+impl Survey {
+    /// The suspects are left out, and fenced like servers that are away: whatever they answer here, a
+    /// client has been failed by them, and would be again.
+    fn leave_out(&mut self, suspects: &[ServerId]) {
+        let failed = |member: &Member| suspects.contains(&member.replica.server);
+        (self.suspects, self.members) = std::mem::take(&mut self.members).into_iter().partition(failed);
+        self.lost.extend(self.suspects.iter().map(Member::away));
+    }
+
+    /// Nobody else has a replica: the suspects are asked after all. False if there are none.
+    fn call_back(&mut self) -> bool {
+        let suspects = std::mem::take(&mut self.suspects);
+        self.lost.retain(|lost| suspects.iter().all(|member| member.away() != *lost));
+        self.members = suspects;
+        !self.members.is_empty()
+    }
 }
 
 /// Answers to one round of installs.
@@ -131,14 +157,17 @@ impl Master {
         let ahead = survey.members.iter().any(|m| m.version > record.version);
         let mut raise = wanted.raise || ahead || !survey.lost.is_empty();
         loop {
-            if survey.members.is_empty() {
+            if survey.members.is_empty() && !survey.call_back() {
                 return Err(FsError::NoReplica);
             }
             let top = survey.members.iter().map(|m| m.version).max().unwrap_or_default().max(record.version);
             let target = if raise { top.next() } else { record.version };
             let epoch = self.leases.next_epoch(self.term());
             let round = self.round(wanted, &survey.members, target, epoch).await;
-            if round.nowhere && !survey.lost.iter().any(|lost| matches!(lost, Lost::Unusable(_))) {
+            if round.nowhere
+                && survey.suspects.is_empty()
+                && !survey.lost.iter().any(|lost| matches!(lost, Lost::Unusable(_)))
+            {
                 let away = survey.lost.into_iter().filter(Lost::is_away).collect();
                 return Ok(Agreement::Nowhere { away });
             }
@@ -182,6 +211,7 @@ impl Master {
                 None => survey.lost.push(Lost::Unusable(*server)),
             }
         }
+        survey.leave_out(wanted.suspects);
         survey
     }
 
@@ -215,7 +245,7 @@ impl Master {
                 other => {
                     warn!(chunk = %wanted.chunk.handle, server = %member.replica.server, ?other, "install failed");
                     round.nowhere = false;
-                    round.lost.push(Lost::Away(member.replica.server, Some(member.replica.incarnation)));
+                    round.lost.push(member.away());
                 }
             }
         }
@@ -230,7 +260,8 @@ impl Master {
         if target > chunk.record.version {
             self.fenced(lost).await;
             let version = target;
-            let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
+            let (handle, unwritten) = (chunk.handle, false);
+            let raise = Action::RaiseVersion { handle, version, entitled: entitled.clone(), unwritten };
             let raised = self.commit_one(raise).await;
             self.give_up(lost);
             match raised {
@@ -239,7 +270,7 @@ impl Master {
             }
             info!(chunk = %chunk.handle, %version, members = ?entitled, ?lost, "version raised");
         }
-        self.unwritten.remove(chunk.handle);
+        self.unwritten.written(chunk.handle);
         let known = Known::Reported(ReplicaState::Dirty);
         for server in &entitled {
             self.locations.set(chunk.handle, Located { server: *server, version: target, known });
@@ -257,10 +288,11 @@ impl Master {
     /// that a first frame that is late makes nothing that counts.
     pub async fn create_again(&self, wanted: &Wanted<'_>, away: &[Lost]) -> Result<Agreement, FsError> {
         let (chunk, record) = (wanted.chunk, &wanted.chunk.record);
-        let entitled = self.choose_servers(record.goal).await?;
+        let entitled = self.choose_servers(record.goal, wanted.suspects).await?;
         self.fenced(away).await;
         let version = record.version.next();
-        let raise = Action::RaiseVersion { handle: chunk.handle, version, entitled: entitled.clone() };
+        let (handle, unwritten) = (chunk.handle, true);
+        let raise = Action::RaiseVersion { handle, version, entitled: entitled.clone(), unwritten };
         let raised = self.commit_one(raise).await;
         self.give_up(away);
         match raised {

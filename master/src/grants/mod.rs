@@ -16,7 +16,7 @@ pub mod unwritten;
 
 use crate::master::Master;
 use crate::opens::Opens;
-use gfs_master_core::plan::{NoRoom, place};
+use gfs_master_core::plan::{NoRoom, PlacementView, place};
 use gfs_master_core::{Action, CoreResult, FileChunk, FileChunks};
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkGrant, Numbering, Replica};
@@ -77,6 +77,14 @@ fn numbering(opens: &Opens, asked: Asked) -> Result<Numbering, FsError> {
     opens.numbering(asked.session, asked.inode).ok_or(FsError::BadHandle)
 }
 
+/// The view without these servers, unless nobody else takes chunks.
+fn without(mut up: PlacementView, avoided: &[ServerId]) -> PlacementView {
+    if up.servers.iter().any(|s| s.accepts_chunks && !avoided.contains(&s.server)) {
+        up.servers.retain(|s| !avoided.contains(&s.server));
+    }
+    up
+}
+
 impl Master {
     /// The right to write a chunk of a file that the session has open for writing.
     pub async fn grant_chunk(
@@ -118,6 +126,7 @@ impl Master {
         numbering(&self.opens, asked)?;
         info!(%session, chunk = %broken.handle, suspects = ?broken.suspects, "a client's chain broke");
         let _turn = self.chunk_locks.lock((broken.inode, broken.index)).await;
+        let suspects = self.still_suspect(&broken);
         for _ in 0..ATTEMPTS_MAX {
             let numbering = numbering(&self.opens, asked)?;
             let file = self.store.view().chunks(asked.inode, asked.index, 1)?;
@@ -129,12 +138,23 @@ impl Master {
             if newer && let Some(grant) = self.rejoin(asked, numbering, &chunk, generations) {
                 return Ok(grant); // Somebody else reported it first, or our answer was lost.
             }
-            let wanted = Wanted { chunk: &chunk, generations, numbering, suspects: &broken.suspects, raise: true };
+            let wanted = Wanted { chunk: &chunk, generations, numbering, suspects: &suspects, raise: true };
             if let Some(grant) = self.agree_and_grant(asked, &wanted).await? {
                 return Ok(grant);
             }
         }
         Err(FsError::Unavailable)
+    }
+
+    /// Those that failed the client in the run that they are in still. One that was started again since
+    /// has thereby explained itself: if it is left out for good the chunk has one copy less.
+    fn still_suspect(&self, broken: &Broken) -> Vec<ServerId> {
+        let lease = self.leases.get(broken.handle, Instant::now()).filter(|lease| lease.epoch == broken.epoch);
+        let members = lease.map_or_else(Vec::new, |lease| lease.members);
+        let began_anew = |server: &ServerId| {
+            members.iter().any(|(member, run)| member == server && self.servers.incarnation(*server) != Some(*run))
+        };
+        broken.suspects.iter().copied().filter(|server| !began_anew(server)).collect()
     }
 
     /// A client gives leases back. Nothing is said to the replicas: the next grant's epoch fences this
@@ -147,16 +167,16 @@ impl Master {
         }
     }
 
-    /// Servers for a new chunk, at least one. Waits a little for servers that are just arriving, as all
+    /// Servers for a new chunk, at least one; the avoided ones only if no other takes chunks. Waits a little for servers that are just arriving, as all
     /// are when the master has started: a chunk keeps the copies that it begins with for some time.
     /// `Unavailable` if no server is up, `NoSpace` if none of those that are up has room.
-    pub async fn choose_servers(&self, goal: u8) -> Result<Vec<ServerId>, FsError> {
+    pub async fn choose_servers(&self, goal: u8, avoided: &[ServerId]) -> Result<Vec<ServerId>, FsError> {
         let seed = self.placements.fetch_add(1, Ordering::Relaxed);
         let chunk_bytes = self.store.genesis().chunk_size.get();
         let deadline = Instant::now() + self.timings.suspect_after;
         loop {
             let now = Instant::now();
-            let up = self.servers.placement(now);
+            let up = without(self.servers.placement(now), avoided);
             let chosen: Result<Vec<ServerId>, NoRoom> = place(&up, goal, chunk_bytes, seed);
             let enough = chosen.as_ref().is_ok_and(|chosen| chosen.len() >= usize::from(goal));
             match self.servers.arriving(now) {
@@ -169,7 +189,7 @@ impl Master {
 
     async fn allocate(&self, asked: Asked, numbering: Numbering) -> Result<Option<ChunkGrant>, FsError> {
         let attr = self.store.view().attr(asked.inode)?;
-        let placement = self.choose_servers(attr.goal).await?;
+        let placement = self.choose_servers(attr.goal, &[]).await?;
         let action = Action::AllocateChunk { inode: asked.inode, index: asked.index, placement };
         let CoreResult::Allocated { chunk, created, generation } = self.commit_one(action).await? else {
             return Err(FsError::Io);
@@ -191,7 +211,6 @@ impl Master {
         numbering: Numbering,
     ) -> ChunkGrant {
         let entitled = &chunk.record.entitled;
-        self.unwritten.add(chunk.handle);
         self.locations.assume(chunk.handle, chunk.record.version, entitled);
         self.servers.placed(entitled);
         let replicas: Vec<Replica> = entitled.iter().filter_map(|s| self.servers.replica(*s)).collect();

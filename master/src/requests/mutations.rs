@@ -18,7 +18,7 @@ impl Request {
         let sequence = batch.sequence.ok_or(FsError::Protocol)?;
         well_ordered(&batch.ops)?;
         let ops = batch.ops.clone();
-        let Prepared { ops: stamped, removals, mut holds } = self.prepare(batch.ops).await;
+        let Prepared { ops: stamped, removals, holds } = self.prepare(batch.ops).await;
         let action = Action::Batch(CoreBatch {
             session: self.session.id,
             sequence,
@@ -29,11 +29,12 @@ impl Request {
         });
         let committed = self.master.commit_at(action, clamped(batch.client_time)).await?;
         drop(removals);
+        settle(holds, &ops, &committed.outcome.results);
         let replayed = committed.outcome.replayed;
         let mut results = Results::with_capacity(ops.len());
         for (op, core) in ops.iter().zip(committed.outcome.results) {
             let result = match core {
-                Ok(core) => self.complete(op, core, replayed, &mut holds).await,
+                Ok(core) => self.complete(op, core, replayed).await,
                 Err(error) => Err(error),
             };
             let failed = result.is_err();
@@ -46,13 +47,7 @@ impl Request {
     }
 
     /// What the client is told of an operation that was applied.
-    async fn complete(
-        &self,
-        op: &Op,
-        core: CoreResult,
-        replayed: bool,
-        holds: &mut Vec<Hold>,
-    ) -> Result<OpResult, FsError> {
+    async fn complete(&self, op: &Op, core: CoreResult, replayed: bool) -> Result<OpResult, FsError> {
         match core {
             CoreResult::Made(made) => self.made(op, made, replayed).await.map(OpResult::Made),
             CoreResult::Opened(attr) => {
@@ -63,12 +58,11 @@ impl Request {
                 self.opened(attr, *spec).await.map(OpResult::Opened)
             }
             CoreResult::Attr(attr) => {
-                if let Op::SetAttr { changes, .. } = op {
-                    if changes.size.is_some() && !replayed {
-                        self.master.leases.remove_file(attr.inode);
-                    }
-                    holds.iter_mut().filter(|h| h.inode() == attr.inode).for_each(|h| h.applied(changes));
-                    holds.retain(|hold| hold.inode() != attr.inode);
+                if let Op::SetAttr { changes, .. } = op
+                    && changes.size.is_some()
+                    && !replayed
+                {
+                    self.master.leases.remove_file(attr.inode);
                 }
                 Ok(OpResult::Attr(self.master.sizes.overlay(attr)))
             }
@@ -90,10 +84,7 @@ impl Request {
             CoreResult::Stats(stats) => Ok(OpResult::Stats(self.stats(stats))),
             CoreResult::Chunks(file) => Ok(OpResult::Chunks(self.master.chunk_map(&file))),
             CoreResult::Done => Ok(OpResult::Done),
-            CoreResult::Allocated { .. }
-            | CoreResult::Server(_)
-            | CoreResult::SessionEnded { .. }
-            | CoreResult::Reaped(_) => Err(FsError::Io),
+            CoreResult::Allocated { .. } | CoreResult::Server(_) | CoreResult::Reaped(_) => Err(FsError::Io),
         }
     }
 
@@ -133,6 +124,16 @@ impl Request {
                 tokio::spawn(async move { master.reap(vec![orphan]).await });
             }
             Afterlife::Orphaned => {}
+        }
+    }
+}
+
+/// Ends the holds: times that were set make volatile ones from before void. Before anything else is
+/// done, because what is left to do may wait for somebody who waits for a hold.
+fn settle(mut holds: Vec<Hold>, ops: &[Op], results: &[Result<CoreResult, FsError>]) {
+    for (op, result) in ops.iter().zip(results) {
+        if let (Op::SetAttr { changes, .. }, Ok(CoreResult::Attr(attr))) = (op, result) {
+            holds.iter_mut().filter(|hold| hold.inode() == attr.inode).for_each(|hold| hold.applied(changes));
         }
     }
 }

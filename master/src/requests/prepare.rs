@@ -36,8 +36,8 @@ pub(super) struct Hold {
 impl Hold {
     /// The times were set: volatile ones from before are void.
     pub(super) fn applied(&mut self, changes: &SetAttr) {
-        self.mtime = changes.mtime.is_some() || changes.size.is_some();
-        self.atime = changes.atime.is_some();
+        self.mtime |= changes.mtime.is_some() || changes.size.is_some();
+        self.atime |= changes.atime.is_some();
     }
     pub(super) fn inode(&self) -> InodeId {
         self.inode
@@ -62,12 +62,21 @@ impl Request {
         let mut prepared = Prepared { ops: Vec::new(), removals: Vec::new(), holds: Vec::new() };
         for op in &ops {
             match op {
-                Op::SetAttr { inode, changes } => self.prepare_set_attr(*inode, changes, &ops, &mut prepared).await,
+                Op::SetAttr { inode, changes } if changes.size.is_some() => {
+                    self.prepare_cut(self.meant(*inode, &ops)).await;
+                }
                 Op::Open { inode, spec } if spec.truncate => self.prepare_cut(self.meant(*inode, &ops)).await,
                 Op::Make(make) if make.open.is_some_and(|spec| spec.truncate) => {
                     self.prepare_cut(self.child(make.parent, &make.name, &ops)).await;
                 }
                 _ => {}
+            }
+        }
+        // After all cuts, which wait for everybody's holds: whoever waited with a hold of its own could
+        // wait for ever.
+        for op in &ops {
+            if let Op::SetAttr { inode, changes } = op {
+                prepared.holds.extend(self.hold(self.meant(*inode, &ops), changes).await);
             }
         }
         for op in &ops {
@@ -78,16 +87,12 @@ impl Request {
         prepared
     }
 
-    async fn prepare_set_attr(&self, inode: InodeRef, changes: &SetAttr, ops: &[Op], prepared: &mut Prepared) {
-        let Some(inode) = self.meant(inode, ops) else { return };
-        if changes.size.is_some() {
-            self.prepare_cut(Some(inode)).await;
-        }
+    /// Keeps volatile times back if the changes set any.
+    async fn hold(&self, inode: Option<InodeId>, changes: &SetAttr) -> Option<Hold> {
+        let inode = inode?;
         let sets = changes.size.is_some() || changes.mtime.is_some() || changes.atime.is_some();
-        if sets && self.master.sizes.hold(inode).await {
-            let hold = Hold { master: self.master.clone(), inode, mtime: false, atime: false };
-            prepared.holds.push(hold);
-        }
+        let held = sets && self.master.sizes.hold(inode).await;
+        held.then(|| Hold { master: self.master.clone(), inode, mtime: false, atime: false })
     }
 
     /// Before a file is cut: its exclusive writer flushes, and what it knows of the size is recorded, so
@@ -112,15 +117,17 @@ impl Request {
             Op::Make(Make { parent, kind: MakeKind::File, first_chunk: true, .. }) => {
                 let parent = self.meant(*parent, ops).and_then(|parent| self.master.store.view().attr(parent).ok());
                 let goal = parent.map_or(self.master.store.genesis().goal, |attr| attr.goal);
-                self.master.choose_servers(goal).await.unwrap_or_default()
+                self.master.choose_servers(goal, &[]).await.unwrap_or_default()
             }
             _ => Vec::new(),
         }
     }
 
-    /// Who has the file open that an operation may remove. Until it was applied nobody can open it.
+    /// Who has the file open that an operation may remove (until it was applied nobody can open it), or
+    /// whose size is reported.
     fn openers(&self, op: &Op, ops: &[Op], removals: &mut Vec<Removal>) -> Option<Openers> {
         let (parent, name) = match op {
+            Op::ReportSize { inode, .. } => return self.writer(self.meant(*inode, ops)?),
             Op::Unlink { parent, name } => (parent, name),
             Op::Rename { to_parent, to_name, mode: RenameMode::Replace, .. } => (to_parent, to_name),
             _ => return None,
@@ -135,6 +142,12 @@ impl Request {
             sessions.extend(more);
         }
         Some(Openers { inode, sessions })
+    }
+
+    /// The session, if it has the file open for writing: what it writes needs no permission any more.
+    fn writer(&self, inode: InodeId) -> Option<Openers> {
+        let session = self.session.id;
+        self.master.opens.numbering(session, inode).map(|_| Openers { inode, sessions: vec![session] })
     }
 
     /// The file that has a name now, whoever asks; directories are never open.

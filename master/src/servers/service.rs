@@ -140,7 +140,7 @@ impl Master {
                 let record = view.chunk(row.handle);
                 // An older version than the recorded one says nothing: the chunk may have begun again since.
                 if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
-                    self.unwritten.remove(row.handle);
+                    self.unwritten.written(row.handle);
                 }
                 if matches!(record, Ok(Some(record)) if is_stale(&record, server, row)) {
                     stale.push(row.handle);

@@ -1,6 +1,6 @@
 //! Grants, versions, locations and garbage, between clients and chunkservers.
 
-use crate::support::{Client, Cluster, FakeServer, Manners, until};
+use crate::support::{Client, Cluster, DEADLINE, FakeServer, Manners, until};
 use gfs_proto::FsError;
 use gfs_proto::attr::SetAttr;
 use gfs_proto::chunk::ChunkGrant;
@@ -31,13 +31,17 @@ async fn all_reported(cluster: &Cluster, grant: &ChunkGrant) {
 }
 
 fn broken(inode: InodeId, grant: &ChunkGrant, suspect: ServerId) -> Op {
+    broken_by(inode, grant, vec![suspect])
+}
+
+fn broken_by(inode: InodeId, grant: &ChunkGrant, suspects: Vec<ServerId>) -> Op {
     Op::BreakChunk {
         inode: inode.into(),
         index: ChunkIndex::new(0),
         handle: grant.handle,
         version: grant.version,
         epoch: grant.epoch,
-        suspects: vec![suspect],
+        suspects,
     }
 }
 
@@ -139,6 +143,59 @@ async fn a_broken_chain_goes_on_without_the_one_that_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_is_left_out_although_it_answers_the_master() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let held = client.grant(inode, 0).await.expect("granted");
+    let (asked, failed) = (servers[1].installs(held.handle).len(), servers[1].id());
+    let Ok(OpResult::Grant(grant)) = client.ask(broken(inode, &held, failed)).await else { panic!("a new grant") };
+    assert!(grant.replicas.len() == 2 && grant.replicas.iter().all(|r| r.server != failed), "{grant:?}");
+    assert_eq!(servers[1].installs(held.handle).len(), asked, "not asked again");
+    let served = servers[1].served_from().expect("acknowledged before").elapsed();
+    assert!(served >= cluster.timings.read_lease, "it may still answer reads of the old version: {served:?}");
+    let record = cluster.node().master.store.view().chunk(grant.handle).expect("readable").expect("known");
+    assert!(!record.entitled.contains(&failed), "logged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspects_take_part_if_nobody_else_has_a_replica() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let held = client.grant(inode, 0).await.expect("granted");
+    let all = servers.iter().map(FakeServer::id).collect();
+    let Ok(OpResult::Grant(grant)) = client.ask(broken_by(inode, &held, all)).await else { panic!("a new grant") };
+    assert_eq!((grant.replicas.len(), grant.created), (3, false), "everybody failed: nobody is worse");
+    for server in &servers[1..] {
+        server.lose(grant.handle);
+    }
+    let Ok(OpResult::Grant(last)) = client.ask(broken(inode, &grant, servers[0].id())).await else {
+        panic!("a new grant")
+    };
+    let members: Vec<_> = last.replicas.iter().map(|replica| replica.server).collect();
+    assert_eq!(members, [servers[0].id()], "the others have none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_started_again_is_no_suspect() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let held = client.grant(inode, 0).await.expect("granted");
+    let back = servers.remove(0).again(&cluster.url()).await;
+    cluster.all_up(3).await;
+    let Ok(OpResult::Grant(grant)) = client.ask(broken(inode, &held, back.id())).await else { panic!("a new grant") };
+    assert_eq!(grant.replicas.len(), 3, "no copy is given up for a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_no_server_ever_got_begins_again() {
     let cluster = Cluster::start().await;
     let servers = cluster.servers().await;
@@ -149,6 +206,8 @@ async fn a_chunk_that_no_server_ever_got_begins_again() {
         panic!("a new grant")
     };
     assert!(grant.created && grant.version > first.version, "a late first frame of the old one counts nowhere");
+    let avoided = |replica: &gfs_proto::chunk::Replica| replica.server != servers[0].id();
+    assert!(grant.replicas.len() == 2 && grant.replicas.iter().all(avoided), "{grant:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +217,7 @@ async fn first_frames_that_come_after_the_chunk_began_again_do_not_stand_in_its_
     let client = Client::start(&cluster.url()).await;
     let made = client.create("file", 1).await;
     let (inode, first) = (made.attr.inode, made.grant.expect("a grant"));
-    let Ok(OpResult::Grant(second)) = client.ask(broken(inode, &first, servers[0].id())).await else {
+    let Ok(OpResult::Grant(second)) = client.ask(broken_by(inode, &first, Vec::new())).await else {
         panic!("a new grant")
     };
     for (number, server) in servers.iter().enumerate() {
@@ -170,7 +229,7 @@ async fn first_frames_that_come_after_the_chunk_began_again_do_not_stand_in_its_
     let master = cluster.node().master.clone();
     let late = || master.locations.of(first.handle).iter().filter(|row| row.version == first.version).count() == 2;
     until("the late replicas are reported", late).await;
-    let Ok(OpResult::Grant(third)) = client.ask(broken(inode, &second, servers[0].id())).await else {
+    let Ok(OpResult::Grant(third)) = client.ask(broken_by(inode, &second, Vec::new())).await else {
         panic!("a grant in spite of them")
     };
     assert!(third.created && third.version > second.version && third.replicas.len() == 3);
@@ -204,6 +263,36 @@ async fn empty_files_keep_no_chunk() {
     until("the unwritten chunk is given up", || chunks(empty.attr.inode) == Ok(0)).await;
     assert_eq!(chunks(full.attr.inode), Ok(1));
     assert!(servers[0].installs(grants[1].handle).is_empty(), "nobody is asked about a reported chunk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_are_logged_while_servers_leave_questions_unanswered() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    servers.iter().for_each(|server| server.manners(Manners::Mute));
+    let mut held = Vec::new();
+    // One after the other they would take longer than anything here may.
+    for number in 0..2 * (DEADLINE.as_millis() / cluster.timings.command.as_millis()) {
+        let grant = client.create(&format!("empty {number}"), 100).await.grant.expect("a grant");
+        held.push(HeldChunk { handle: grant.handle, epoch: grant.epoch });
+    }
+    assert!(client.ask(Op::ReturnChunks { chunks: held }).await.is_ok());
+    until("servers are asked", || servers[0].commands().iter().any(|c| matches!(c, ChunkCommand::Install(_)))).await;
+    let attr = client.create("file", 1).await.attr;
+    let report = Op::ReportSize {
+        inode: attr.inode.into(),
+        size: 777,
+        mtime: None,
+        atime: None,
+        ctime: None,
+        truncate_generation: attr.truncate_generation,
+        durable: false,
+    };
+    assert!(client.ask(report).await.is_ok());
+    client.release(attr.inode, 1).await;
+    let master = cluster.node().master.clone();
+    until("the size is logged", || master.store.view().attr(attr.inode).is_ok_and(|attr| attr.size == 777)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

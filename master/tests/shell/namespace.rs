@@ -1,6 +1,7 @@
 //! Sessions and the namespace: create with first chunk, exactly once, restarts, opens of removed files.
 
 use crate::support::{Client, Cluster, timings, until};
+use gfs_master::config::Timings;
 use gfs_proto::FsError;
 use gfs_proto::attr::SetTime;
 use gfs_proto::chunk::Numbering;
@@ -133,7 +134,7 @@ async fn a_removed_file_lives_while_somebody_has_it_open() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_session_leaves_nothing_open() {
-    let cluster = Cluster::with(gfs_master::config::Timings { expiry: Duration::from_millis(800), ..timings() }).await;
+    let cluster = Cluster::with(Timings { expiry: Duration::from_millis(800), ..timings() }).await;
     let (silent, alive) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
     let inode = silent.create("file", 1).await.attr.inode;
     assert!(alive.unlink("file").await.is_ok());
@@ -148,6 +149,21 @@ async fn an_expired_session_leaves_nothing_open() {
     assert_eq!(silent.ask(Op::StatFs).await, Err(FsError::SessionExpired));
     assert!(silent.resume(&cluster.url(), &[]).await.is_err(), "never again");
     assert!(alive.ask(Op::StatFs).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_file_outlives_the_session_that_removed_it_while_another_has_it_open() {
+    let cluster = Cluster::with(Timings { recall: Duration::from_millis(100), ..timings() }).await;
+    let (first, second) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let inode = first.create("file", 1).await.attr.inode;
+    assert!(first.unlink("file").await.is_ok());
+    // By the number that a lookup gave before the removal.
+    second.open_file(inode, 1, Access::Read).await.expect("it lives");
+    let master = cluster.node().master.clone();
+    master.end_session(first.session, "the test ends it").await;
+    assert!(second.attr(inode).await.is_ok(), "second has it open");
+    second.release(inode, 1).await;
+    until("it is removed", || master.store.view().attr(inode).is_err()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,12 @@
 //! What a master that was killed leaves to the next: chunks that were granted and perhaps never written,
 //! and chunkservers that are on their way back.
 
-use crate::support::{Client, Cluster, FakeServer, timings};
+use crate::support::{Client, Cluster, FakeServer, timings, until};
 use gfs_master::config::Timings;
 use gfs_proto::FsError;
 use gfs_proto::attr::SetTime;
 use gfs_proto::chunk::ChunkGrant;
-use gfs_proto::ids::InodeId;
+use gfs_proto::ids::{ChunkIndex, InodeId};
 use gfs_proto::ops::{Access, Op};
 use std::time::Duration;
 
@@ -61,6 +61,75 @@ async fn a_chunk_whose_grant_was_lost_with_the_master_begins_again() {
     let grant = client.grant(inode, 0).await.expect("granted");
     assert!(grant.created && grant.handle == first.handle && grant.version == first.version.next());
     assert_eq!(grant.replicas.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_was_never_written_can_be_written_after_a_checkpoint() {
+    let mut cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = granted(&client).await;
+    report_size(&client, inode, 300_000).await;
+    // Stops in order: all of the log is in the checkpoint.
+    cluster.restart().await;
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let client = resumed(&client, &cluster, inode).await;
+    let grant = client.grant(inode, 0).await.expect("granted");
+    assert!(grant.created && grant.handle == first.handle && grant.version == first.version.next());
+    cluster.restart().await;
+    let unwritten = cluster.node().master.store.view().unwritten();
+    assert_eq!(unwritten, Ok(vec![first.handle]), "begun again, and still nothing was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_was_never_written_is_a_hole_after_a_checkpoint() {
+    let mut cluster = Cluster::with(Timings { lease: Duration::from_millis(500), ..timings() }).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, _) = granted(&client).await;
+    let far = client.grant(inode, 4).await.expect("granted");
+    for server in &servers {
+        server.create(far.handle, far.version, 100).await;
+    }
+    report_size(&client, inode, 300_000).await;
+    cluster.restart().await;
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let master = cluster.node().master.clone();
+    let first = || master.store.view().chunks(inode, ChunkIndex::new(0), 1).expect("a file").chunks;
+    until("the chunk that was never written is a hole", || first().is_empty()).await;
+    let client = resumed(&client, &cluster, inode).await;
+    let map = client.chunks(inode).await;
+    assert_eq!((map.chunks.len(), map.chunks[0].handle, map.chunks[0].replicas.len()), (1, far.handle, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_whose_replicas_are_all_lost_is_no_hole() {
+    let (lease, checkpoint) = (Duration::from_millis(500), Duration::from_secs(3600));
+    let mut cluster = Cluster::with(Timings { lease, checkpoint, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = granted(&client).await;
+    for server in &servers {
+        server.create(first.handle, first.version, 100).await;
+    }
+    let master = cluster.node().master.clone();
+    until("it is known to be written", || master.store.view().unwritten() == Ok(vec![])).await;
+    drop(master);
+    let marks = |cluster: &Cluster| cluster.node().master.store.view().unwritten();
+    cluster.crash().await;
+    assert_eq!(marks(&cluster), Ok(vec![]), "it is in the log");
+    cluster.restart().await;
+    assert_eq!(marks(&cluster), Ok(vec![]), "it is in the checkpoint");
+    servers.iter().for_each(|server| server.lose(first.handle));
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let client = resumed(&client, &cluster, inode).await;
+    report_size(&client, inode, 100).await;
+    assert_eq!(client.grant(inode, 0).await, Err(FsError::NoReplica));
+    let map = client.chunks(inode).await;
+    assert_eq!((map.chunks.len(), map.chunks[0].replicas.len()), (1, 0), "an error to readers, not zeroes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

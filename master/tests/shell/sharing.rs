@@ -127,6 +127,23 @@ async fn fsync_logs_and_truncation_voids_what_was_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sizes_reported_with_a_mutation_need_an_open_for_writing_or_permission() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let attr = client.create("file", 1).await.attr;
+    let user = gfs_proto::caller::Caller { uid: 7, gid: 7, groups: Vec::new() };
+    let report = async |size| {
+        let ops = vec![report(attr.inode, size, attr.truncate_generation), Client::make("refused", None, false)];
+        let reply = client.batch_of(user.clone(), Some(client.next_sequence()), ops).await.expect("a reply");
+        reply.results[0].clone().map(drop)
+    };
+    assert_eq!(report(70).await, Ok(()), "its session writes the file");
+    client.release(attr.inode, 1).await;
+    assert_eq!(report(80).await, Err(FsError::AccessDenied));
+    assert_eq!(client.lookup("file").await.map(|attr| attr.size), Ok(70));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn times_that_were_set_are_not_overtaken_by_what_was_reported_before() {
     let cluster = Cluster::start().await;
     let client = Client::start(&cluster.url()).await;

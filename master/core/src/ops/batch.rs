@@ -138,7 +138,7 @@ fn one(
                 ctime: *ctime,
                 truncate_generation: *truncate_generation,
             };
-            sizes::record(tx, &record).map(CoreResult::Attr)
+            sizes::report(tx, request, openers, &record).map(CoreResult::Attr)
         }
         Op::Release { inode, .. } | Op::GrantChunk { inode, .. } | Op::BreakChunk { inode, .. } => {
             Ok(CoreResult::Deferred { inode: Some(inode_of(*inode)?) })

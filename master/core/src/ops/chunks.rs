@@ -59,21 +59,29 @@ fn entitled(servers: &[ServerId]) -> Result<Vec<ServerId>, FsError> {
     if good { Ok(servers.to_vec()) } else { Err(FsError::InvalidArgument) }
 }
 
-/// A new version is at `servers` and nowhere else.
-pub(crate) fn raise(
-    tx: &mut Tables<'_>,
-    handle: ChunkHandle,
-    version: ChunkVersion,
-    servers: &[ServerId],
-) -> Result<(), FsError> {
+/// A version of a chunk that is at `servers` and nowhere else.
+pub(crate) struct Raise<'a> {
+    pub(crate) version: ChunkVersion,
+    pub(crate) servers: &'a [ServerId],
+    pub(crate) unwritten: bool,
+}
+
+/// Records a new version, and whether there are replicas of it.
+pub(crate) fn raise(tx: &mut Tables<'_>, handle: ChunkHandle, raise: &Raise<'_>) -> Result<(), FsError> {
     let mut record = tx.chunk(handle)?.ok_or(FsError::NotFound)?;
-    if version <= record.version {
+    if raise.version <= record.version {
         return Err(FsError::StaleGrant);
     }
-    record.entitled = entitled(servers)?;
-    record.version = version;
+    record.entitled = entitled(raise.servers)?;
+    record.version = raise.version;
+    let marked = tx.is_unwritten(handle)?;
     // nothing above this line has changed anything
     tx.put_chunk(handle, &record);
+    match (marked, raise.unwritten) {
+        (false, true) => tx.put_unwritten(handle),
+        (true, false) => tx.remove_unwritten(handle),
+        (true, true) | (false, false) => {}
+    }
     Ok(())
 }
 
@@ -144,6 +152,7 @@ mod tests {
             handle,
             version: ChunkVersion::new(version),
             entitled: servers(ids),
+            unwritten: false,
         };
         assert_eq!(fixture.one(raise(handle, 1, &[1])), Err(FsError::StaleGrant));
         assert_eq!(fixture.one(raise(handle, 2, &[])), Err(FsError::NoSpace));

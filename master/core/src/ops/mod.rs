@@ -22,6 +22,7 @@ pub(crate) mod set_xattr;
 pub(crate) mod sizes;
 mod truncate;
 pub(crate) mod unlink;
+pub(crate) mod written;
 
 use crate::record::{Body, Inode};
 use crate::state::{Read, Tables};

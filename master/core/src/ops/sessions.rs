@@ -1,13 +1,12 @@
-//! Sessions: opened under an id that the leader drew, ended with all that they alone kept.
+//! Sessions: opened under an id that the leader drew, ended with their outcomes.
 //! Keeps `replies_belong_to_sessions`.
 
-use super::reap;
 use crate::command::Stamp;
 use crate::outcome::SessionRecord;
 use crate::state::table::{self, Table};
 use crate::state::{Read, Tables};
 use gfs_proto::FsError;
-use gfs_proto::ids::{InodeId, Sequence, SessionId};
+use gfs_proto::ids::{Sequence, SessionId};
 use std::ops::ControlFlow;
 
 /// A client arrives.
@@ -29,8 +28,9 @@ pub(crate) fn open(
     Ok(())
 }
 
-/// A client is gone. Returns the orphans that went with it.
-pub(crate) fn end(tx: &mut Tables<'_>, session: SessionId) -> Result<Vec<InodeId>, FsError> {
+/// A client is gone. Orphans that it alone kept stay for the leader to reap: another session may have
+/// opened one since it lost its name, which is nowhere logged.
+pub(crate) fn end(tx: &mut Tables<'_>, session: SessionId) -> Result<(), FsError> {
     if !tx.has_session(session)? {
         return Err(FsError::SessionExpired);
     }
@@ -39,19 +39,13 @@ pub(crate) fn end(tx: &mut Tables<'_>, session: SessionId) -> Result<Vec<InodeId
     for sequence in outcomes(tx, session, Sequence::default(), Sequence::new(u64::MAX))? {
         tx.remove_reply(session, sequence);
     }
-    let mut lonely = Vec::new();
     for mut orphan in tx.orphans()? {
-        if !orphan.sessions.contains(&session) {
-            continue;
-        }
-        orphan.sessions.retain(|s| *s != session);
-        if orphan.sessions.is_empty() {
-            lonely.push(orphan.inode);
-        } else {
+        if orphan.sessions.contains(&session) {
+            orphan.sessions.retain(|s| *s != session);
             tx.put_orphan(orphan.inode, &orphan.sessions);
         }
     }
-    reap::apply(tx, &lonely)
+    Ok(())
 }
 
 /// Sequences of a session that have a row in the reply cache: `from` and on, below `end`.

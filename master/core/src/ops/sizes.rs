@@ -1,12 +1,15 @@
 //! Sizes and times that were volatile while files were open for writing. They only grow here, and count
 //! for the generation they were measured in alone. Keeps `sizes_are_within_limits`.
 
-use crate::command::SizeRecord;
+use super::Request;
+use crate::access::may_open;
+use crate::command::{Openers, SizeRecord};
 use crate::record::Body;
 use crate::state::{Read, Tables};
 use gfs_proto::FsError;
 use gfs_proto::attr::Attr;
 use gfs_proto::limits::FILE_SIZE_MAX;
+use gfs_proto::ops::Access;
 
 /// Records what is still true; leaves the rest out.
 pub(crate) fn apply(tx: &mut Tables<'_>, sizes: &[SizeRecord]) -> Result<(), FsError> {
@@ -19,8 +22,23 @@ pub(crate) fn apply(tx: &mut Tables<'_>, sizes: &[SizeRecord]) -> Result<(), FsE
     Ok(())
 }
 
+/// A client's report counts like its write: either the leader knows the caller's session as a writer of
+/// the file, or the caller may write it.
+pub(super) fn report(
+    tx: &mut Tables<'_>,
+    request: Request<'_>,
+    openers: Option<&Openers>,
+    size: &SizeRecord,
+) -> Result<Attr, FsError> {
+    let writes = openers.is_some_and(|openers| openers.inode == size.inode && !openers.sessions.is_empty());
+    if !writes {
+        may_open(request.caller, &tx.inode(size.inode)?, Access::Write)?;
+    }
+    record(tx, size)
+}
+
 /// Records one; the attributes afterwards, whether it counted or not.
-pub(super) fn record(tx: &mut Tables<'_>, record: &SizeRecord) -> Result<Attr, FsError> {
+fn record(tx: &mut Tables<'_>, record: &SizeRecord) -> Result<Attr, FsError> {
     let file = tx.file(record.inode)?;
     let (mut inode, mut body) = (file.inode, file.body);
     if record.truncate_generation != body.truncate_generation {
@@ -46,8 +64,10 @@ pub(super) fn record(tx: &mut Tables<'_>, record: &SizeRecord) -> Result<Attr, F
 mod tests {
     use super::*;
     use crate::command::Action;
-    use crate::tests::{Fixture, ROOT, set_size};
-    use gfs_proto::ids::{InodeId, TruncateGeneration};
+    use crate::command::StampedOp;
+    use crate::tests::{Fixture, ROOT, set_mode, set_size, user};
+    use gfs_proto::ids::{InodeId, SessionId, TruncateGeneration};
+    use gfs_proto::ops::Op;
     use gfs_proto::time::Timestamp;
 
     #[test]
@@ -77,6 +97,31 @@ mod tests {
         assert_eq!(size(record(100, 0)), 10, "measured before the cut");
         assert_eq!(size(record(30, 1)), 30);
         assert_eq!(Some(fixture.attr(file).mtime), Timestamp::new(-7, 5));
+    }
+
+    #[test]
+    fn only_who_may_write_reports_a_size() {
+        let mut fixture = Fixture::new();
+        let (file, other) = (fixture.file(ROOT, "f"), InodeId::new(99));
+        let report = |size, open: Option<InodeId>| StampedOp {
+            openers: open.map(|inode| Openers { inode, sessions: vec![SessionId::new(1)] }),
+            ..StampedOp::from(Op::ReportSize {
+                inode: file.into(),
+                size,
+                mtime: None,
+                atime: None,
+                ctime: None,
+                truncate_generation: TruncateGeneration::new(0),
+                durable: false,
+            })
+        };
+        for open in [None, Some(other)] {
+            assert_eq!(fixture.run(&user(1), report(7, open)), Err(FsError::AccessDenied), "{open:?}");
+        }
+        fixture.run(&user(1), report(7, Some(file))).expect("it opened the file when it might");
+        fixture.root(set_mode(file, 0o622)).expect("root may");
+        fixture.run(&user(1), report(8, None)).expect("everybody may");
+        assert_eq!(fixture.attr(file).size, 8);
     }
 
     #[test]

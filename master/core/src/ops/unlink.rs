@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_file_lives_until_its_last_session_ends() {
+    fn an_open_file_lives_until_it_is_reaped() {
         let mut fixture = Fixture::new();
         for id in [1, 2] {
             let session = SessionId::new(id);
@@ -114,9 +114,12 @@ mod tests {
         let file = fixture.file_of("f", &[0], CHUNK);
         assert_eq!(afterlife(fixture.root(unlink(ROOT, "f", file, &[1, 2]))), Afterlife::Orphaned);
         assert_eq!((fixture.attr(file).nlink, fixture.attr(file).size), (0, CHUNK));
-        let ended = |reaped| Ok(CoreResult::SessionEnded { reaped });
-        assert_eq!(fixture.one(Action::EndSession { session: SessionId::new(1) }), ended(vec![]));
-        assert_eq!(fixture.one(Action::EndSession { session: SessionId::new(2) }), ended(vec![file]));
+        for (ends, left) in [(1, vec![SessionId::new(2)]), (2, vec![])] {
+            assert_eq!(fixture.one(Action::EndSession { session: SessionId::new(ends) }), Ok(CoreResult::Done));
+            let orphan = fixture.store.view().orphan(file).expect("readable").expect("somebody may have opened it");
+            assert_eq!(orphan.sessions, left);
+        }
+        assert_eq!(fixture.one(Action::Reap { inodes: vec![file] }), Ok(CoreResult::Reaped(vec![file])));
         assert_eq!(fixture.store.view().attr(file), Err(FsError::Stale));
     }
 

@@ -74,6 +74,15 @@ pub(crate) fn decode_number(bytes: &[u8]) -> Option<u64> {
     from.end().map(|()| value)
 }
 
+/// A value that says nothing: the key does.
+pub(crate) fn encode_mark() -> Box<[u8]> {
+    Writer::versioned(FORMAT, 1).finish()
+}
+
+pub(crate) fn decode_mark(bytes: &[u8]) -> Option<()> {
+    Reader::versioned(FORMAT, bytes)?.end()
+}
+
 /// A value that is a list of sessions.
 pub(crate) fn encode_sessions(sessions: &[SessionId]) -> Box<[u8]> {
     let mut out = Writer::versioned(FORMAT, 16);

@@ -98,10 +98,6 @@ fn write_result(out: &mut Writer, result: &CoreResult) {
             out.byte(14);
             out.number(server.get());
         }
-        CoreResult::SessionEnded { reaped } => {
-            out.byte(15);
-            out.numbers(reaped.iter().map(|inode| inode.get()));
-        }
         CoreResult::Reaped(reaped) => {
             out.byte(16);
             out.numbers(reaped.iter().map(|inode| inode.get()));
@@ -133,7 +129,7 @@ fn read_result(tag: u8, from: &mut Reader<'_>) -> Option<CoreResult> {
             generation: MapGeneration::new(from.number()?),
         },
         14 => CoreResult::Server(ServerId::new(from.narrow()?)),
-        15 => CoreResult::SessionEnded { reaped: from.list(read_inode)? },
+        // 15 was a result that no batch ever had.
         16 => CoreResult::Reaped(from.list(read_inode)?),
         _ => return None,
     })

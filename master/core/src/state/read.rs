@@ -129,6 +129,18 @@ pub(crate) trait Read {
         self.rows().get(Table::Cuts, &table::handle_key(handle), PendingCut::decode)
     }
 
+    /// True unless a replica of the chunk was seen.
+    fn is_unwritten(&self, handle: ChunkHandle) -> Result<bool, FsError> {
+        Ok(self.rows().get(Table::Unwritten, &table::handle_key(handle), record::decode_mark)?.is_some())
+    }
+
+    fn unwritten(&self) -> Result<Vec<ChunkHandle>, FsError> {
+        self.page(Table::Unwritten, &[], usize::MAX, |key, value| {
+            record::decode_mark(value)?;
+            table::first_number(key).map(ChunkHandle::new)
+        })
+    }
+
     fn garbage_chunk(&self, handle: ChunkHandle) -> Result<Option<GarbageChunk>, FsError> {
         self.rows().get(Table::Garbage, &table::handle_key(handle), |bytes| GarbageChunk::decode(handle, bytes))
     }

@@ -32,11 +32,13 @@ pub(crate) enum Table {
     Replies,
     /// server -> uuid, rack.
     Servers,
+    /// handle of a chunk that perhaps was never written -> nothing.
+    Unwritten,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Inodes,
         Self::Dentries,
         Self::FileChunks,
@@ -48,6 +50,7 @@ impl Table {
         Self::Sessions,
         Self::Replies,
         Self::Servers,
+        Self::Unwritten,
     ];
 
     /// Its name in the database.
@@ -64,6 +67,7 @@ impl Table {
             Self::Sessions => "sessions",
             Self::Replies => "replies",
             Self::Servers => "servers",
+            Self::Unwritten => "unwritten",
         }
     }
 

@@ -216,12 +216,13 @@ impl Tables<'_> {
         handle
     }
 
-    /// Stores a new chunk and its place in its file.
+    /// Stores a new chunk, of which no replica exists, and its place in its file.
     pub(crate) fn insert_chunk(&mut self, handle: ChunkHandle, chunk: &ChunkRecord) {
         self.stats().chunks += 1;
         self.put(Table::Chunks, &table::handle_key(handle), chunk.encode(), true);
         let place = table::file_chunk_key(chunk.inode, chunk.index);
         self.put(Table::FileChunks, &place, record::encode_number(handle.get()), true);
+        self.put_unwritten(handle);
     }
 
     pub(crate) fn put_chunk(&mut self, handle: ChunkHandle, chunk: &ChunkRecord) {
@@ -240,6 +241,9 @@ impl Tables<'_> {
         if self.cut(handle)?.is_some() {
             self.remove_cut(handle);
         }
+        if self.is_unwritten(handle)? {
+            self.remove_unwritten(handle);
+        }
         self.stats().chunks -= 1;
         self.remove(Table::Chunks, &table::handle_key(handle));
         let garbage = GarbageChunk { handle, version: chunk.version, servers: chunk.entitled };
@@ -247,6 +251,15 @@ impl Tables<'_> {
         self.put(Table::Garbage, &table::handle_key(handle), garbage.encode(), true);
         self.dropped.push(handle);
         Ok(())
+    }
+
+    /// Marks a chunk that is not marked.
+    pub(crate) fn put_unwritten(&mut self, handle: ChunkHandle) {
+        self.put(Table::Unwritten, &table::handle_key(handle), record::encode_mark(), true);
+    }
+
+    pub(crate) fn remove_unwritten(&mut self, handle: ChunkHandle) {
+        self.remove(Table::Unwritten, &table::handle_key(handle));
     }
 
     pub(crate) fn put_garbage(&mut self, garbage: &GarbageChunk) {

@@ -165,6 +165,20 @@ fn formatting_and_opening_know_what_they_find() {
 }
 
 #[test]
+fn a_table_of_a_later_version_is_empty_at_first() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("meta.redb");
+    drop(Store::format(redb::Database::create(&file).expect("a new file"), &genesis()).expect("empty"));
+    let db = redb::Database::open(&file).expect("the file");
+    let transaction = db.begin_write().expect("the disk works");
+    assert!(transaction.delete_table(crate::state::table::Table::Unwritten.definition()).expect("the disk works"));
+    transaction.commit().expect("the disk works");
+    let store = Store::open(db).expect("sound");
+    assert_eq!(store.view().unwritten(), Ok(vec![]));
+    assert_eq!(store.check().expect("readable"), []);
+}
+
+#[test]
 fn a_newer_format_is_refused() {
     let backend = InMemoryBackend::new();
     let db = redb::Database::builder().create_with_backend(backend).expect("memory does not fail");

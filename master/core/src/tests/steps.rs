@@ -98,7 +98,7 @@ impl Stepper {
             }
             5 => {
                 let version = ChunkVersion::new(u64::from(step.at.1));
-                Action::RaiseVersion { handle, version, entitled: servers(&[1, 2]) }
+                Action::RaiseVersion { handle, version, entitled: servers(&[1, 2]), unwritten: step.who == 1 }
             }
             6 => Action::RecordSizes(vec![SizeRecord {
                 inode,
@@ -111,6 +111,7 @@ impl Stepper {
             7 => Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(u64::from(step.at.1)))] },
             8 => Action::Collected { rows: (1..=3).map(|server| (handle, ServerId::new(server))).collect() },
             9 if step.number.is_multiple_of(2) => Action::Abandon { chunks: vec![(handle, ChunkVersion::new(1))] },
+            9 if step.number.is_multiple_of(3) => Action::Written { handles: vec![handle] },
             9 => Action::Reap { inodes: vec![inode] },
             _ => Action::Batch(self.batch(step)),
         }

@@ -132,8 +132,17 @@ impl Client {
     }
 
     pub(crate) async fn batch(&self, sequence: Option<u64>, ops: Vec<Op>) -> Result<BatchReply, FsError> {
+        self.batch_of(Caller::root(), sequence, ops).await
+    }
+
+    pub(crate) async fn batch_of(
+        &self,
+        caller: Caller,
+        sequence: Option<u64>,
+        ops: Vec<Op>,
+    ) -> Result<BatchReply, FsError> {
         let batch = Batch {
-            caller: Caller::root(),
+            caller,
             sequence: sequence.map(Sequence::new),
             acknowledged: Sequence::new(1),
             client_time: None,

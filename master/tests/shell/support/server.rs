@@ -156,6 +156,11 @@ impl FakeServer {
         self.state.lock().replicas.get_mut(&handle).expect("has it").version = version;
     }
 
+    /// As if its disk had been replaced by an empty one; it does not report that.
+    pub(crate) fn lose(&self, handle: ChunkHandle) {
+        self.state.lock().replicas.remove(&handle).expect("has it");
+    }
+
     pub(crate) async fn tell(&self, message: FromChunkserver) {
         let out = self.out.as_ref().expect("it has not left");
         out.send((&message).into()).await.expect("the stream is open");
