@@ -130,16 +130,16 @@ impl Outbox {
         Ok(Some(Ticket { grant, serial, create: self.is_creating() }))
     }
 
-    /// The lease, unless it has been idle for so long that it may have ended.
+    /// The lease, unless it has been idle for so long that it may have ended. Using it keeps it alive, but
+    /// not before a member has the chunk: nobody tells the master of a first frame that did not arrive.
     pub(super) fn lease(&mut self, now: Instant) -> Result<Arc<ChunkGrant>, Want> {
-        if let Lease::Held { grant, used, .. } = &mut self.lease {
-            if now.saturating_duration_since(*used) < grant.lease * 3 / 4 {
+        if let Lease::Held { grant, creating, used } = &mut self.lease
+            && now.saturating_duration_since(*used) < grant.lease * 3 / 4
+        {
+            if !*creating {
                 *used = now;
-                return Ok(grant.clone());
             }
-            if self.is_creating() {
-                return Ok(self.grant().expect("held").clone());
-            }
+            return Ok(grant.clone());
         }
         Err(self.want(now))
     }
@@ -245,14 +245,6 @@ impl Outbox {
             Lease::Held { grant, .. } => Some(grant.clone()),
             Lease::Stale { members, .. } => members.clone(),
             Lease::None | Lease::Broken { .. } => None,
-        }
-    }
-
-    /// The grant, if one is held.
-    pub(super) fn grant(&self) -> Option<&Arc<ChunkGrant>> {
-        match &self.lease {
-            Lease::Held { grant, .. } => Some(grant),
-            Lease::None | Lease::Stale { .. } | Lease::Broken { .. } => None,
         }
     }
 
