@@ -72,6 +72,8 @@ pub(super) struct State {
     pub generation: TruncateGeneration,
     pub exclusive: bool,
     pub dirty: DirtyMap,
+    /// Dirty bytes beyond a cut that the master is being asked for; not empty.
+    pub cut_off: Option<DirtyMap>,
     pub dirty_since: Option<Instant>,
     pub lanes: HashMap<ChunkIndex, Lane>,
     /// Frames in outboxes that no task has begun to send.
@@ -136,7 +138,9 @@ impl State {
                 }
             }
         }
-        self.dirty.visit(range.clone(), |at, bytes| patches.push((at, Bytes::copy_from_slice(bytes))));
+        for dirty in self.cut_off.iter().chain([&self.dirty]) {
+            dirty.visit(range.clone(), |at, bytes| patches.push((at, Bytes::copy_from_slice(bytes))));
+        }
         patches
     }
 
@@ -146,7 +150,11 @@ impl State {
 
     /// There is nothing that the replicas lack.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.lanes.values().all(|lane| lane.outbox.is_empty())
+        self.dirty.is_empty() && self.cut_off.is_none() && self.lanes.values().all(|lane| lane.outbox.is_empty())
+    }
+
+    fn dirty_bytes(&self) -> usize {
+        self.dirty.bytes() + self.cut_off.as_ref().map_or(0, DirtyMap::bytes)
     }
 
     /// Chunks from that index on are gone: there is nothing of theirs to flush.
@@ -185,6 +193,7 @@ impl InodeData {
             generation: open.truncate_generation,
             exclusive: open.exclusive,
             dirty: DirtyMap::new(plane.authority.chunk_size()),
+            cut_off: None,
             dirty_since: None,
             lanes,
             queue: VecDeque::new(),
@@ -276,21 +285,32 @@ impl InodeData {
         self.state.lock().dirty_since.is_some_and(|since| since.elapsed() >= age)
     }
 
-    /// Before the master is asked to set the size: drops what lies beyond, flushes the rest.
-    pub async fn truncate_prepare(self: &Arc<Self>, new_size: u64) -> Result<(), FsError> {
+    /// Before the master is asked to set the size: flushes what lies before it. What lies beyond is kept
+    /// back until [`truncated`](Self::truncated) drops it, or the [`Cut`] is dropped without that.
+    pub async fn truncate_prepare(self: &Arc<Self>, new_size: u64) -> Result<Cut, FsError> {
         if new_size > FILE_SIZE_MAX {
             return Err(FsError::FileTooLarge);
         }
-        self.drop_dirty(new_size);
+        let cut = Cut { inode: self.clone() };
+        {
+            let state = &mut *self.state.lock();
+            let beyond = state.dirty.split_off(new_size);
+            if !beyond.is_empty() {
+                state.cut_off = Some(beyond);
+            }
+        }
         self.materialise(new_size).await?;
-        self.flush().await
+        self.send(false).await?;
+        Ok(cut)
     }
 
     fn drop_dirty(&self, size: u64) {
         let mut state = self.state.lock();
-        let before = state.dirty.bytes();
+        let before = state.dirty_bytes();
         state.dirty.truncate(size);
-        let dropped = before - state.dirty.bytes();
+        state.cut_off.iter_mut().for_each(|beyond| beyond.truncate(size));
+        state.cut_off.take_if(|beyond| beyond.is_empty());
+        let dropped = before - state.dirty_bytes();
         drop(state);
         self.plane.memory.release(dropped);
         self.settled();
@@ -339,7 +359,7 @@ impl InodeData {
     pub async fn set_exclusive(self: &Arc<Self>, exclusive: bool) -> Result<(), FsError> {
         let was = std::mem::replace(&mut self.state.lock().exclusive, exclusive);
         match (was, exclusive) {
-            (true, false) => self.flush().await,
+            (true, false) => self.send(false).await,
             (false, true) => {
                 self.invalidate();
                 Ok(())
@@ -371,6 +391,24 @@ impl InodeData {
     pub(super) fn taint(&self, state: &mut State, range: Range<u64>) {
         state.fetches.iter().filter(|fetch| fetch.overlaps(&range)).for_each(|fetch| fetch.taint());
         self.plane.cache.remove(self.inode, range);
+    }
+}
+
+/// A cut between [`InodeData::truncate_prepare`] and its outcome. The caller keeps writers out meanwhile.
+#[must_use = "dropped, it takes the cut back"]
+pub struct Cut {
+    inode: Arc<InodeData>,
+}
+
+impl Drop for Cut {
+    /// The bytes are still there if the master did not agree.
+    fn drop(&mut self) {
+        let mut state = self.inode.state.lock();
+        let Some(beyond) = state.cut_off.take() else { return };
+        beyond.visit(0..u64::MAX, |at, bytes| state.dirty.write(at, bytes));
+        state.dirty_since.get_or_insert_with(Instant::now);
+        drop(state);
+        self.inode.settled();
     }
 }
 

@@ -36,5 +36,5 @@ mod tests;
 mod writer;
 
 pub use authority::ChunkAuthority;
-pub use inode::{InodeData, OpenData, SizeChange};
+pub use inode::{Cut, InodeData, OpenData, SizeChange};
 pub use plane::{DataConfig, DataPlane};

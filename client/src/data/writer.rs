@@ -387,11 +387,27 @@ impl InodeData {
     /// Waits until all replicas have what was written before the call (close). Returns also the
     /// error of an earlier flush in the background that nobody was told of yet.
     pub async fn flush(self: &Arc<Self>) -> Result<(), FsError> {
+        self.uncut().await;
         self.send(false).await
+    }
+
+    /// Waits until it is known whether dirty bytes go with a cut or stay. What the master waits for itself
+    /// (a recall) must not wait for its answer to the cut, and does not come here.
+    async fn uncut(&self) {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if self.state.lock().cut_off.is_none() {
+                return;
+            }
+            progress.await;
+        }
     }
 
     /// As [`flush`](Self::flush), and on stable storage at all replicas (fsync).
     pub async fn sync(self: &Arc<Self>) -> Result<(), FsError> {
+        self.uncut().await;
         self.send(true).await?;
         let chunks: Vec<ChunkIndex> = {
             let state = self.state.lock();
@@ -405,7 +421,8 @@ impl InodeData {
         }
     }
 
-    async fn send(self: &Arc<Self>, sync: bool) -> Result<(), FsError> {
+    /// Sends what may be sent and waits for it.
+    pub(super) async fn send(self: &Arc<Self>, sync: bool) -> Result<(), FsError> {
         let (since, mine, barrier) = {
             let mut state = self.state.lock();
             let since = state.failures.count();

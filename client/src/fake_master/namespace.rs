@@ -172,6 +172,10 @@ impl Namespace {
                 Ok(OpResult::Attr(attr.clone()))
             }
             Op::Open { inode, spec } => {
+                if spec.truncate {
+                    let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
+                    (attr.size, attr.truncate_generation) = (0, attr.truncate_generation.next());
+                }
                 let attr = self.get(*inode)?;
                 let exclusive = exclusive && spec.access.writes();
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))

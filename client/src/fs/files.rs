@@ -37,11 +37,10 @@ impl Client {
         }
         self.await_release(inode, flags).await;
         let open_here = self.files.inode(inode).filter(|_| flags.truncate);
-        let _gate = match &open_here {
+        let _cut = match &open_here {
             Some(open) => {
                 let gate = open.gate.write().await;
-                open.data.truncate_prepare(0).await?;
-                Some(gate)
+                Some((open.data.truncate_prepare(0).await?, gate))
             }
             None => None,
         };

@@ -302,6 +302,26 @@ async fn own_writes_are_in_every_attribute() {
 }
 
 #[tokio::test]
+async fn a_cut_that_the_master_refuses_loses_nothing() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    let refused = || master.inject(Fault::Refuse(FsError::AccessDenied));
+    client.write(opened.handle, 0, b"hello").await.expect("buffered");
+    client.report(&client.files.inode(file).expect("open"), None).await.expect("reported");
+    let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+    refused();
+    let set = client.setattr(&root(), file, cut, Some(opened.handle)).await;
+    assert_eq!(set.map(drop), Err(FsError::AccessDenied));
+    refused();
+    let flags = OpenFlags { truncate: true, ..OpenFlags::new(Access::Write) };
+    assert_eq!(client.open(&root(), file, flags).await.map(drop), Err(FsError::AccessDenied));
+    assert_eq!(&client.read(opened.handle, 0, 100).await.expect("read")[..], b"hello");
+    client.open(&root(), file, flags).await.expect("opened");
+    assert_eq!(&client.read(opened.handle, 0, 100).await.expect("read")[..], b"");
+}
+
+#[tokio::test]
 async fn a_recall_makes_the_file_shared() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;

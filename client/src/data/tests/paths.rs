@@ -178,12 +178,14 @@ async fn holes_and_clipped_bytes_are_zeroes() {
     assert!(read.len() == CHUNK as usize + 200 && read.iter().all(|byte| *byte == 0));
     assert_eq!(&file.read(2 * chunk + 4999, 100).await.expect("read")[..], [&[0][..], &[9; 10]].concat());
 
-    file.truncate_prepare(9000).await.expect("prepared");
+    let cut = file.truncate_prepare(9000).await.expect("prepared");
     let generation = cluster.cut(9000);
     file.truncated(9000, generation);
-    file.truncate_prepare(16_000).await.expect("prepared");
+    drop(cut);
+    let cut = file.truncate_prepare(16_000).await.expect("prepared");
     let generation = cluster.cut(16_000);
     file.truncated(16_000, generation);
+    drop(cut);
     cluster.master.lock().chunks.get_mut(&ChunkIndex::new(0)).expect("there").clip = Some(9000);
     for file in [file, cluster.open(&cluster.plane(config()), 16_000, None, false)] {
         let read = file.read(0, 20_000).await.expect("read");
@@ -329,13 +331,42 @@ async fn sizes_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_beyond_a_cut_are_dropped_when_the_master_has_agreed_and_not_before() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let file = cluster.create(&plane);
+    let data = pattern(0, 5000, 1);
+    file.write(0, &data).await.expect("buffered");
+    let cut = file.truncate_prepare(1000).await.expect("prepared");
+    assert_eq!(cluster.content(5000, false), [&data[..1000], &[0; 4000]].concat(), "no more may be sent");
+    assert_eq!(file.read(0, 5000).await.expect("read"), data);
+    let (syncing, recalled) = (file.clone(), file.clone());
+    let sync = tokio::spawn(async move { syncing.sync().await });
+    recalled.set_exclusive(false).await.expect("the master may wait for it before it answers");
+    assert!(file.is_dirty() && !sync.is_finished());
+    drop(cut);
+    sync.await.expect("no panic").expect("synced");
+    assert_eq!(cluster.content(5000, true), data, "the master refused");
+
+    file.set_exclusive(true).await.expect("exclusive");
+    file.write(2000, &[7; 100]).await.expect("buffered");
+    let cut = file.truncate_prepare(1000).await.expect("prepared");
+    file.truncated(1000, cluster.cut(1000));
+    assert!(!file.is_dirty() && plane.dirty_bytes() == 0);
+    drop(cut);
+    file.sync().await.expect("nothing is left");
+    assert_eq!(file.read(0, 5000).await.expect("read"), data[..1000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_grown_over_a_chunk_never_written_reads_as_zeroes_everywhere() {
     let cluster = Cluster::start(CHUNK).await;
     let plane = cluster.plane(config());
     let file = cluster.create(&plane);
-    file.truncate_prepare(10_000).await.expect("prepared");
+    let cut = file.truncate_prepare(10_000).await.expect("prepared");
     let generation = cluster.cut(10_000);
     file.truncated(10_000, generation);
+    drop(cut);
     for file in [file, cluster.open(&cluster.plane(config()), 10_000, None, false)] {
         assert!(file.read(0, 20_000).await.expect("read").iter().eq(&[0; 10_000]));
     }
