@@ -282,6 +282,11 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// True if a frame was acknowledged: the members have a file.
+    pub(super) const fn has_arrived(&self) -> bool {
+        self.acked > 0
+    }
+
     /// If acknowledged writes are not known to be on stable storage: up to where.
     pub(super) fn unsynced(&self) -> Option<Order> {
         (self.acked > self.synced).then_some(Order(self.acked))

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, INODE, config};
 use super::{eventually, pattern};
 use crate::data::{DataConfig, OpenData};
 use gfs_proto::chunk::ChunkMap;
-use gfs_proto::ids::{ChunkIndex, Serial, TruncateGeneration};
+use gfs_proto::ids::{ChunkIndex, ChunkVersion, Serial, TruncateGeneration};
 use gfs_proto::{FsError, limits};
 use std::sync::atomic::Ordering;
 
@@ -328,6 +328,30 @@ async fn sizes_beyond_the_limit_are_refused() {
         assert_eq!(file.append(b"x").await, Err(FsError::FileTooLarge));
         assert!(!file.is_dirty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_without_replicas_is_zeroes_only_while_somebody_may_write_its_first_frame() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let writer = cluster.create(&plane);
+    let index = ChunkIndex::new(0);
+    for version in [1, 2] {
+        cluster.master.lock().chunks.get_mut(&index).expect("there").version = ChunkVersion::new(version);
+        let reader = cluster.open(&cluster.plane(config()), 9000, None, false);
+        assert_eq!(reader.read(0, 9000).await.expect("read"), [0; 9000][..], "version {version}");
+    }
+    cluster.master.lock().chunks.get_mut(&index).expect("there").version = ChunkVersion::new(1);
+    writer.write(0, &pattern(0, 9000, 3)).await.expect("buffered");
+    writer.flush().await.expect("flushed");
+    let reader = cluster.open(&cluster.plane(config()), 9000, None, false);
+    assert_eq!(reader.read(0, 10).await.expect("read"), pattern(0, 10, 3));
+    cluster.servers.iter().for_each(|server| server.chunks.lock().clear());
+    writer.invalidate();
+    assert_eq!(writer.read(0, 10).await.err(), Some(FsError::NoReplica), "it knows that it has written");
+    cluster.master.lock().chunks.get_mut(&index).expect("there").leased = false;
+    let lost = cluster.open(&cluster.plane(config()), 9000, None, false).read(0, 10).await;
+    assert_eq!(lost.err(), Some(FsError::NoReplica), "lost bytes are no zeroes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
