@@ -32,7 +32,7 @@ mod servers;
 mod stream;
 mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use authority::ChunkAuthority;

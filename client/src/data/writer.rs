@@ -155,6 +155,9 @@ impl InodeData {
             }
         };
         let end = end_of(offset, data)?;
+        if data.is_empty() {
+            return Ok(offset);
+        }
         self.send_now(offset, data).await?;
         self.state.lock().written(end);
         Ok(offset)

@@ -14,6 +14,9 @@ use gfs_proto::ops::{Access, Op, OpenSpec};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// A write is made again after so many cuts by other mounts; then its caller is told.
+const CUTS_MAX: usize = 8;
+
 impl Client {
     /// Up to `length` bytes; fewer only at the end of the file.
     pub async fn read(&self, handle: FileHandle, offset: u64, length: u32) -> Result<Bytes, FsError> {
@@ -88,19 +91,37 @@ impl Client {
         }
     }
 
+    /// Where others write too, another mount may cut the file at the same moment. A write that went out under
+    /// a generation from before the cut is erased with what lies beyond it, and the master tells so in its
+    /// answer to the size: then it is written again, after the cut.
     async fn write_open(&self, file: &OpenFile, offset: u64, data: &[u8], flags: WriteFlags) -> Result<(), FsError> {
         let inode = &file.inode;
         let _gate = inode.gate.read().await;
+        for _ in 0..CUTS_MAX {
+            let generation = inode.data.truncate_generation();
+            self.write_once(file, offset, data, flags).await?;
+            if inode.is_exclusive() {
+                return Ok(());
+            }
+            self.report(inode, None).await?;
+            if inode.data.truncate_generation() == generation {
+                return Ok(());
+            }
+        }
+        Err(FsError::Busy)
+    }
+
+    async fn write_once(&self, file: &OpenFile, offset: u64, data: &[u8], flags: WriteFlags) -> Result<(), FsError> {
+        let inode = &file.inode;
         if flags.from_cache {
             // Pages of a mapping end with the page, not with the file.
             let inside = inode.data.size().saturating_sub(offset).min(data.len() as u64) as usize;
-            inode.data.write(offset, &data[..inside]).await?;
+            inode.data.write(offset, &data[..inside]).await
         } else if file.flags.append {
-            self.append(inode, data).await?;
+            self.append(inode, data).await
         } else {
-            inode.data.write(offset, data).await?;
+            inode.data.write(offset, data).await
         }
-        if inode.is_exclusive() { Ok(()) } else { self.report(inode, None).await }
     }
 
     /// Under an exclusive open the end of the file is known here. Otherwise the master is asked: two

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fake_master::{FakeMaster, Fault, PAGE_ENTRIES};
-use crate::{Lookup, OpenFlags};
+use crate::{Lookup, OpenFlags, WriteFlags};
 use gfs_proto::attr::{Mode, SetAttr, SetTime};
 use gfs_proto::ids::{DirCookie, InodeId};
 use gfs_proto::name::Name;
@@ -319,6 +319,32 @@ async fn a_cut_that_the_master_refuses_loses_nothing() {
     assert_eq!(&client.read(opened.handle, 0, 100).await.expect("read")[..], b"hello");
     client.open(&root(), file, flags).await.expect("opened");
     assert_eq!(&client.read(opened.handle, 0, 100).await.expect("read")[..], b"");
+}
+
+#[tokio::test]
+async fn a_shared_write_that_another_mounts_cut_erased_is_made_again() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    master.set_exclusive(false);
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    client.write(opened.handle, 0, &[1; 150]).await.expect("written");
+    master.with_namespace(|namespace| namespace.cut(file, 100));
+    client.write(opened.handle, 200, b"late").await.expect("written");
+    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).size, 204);
+    let expected = [&[1; 100][..], &[0; 100], b"late"].concat();
+    for server in servers {
+        let chunks = server.chunks.lock();
+        assert_eq!(
+            chunks.values().map(|chunk| &chunk.data).collect::<Vec<_>>(),
+            [&expected],
+            "under the new generation"
+        );
+    }
+    assert_eq!(client.read(opened.handle, 0, 1000).await.expect("read"), expected);
+    let flags = WriteFlags { from_cache: true, ..WriteFlags::default() };
+    client.write_with(opened.handle, 4096, &[2; 4096], flags).await.expect("nothing to write");
+    assert_eq!(client.getattr(&root(), file).await.expect("known").attr.size, 204, "a mapping extends nothing");
 }
 
 #[tokio::test]
