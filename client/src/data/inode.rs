@@ -85,6 +85,10 @@ pub(super) struct State {
     pub readahead: Readahead,
     pub fetches: Vec<Arc<Fetch>>,
     pub failures: Failures,
+    /// Counts the times from which on there may be writes that this client does not know of.
+    pub unseen: u64,
+    /// Up to which of them everything was flushed to stable storage.
+    pub covered: u64,
     writes: u64,
     reported: u64,
     mtime: SystemTime,
@@ -157,6 +161,11 @@ impl State {
         self.dirty.bytes() + self.cut_off.as_ref().map_or(0, DirtyMap::bytes)
     }
 
+    /// Every write since the file was last flushed as a whole was made here.
+    pub(super) const fn is_sure(&self) -> bool {
+        self.exclusive && self.covered == self.unseen
+    }
+
     /// Chunks from that index on are gone: there is nothing of theirs to flush.
     fn forget_beyond(&mut self, chunks: u32) {
         self.lanes.retain(|index, lane| index.get() < chunks || !lane.outbox.is_empty());
@@ -179,10 +188,7 @@ impl InodeData {
     pub(super) fn new(plane: Arc<DataPlane>, open: OpenData) -> Arc<Self> {
         let now = Instant::now();
         let mut locations = Locations::default();
-        if let Some(last) = open.map.chunks.last() {
-            let end = last.index.next();
-            locations.learn(open.map, ChunkIndex::new(0), end, now);
-        }
+        locations.learn_first(open.map, now);
         let mut lanes: HashMap<ChunkIndex, Lane> = HashMap::new();
         if let Some(grant) = open.grant {
             locations.learn_grant(&grant);
@@ -203,6 +209,9 @@ impl InodeData {
             readahead: Readahead::new(plane.config.readahead_max),
             fetches: Vec::new(),
             failures: Failures::default(),
+            // an empty file that nobody else has open: all that will be written comes by here
+            unseen: u64::from(!open.exclusive || open.size > 0),
+            covered: 0,
             writes: 0,
             reported: 0,
             mtime: UNIX_EPOCH,
@@ -350,8 +359,23 @@ impl InodeData {
             self.taint(&mut state, new_size..u64::MAX);
         }
         state.size = new_size;
+        if new_size == 0 && state.exclusive {
+            state.covered = state.unseen;
+        }
         drop(state);
         self.forget_grants();
+    }
+
+    /// It was closed, and its content or attributes have changed since: what is cached goes. What this
+    /// client has not flushed to stable storage is still known.
+    pub fn reopened(&self, size: u64, generation: TruncateGeneration, map: ChunkMap) {
+        if generation > self.truncate_generation() {
+            self.truncated(size, generation);
+        }
+        self.invalidate();
+        let state = &mut *self.state.lock();
+        state.size = size;
+        state.locations.learn_first(map, Instant::now());
     }
 
     /// Enters or leaves buffering. On leaving, returns when everything is flushed; the grants are
@@ -359,7 +383,10 @@ impl InodeData {
     pub async fn set_exclusive(self: &Arc<Self>, exclusive: bool) -> Result<(), FsError> {
         let was = std::mem::replace(&mut self.state.lock().exclusive, exclusive);
         match (was, exclusive) {
-            (true, false) => self.send(false).await,
+            (true, false) => {
+                self.state.lock().unseen += 1;
+                self.send(false).await
+            }
             (false, true) => {
                 self.invalidate();
                 Ok(())
@@ -381,6 +408,7 @@ impl InodeData {
     /// What was cached of the file may be old: another session changed it.
     pub fn invalidate(&self) {
         let mut state = self.state.lock();
+        state.unseen += 1;
         state.locations.clear();
         state.readahead.reset();
         self.taint(&mut state, 0..u64::MAX);

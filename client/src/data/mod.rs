@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!   inode ── reader ── readahead, cache, fetch ── replicas ──┐
-//!     └───── writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
+//!     └── sync, writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
 //! ```
 //! `readahead`, `dirty`, `outbox`, `frame` and `locations` are pure; `retry` alone waits for time.
 
@@ -30,6 +30,7 @@ mod replicas;
 mod retry;
 mod servers;
 mod stream;
+mod sync;
 mod tally;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -261,12 +261,16 @@ impl InodeData {
         }
     }
 
-    /// No replica has a file, and the master was asked afresh where they are. It names servers of a chunk
-    /// that nobody has written only while somebody may write it: then there are zeroes to be read. (A
-    /// chunk that begins again has a higher version, so that says nothing.)
+    /// True if it is no loss that no server named just now has a file. The master names servers of a chunk
+    /// that nobody has written only while somebody may write it. (A chunk that begins again has a higher
+    /// version, so that says nothing.)
+    pub(super) fn may_be_absent(&self, location: &ChunkLocation) -> bool {
+        location.leased && !self.state.lock().outbox(location.index).has_arrived()
+    }
+
+    /// No replica has a file, and the master was asked afresh where they are.
     fn absent(&self, location: &ChunkLocation, blocks: Blocks) -> Result<Bytes, FsError> {
-        let written_here = self.state.lock().outbox(location.index).has_arrived();
-        if location.leased && !written_here {
+        if self.may_be_absent(location) {
             return Ok(zeroes(blocks.length));
         }
         tracing::error!(inode = %self.id(), index = %location.index, chunk = %location.handle,
@@ -274,7 +278,7 @@ impl InodeData {
         Err(FsError::NoReplica)
     }
 
-    async fn place(&self, index: ChunkIndex, retry: &Retry) -> Result<Place, FsError> {
+    pub(super) async fn place(&self, index: ChunkIndex, retry: &Retry) -> Result<Place, FsError> {
         let count = {
             let state = self.state.lock();
             if state.lanes.get(&index).is_some_and(|lane| lane.outbox.is_creating()) {

@@ -178,6 +178,7 @@ impl Namespace {
                 self.index += 1;
                 let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
                 attr.mode = changes.mode.unwrap_or(attr.mode);
+                attr.ctime = Timestamp::from_nanos(attr.ctime.as_nanos() + 1);
                 if let Some(size) = changes.size {
                     attr.size = size;
                     attr.truncate_generation = attr.truncate_generation.next();

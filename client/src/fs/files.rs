@@ -116,7 +116,13 @@ impl Client {
         let exclusive = granted.opened.exclusive && !recalled;
         let given_up = granted.grant.take_if(|_| recalled);
         let parked = self.files.unpark(&attr);
-        let known = parked.is_some();
+        let known = parked.as_ref().is_some_and(|(_, same)| *same);
+        let parked = parked.map(|(data, same)| {
+            if !same {
+                data.reopened(attr.size, attr.truncate_generation, granted.opened.chunks.clone());
+            }
+            data
+        });
         let handle_is = (granted.flags, Some(granted.open), granted.flags.truncate && !granted.made);
         let (handle, inode, fresh) = self.files.insert(attr.inode, handle_is, || {
             let buffered = exclusive && parked.is_none();

@@ -1,6 +1,7 @@
 //! The client against a fake master: what it asks, what it believes, what it shows.
 
 use super::*;
+use crate::data::tests::server::FakeServer;
 use crate::fake_master::{FakeMaster, Fault, PAGE_ENTRIES};
 use crate::{Lookup, OpenFlags, WriteFlags};
 use gfs_proto::attr::{Mode, SetAttr, SetTime};
@@ -345,6 +346,85 @@ async fn a_shared_write_that_another_mounts_cut_erased_is_made_again() {
     let flags = WriteFlags { from_cache: true, ..WriteFlags::default() };
     client.write_with(opened.handle, 4096, &[2; 4096], flags).await.expect("nothing to write");
     assert_eq!(client.getattr(&root(), file).await.expect("known").attr.size, 204, "a mapping extends nothing");
+}
+
+/// True if every server has flushed all that it has.
+fn all_is_stable(servers: &[Arc<FakeServer>]) -> bool {
+    let stable = |server: &Arc<FakeServer>| server.chunks.lock().values().all(|chunk| chunk.stable == chunk.data);
+    servers.iter().all(stable)
+}
+
+async fn written_and_closed(client: &Client, text: &str) -> InodeId {
+    let (file, opened) = create(client, text).await;
+    client.write(opened.handle, 0, &[7; 100_000]).await.expect("buffered");
+    client.flush(opened.handle).await.expect("flushed");
+    client.release(opened.handle);
+    file
+}
+
+#[tokio::test]
+async fn fsync_by_a_handle_that_did_not_write_flushes_what_was_written() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    let other = connect(&master).await;
+    let chmod = SetAttr { mode: Some(Mode::new(0o700)), ..SetAttr::default() };
+    for (text, way) in [("a", "after a chmod"), ("b", "when it was forgotten"), ("c", "from another mount")] {
+        let file = written_and_closed(&client, text).await;
+        assert!(!all_is_stable(&servers));
+        match text {
+            "a" => drop(client.setattr(&root(), file, chmod.clone(), None).await.expect("set")),
+            "b" => client.files.forget_parked(),
+            _ => {}
+        }
+        let asks = if text == "c" { &other } else { &client };
+        let opened = asks.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+        asks.fsync(opened.handle, false).await.expect("synced");
+        assert!(all_is_stable(&servers), "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_chmod_does_not_make_a_client_forget_what_it_has_not_flushed() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    let file = written_and_closed(&client, "a").await;
+    let chmod = SetAttr { mode: Some(Mode::new(0o700)), ..SetAttr::default() };
+    client.setattr(&root(), file, chmod, None).await.expect("set");
+    let opened = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    assert!(!opened.keep_cache, "who knows what else was changed");
+    client.files.inode(file).expect("open").data.sync().await.expect("synced");
+    assert!(all_is_stable(&servers));
+    let syncs: Vec<usize> = servers.iter().map(|server| server.seen.lock().syncs).collect();
+    assert_eq!(syncs, [2, 2], "the members of its two leases");
+}
+
+#[tokio::test]
+async fn a_rename_over_a_file_flushes_whoever_wrote_it() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    written_and_closed(&client, "old").await;
+    let rename = async |client: &Client, from: &str| {
+        client.rename(&root(), (ROOT, &name(from)), (ROOT, &name("old")), RenameMode::Replace).await.expect("renamed");
+    };
+    let reopened = written_and_closed(&client, "b").await;
+    client.files.forget_parked();
+    let opened = client.open(&root(), reopened, OpenFlags::new(Access::Read)).await.expect("opened");
+    client.release(opened.handle);
+    written_and_closed(&client, "c").await;
+    written_and_closed(&client, "d").await;
+    let other = connect(&master).await;
+    let dirty = || servers[0].chunks.lock().values().filter(|chunk| chunk.stable != chunk.data).count();
+    let before = dirty();
+    rename(&client, "b").await;
+    assert_eq!(dirty(), before - 2, "opened again in between, two chunks");
+    client.files.forget_parked();
+    rename(&client, "c").await;
+    assert_eq!(dirty(), before - 4, "forgotten");
+    rename(&other, "d").await;
+    assert_eq!(dirty(), before - 6, "a name that the other mount has never looked up");
 }
 
 #[tokio::test]

@@ -213,6 +213,41 @@ async fn sync_reaches_stable_storage_with_the_data_or_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sync_asks_for_what_others_wrote_only_where_they_may_have() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let file = cluster.create(&plane);
+    let data = pattern(0, 3 * CHUNK as usize, 1);
+    file.write(0, &data).await.expect("buffered");
+    file.flush().await.expect("flushed");
+    let counts = || {
+        let syncs = cluster.servers.iter().map(|server| std::mem::take(&mut server.seen.lock().syncs)).sum::<usize>();
+        (cluster.locates.swap(0, Ordering::Relaxed), syncs)
+    };
+    let size = data.len() as u64;
+    let reader = cluster.open(&cluster.plane(config()), size, None, false);
+    reader.sync().await.expect("synced");
+    assert_eq!((counts(), cluster.content(size, true) == data), ((1, 3), true), "one request to each");
+    reader.sync().await.expect("synced");
+    assert_eq!(counts(), (1, 3), "others may have written since");
+    let writer = cluster.open(&cluster.plane(config()), size, None, true);
+    writer.sync().await.expect("synced");
+    writer.sync().await.expect("nothing to do");
+    assert_eq!(counts(), (1, 3), "nobody else can have written between these two");
+    writer.write(0, b"new").await.expect("buffered");
+    writer.sync().await.expect("synced");
+    assert_eq!(counts(), (0, 0), "with the data");
+    writer.invalidate();
+    writer.sync().await.expect("synced");
+    assert_eq!(counts(), (1, 3));
+    cluster.servers[0].kill();
+    cluster.master.lock().chunks.values_mut().for_each(|known| known.leased = false);
+    reader.sync().await.expect("at those that are there");
+    cluster.servers[1..].iter().for_each(|server| server.chunks.lock().clear());
+    assert_eq!(reader.sync().await, Err(FsError::NoReplica), "nobody has the bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_exclusive_writes_are_at_the_replicas_when_they_return() {
     let cluster = Cluster::start(CHUNK).await;
     cluster.master.lock().shared = true;
