@@ -548,6 +548,21 @@ async fn after_shutdown_nothing_works_any_more() {
 }
 
 #[tokio::test]
+async fn a_shutdown_without_chunkservers_takes_the_time_of_one_file() {
+    let master = FakeMaster::start().await;
+    let timeout = Duration::from_secs(2);
+    let config = ClientConfig { master: master.address.clone(), timeout, ..ClientConfig::default() };
+    let client = Client::connect(config).await.expect("the master listens");
+    for text in ["a", "b", "c", "d"] {
+        let (_, opened) = create(&client, text).await;
+        client.write(opened.handle, 0, b"nobody takes it").await.expect("buffered");
+    }
+    let began = Instant::now();
+    client.shutdown().await.expect_err("the data could not be written");
+    assert!(began.elapsed() < timeout * 3 / 2, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn settings_that_make_no_sense_are_refused() {
     let config = ClientConfig { dirty_bytes: 0, ..ClientConfig::default() };
     let error = Client::connect(config).await.map(|_| ()).expect_err("refused");
