@@ -108,6 +108,8 @@ pub struct Order {
     installed: Option<Installed>,
     /// Highest epoch seen; stays when a grant is revoked.
     fence: Epoch,
+    /// Replicas up to this version were deleted.
+    buried: ChunkVersion,
     /// The epoch that `applied` counts in; stays when a grant is revoked.
     counted: Epoch,
     /// Serials applied in it.
@@ -277,7 +279,8 @@ impl Order {
         before
     }
 
-    /// The disk failed, perhaps half way: no grant is valid until the next install.
+    /// There is no replica, or the disk failed, perhaps half way: no grant is valid until the next install
+    /// or a first frame of a newer one.
     pub fn abandon_install(&mut self) {
         let Some(Busy::Installing(epoch)) = self.busy.take() else { unreachable!("an install that began") };
         self.fence = epoch;
@@ -295,10 +298,11 @@ impl Order {
         self.installed = Some(installed);
     }
 
-    /// The first frame of a new chunk carries its grant. False if an epoch above it is known. Writes that
-    /// are known from before went into a file that counts no more: they have to be applied again.
+    /// The first frame of a new chunk carries its grant. False if an epoch above it is known, or if its
+    /// replica was deleted. Writes that are known from before went into a file that counts no more: they
+    /// have to be applied again.
     pub fn create(&mut self, installed: Installed) -> bool {
-        if installed.epoch <= self.fence || self.busy.is_some() {
+        if installed.epoch <= self.fence || installed.version <= self.buried || self.busy.is_some() {
             return false;
         }
         *self = Self::default();
@@ -313,6 +317,13 @@ impl Order {
             self.installed = None;
         }
         ours
+    }
+
+    /// The master wants no replica up to this version. A delete names no epoch, and a chunk that begins
+    /// again does so under a higher version.
+    pub fn bury(&mut self, version: ChunkVersion) {
+        self.buried = self.buried.max(version);
+        self.installed.take_if(|installed| installed.version <= version);
     }
 
     /// State before an install, for its report.

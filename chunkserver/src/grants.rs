@@ -7,8 +7,8 @@
 use crate::chain::{Admission, Applied, Before, InstallStart, Installed, Order, Ticket};
 use gfs_proto::chunk::Replica;
 use gfs_proto::frame::{DataError, Extent};
-use gfs_proto::ids::{ChunkHandle, Epoch, Serial, ServerId, TruncateGeneration};
-use gfs_proto::limits::OPERATION_TIMEOUT;
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Serial, ServerId, TruncateGeneration};
+use gfs_proto::limits::{LEASE, OPERATION_TIMEOUT};
 use gfs_proto::ops::HeldChunk;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -22,8 +22,10 @@ use tokio::time::{Instant, timeout_at};
 const SHARDS: usize = 16;
 /// Outcomes are kept as long as a client may resend: the bound on its operations.
 pub const OUTCOMES_KEPT: Duration = OPERATION_TIMEOUT;
-/// Gates kept at most for their outcomes alone, about 1 KiB each.
+/// Gates kept at most for their outcomes or their fence alone, about 1 KiB each.
 pub const GATES_IDLE_MAX: usize = 16 << 10;
+/// A fence without a replica outlives every grant that was given before it.
+const _: () = assert!(OUTCOMES_KEPT.as_millis() >= LEASE.as_millis());
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -243,10 +245,11 @@ impl Gate {
         before
     }
 
-    /// See [`Order::abandon_install`].
-    pub fn abandon_install(&self) {
+    /// See [`Order::abandon_install`]. The fence stays for a while even where there is no replica.
+    pub fn abandon_install(&self, now: Duration) {
         let mut state = self.state.lock();
         state.order.abandon_install();
+        state.last_write = state.last_write.max(now);
         state.wake_all();
     }
 
@@ -367,6 +370,25 @@ impl Grants {
             Entry::Occupied(gate) => Arc::clone(gate.get()),
             Entry::Vacant(place) => Arc::clone(place.insert(Arc::default())),
         }
+    }
+
+    /// A replica that was to be deleted is not there: a first frame that comes late makes none. Only while
+    /// there is room: many chunks that were never written may be deleted together, and a gate that
+    /// remembers writes is worth more.
+    pub fn bury(&self, handle: ChunkHandle, version: ChunkVersion, now: Duration) {
+        let gate = {
+            let mut shard = self.shard(handle).lock();
+            let room = shard.len() < GATES_IDLE_MAX / SHARDS / 2;
+            match shard.entry(handle) {
+                Entry::Occupied(gate) => Arc::clone(gate.get()),
+                Entry::Vacant(place) if room => Arc::clone(place.insert(Arc::default())),
+                Entry::Vacant(_) => return,
+            }
+        };
+        let mut state = gate.state.lock();
+        state.order.bury(version);
+        state.last_write = state.last_write.max(now);
+        state.wake_all();
     }
 
     /// The replica is gone: nothing that is remembered of it applies to a new one.

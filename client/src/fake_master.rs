@@ -6,6 +6,7 @@
 mod namespace;
 pub(crate) use namespace::PAGE_ENTRIES;
 
+use crate::data::tests::server::FakeServer;
 use gfs_proto::FsError;
 use gfs_proto::ids::{ClusterId, InodeId, LogIndex};
 use gfs_proto::ops::{Batch, BatchReply, Op};
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
+const CHUNK_SIZE: u32 = 64 << 10;
 /// What names and attributes live here.
 pub(crate) const TTL: Duration = Duration::from_secs(60);
 
@@ -78,6 +80,16 @@ impl FakeMaster {
         let incoming = TcpListenerStream::new(listener);
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         master
+    }
+
+    /// Lets files be written, to `count` servers.
+    pub(crate) async fn start_servers(&self, count: u32) -> Vec<Arc<FakeServer>> {
+        let mut servers = Vec::new();
+        for id in 1..=count {
+            servers.push(FakeServer::start(id, CHUNK_SIZE, None).await);
+        }
+        self.with_namespace(|namespace| namespace.servers = servers.clone());
+        servers
     }
 
     /// Breaks all connections.
@@ -241,7 +253,7 @@ impl Session for FakeMaster {
             session,
             secret: vec![session as u8; 16].into(),
             cluster_id: ClusterId::new([7; 16]).as_bytes().to_vec().into(),
-            chunk_size: 64 << 10,
+            chunk_size: CHUNK_SIZE,
             keep_alive_ms: 5000,
             expiry_ms: 30_000,
             capabilities: 0,

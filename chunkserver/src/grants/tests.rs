@@ -122,6 +122,31 @@ async fn leases_are_extended_by_writing_and_expire_without() {
     assert_eq!(grants.count(), 0);
 }
 
+#[tokio::test]
+async fn a_fence_without_a_replica_outlives_the_grants_before_it() {
+    let grants = Grants::default();
+    let (handle, now) = (ChunkHandle::new(9), 1000 * SECOND);
+    let newer = installed(2);
+    grants.entry(handle).begin_install(newer.epoch, newer.generation, soon()).await.expect("its turn");
+    grants.entry(handle).abandon_install(now);
+    let create = |counter| grants.entry(handle).create(installed(counter), lease(now), || Ok(()));
+    grants.forget(now + LEASE - SECOND);
+    assert_eq!(create(1), Err(DataError::Epoch));
+    grants.forget(now + OUTCOMES_KEPT);
+    assert_eq!((grants.count(), create(1)), (0, Ok(())), "bounded");
+    grants.bury(handle, ChunkVersion::new(1), now);
+    assert_eq!(create(3), Err(DataError::Epoch));
+    let again = Installed { version: ChunkVersion::new(2), ..installed(3) };
+    assert_eq!(grants.entry(handle).create(again, lease(now), || Ok(())), Ok(()));
+}
+
+#[test]
+fn chunks_that_were_never_written_do_not_drive_out_what_is_remembered() {
+    let grants = Grants::default();
+    (1..=2 * GATES_IDLE_MAX as u64).for_each(|n| grants.bury(ChunkHandle::new(n), ChunkVersion::new(1), SECOND));
+    assert_eq!(grants.count(), GATES_IDLE_MAX / 2);
+}
+
 #[test]
 fn idle_gates_are_bounded() {
     let grants = Grants::default();

@@ -127,19 +127,18 @@ async fn carry_out(node: &Node, command: ChunkCommand) -> Result<CommandOutcome,
     }
 }
 
-/// Fences, then cuts and raises on disk, then opens the new epoch.
+/// Fences, then cuts and raises on disk, then opens the new epoch. The fence comes before the look at the
+/// disk: if the master is told that there is no replica, none is made by a first frame that is late.
 async fn install(node: &Node, install: Install) -> Result<InstallReport, Failure> {
-    let row = node.store.row(install.handle).ok_or(DataError::NoChunk)?;
-    check_version(&row, &install)?;
     let gate = node.grants.entry(install.handle);
     let deadline = Instant::now() + node.patience.turn;
     gate.begin_install(install.epoch, install.truncate_generation, deadline).await?;
     let version = install.raise_to.unwrap_or(install.version);
     let length = match may_block(|| change(node, &install, version)) {
         Ok(length) => length,
-        Err(error) => {
-            gate.abandon_install();
-            return Err(error.into());
+        Err(failure) => {
+            gate.abandon_install(node.clock.now());
+            return Err(failure);
         }
     };
     let installed = Installed {
@@ -179,16 +178,17 @@ fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
 }
 
 /// The cut comes first: a replica of the new version never has bytes from beyond it.
-fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, DataError> {
+fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, Failure> {
     let handle = install.handle;
+    let row = node.store.row(handle).ok_or(DataError::NoChunk)?;
+    check_version(&row, install)?;
     if let Some(length) = install.cut {
-        let now = node.store.row(handle).ok_or(DataError::NoChunk)?.version;
-        node.store.cut(handle, now, length)?;
+        node.store.cut(handle, row.version, length)?;
     }
     if let Some(raise_to) = install.raise_to {
         node.store.raise(handle, install.version, raise_to)?;
     }
-    node.store.length(handle, version)
+    Ok(node.store.length(handle, version)?)
 }
 
 /// The lease has ended: nothing more is accepted, and what was written becomes durable.
@@ -224,9 +224,17 @@ fn delete(node: &Node, chunks: &[SyncChunk]) -> Vec<NotDeleted> {
                 node.grants.remove(chunk.handle);
                 node.outbox.removed(chunk.handle, chunk.version);
             }
-            Err(DataError::NoChunk) => {}
+            Err(DataError::NoChunk) => bury(node, *chunk),
             Err(error) => kept.push(NotDeleted { handle: chunk.handle, error: Failure::from(error).error() }),
         }
     }
     kept
+}
+
+/// Keeps a first frame that is late from making what is not there, and deletes what one made meanwhile.
+fn bury(node: &Node, chunk: SyncChunk) {
+    node.grants.bury(chunk.handle, chunk.version, node.clock.now());
+    if matches!(may_block(|| node.store.delete(&[chunk])).pop(), Some(Ok(()))) {
+        node.outbox.removed(chunk.handle, chunk.version);
+    }
 }

@@ -1,14 +1,14 @@
 //! The stream to the master: registration, reports, commands, leave-taking, terms.
 
 use crate::harness::{
-    CLUSTER, DEADLINE, HANDLE, Master, Server, cluster, config, install, pattern, read, seams, write,
+    CLUSTER, DEADLINE, HANDLE, Master, Server, cluster, config, epoch, install, pattern, read, seams, write,
 };
 use gfs_chunkserver::clock::BootClock;
 use gfs_chunkserver::link::LinkError;
 use gfs_chunkserver::run::Chunkserver;
 use gfs_proto::control::{ChunkCommand, CommandOutcome, Install, NotDeleted};
 use gfs_proto::error::FsError;
-use gfs_proto::frame::{DataError, Read, SyncChunk};
+use gfs_proto::frame::{DataError, Read, SyncChunk, Write};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term, TruncateGeneration};
 use std::sync::Arc;
 use tokio::time::timeout;
@@ -21,7 +21,7 @@ async fn a_clean_stop_takes_leave_and_the_next_run_reports_everything() {
     let server = Server::start(&master).await;
     let client = server.client().await;
     for n in 1..=20u64 {
-        let frame = gfs_proto::frame::Write { handle: ChunkHandle::new(n), ..write(&server, 1, 0, 100) };
+        let frame = Write { handle: ChunkHandle::new(n), ..write(&server, 1, 0, 100) };
         assert_eq!(client.write(&frame, &pattern(100, n as u8)).await.outcome, Ok(()));
     }
     let (id, directory) = (server.id, Arc::clone(&server.directory));
@@ -108,6 +108,31 @@ async fn deletes_name_exactly_one_replica_of_this_run() {
     assert_eq!(master.command(id, delete(VERSION, server.incarnation())).await, Ok(CommandOutcome::Deleted(vec![])));
     assert_eq!(client.read(read(0, 4096)).await.err(), Some(DataError::NoChunk));
     master.until("its removal in a report", |heard| heard.row(id, HANDLE).is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_first_frame_that_comes_after_the_master_was_told_of_no_replica_makes_none() {
+    let master = Master::start().await;
+    let server = Server::start(&master).await;
+    let client = server.client().await;
+    let asked = master.install(server.id, install(2, &[server.replica(&master)])).await;
+    assert_eq!(asked.map(drop), Err(FsError::NotFound));
+    let late = write(&server, 1, 0, 100);
+    assert_eq!(client.write(&late, &pattern(100, 1)).await.outcome, Err(DataError::Epoch));
+    assert_eq!(client.read(read(0, 4096)).await.err(), Some(DataError::NoChunk));
+    let newer = Write { epoch: epoch(3), ..late };
+    assert_eq!(client.write(&newer, &pattern(100, 1)).await.outcome, Ok(()), "of a grant that came after");
+
+    let handle = ChunkHandle::new(0x22);
+    let delete = ChunkCommand::Delete {
+        chunks: vec![SyncChunk { handle, version: VERSION }],
+        incarnation: server.incarnation(),
+    };
+    assert_eq!(master.command(server.id, delete).await, Ok(CommandOutcome::Deleted(vec![])));
+    let late = Write { handle, epoch: epoch(4), ..write(&server, 1, 0, 100) };
+    assert_eq!(client.write(&late, &pattern(100, 1)).await.outcome, Err(DataError::Epoch));
+    let begun_again = Write { version: VERSION.next(), ..late };
+    assert_eq!(client.write(&begun_again, &pattern(100, 1)).await.outcome, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

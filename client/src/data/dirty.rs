@@ -111,6 +111,19 @@ impl DirtyMap {
         }
     }
 
+    /// Takes out everything from `size` on.
+    pub(super) fn split_off(&mut self, size: u64) -> Self {
+        let mut beyond = Self::new(self.chunk);
+        let keep = size.div_ceil(u64::from(self.slot_size));
+        beyond.slots = self.slots.split_off(&keep);
+        beyond.full = self.full.split_off(&keep);
+        beyond.bytes = beyond.slots.values().map(|slot| slot.bytes as usize).sum();
+        self.bytes -= beyond.bytes;
+        self.visit(size..keep * u64::from(self.slot_size), |at, bytes| beyond.write(at, bytes));
+        self.truncate(size);
+        beyond
+    }
+
     /// Calls `visit` with the dirty bytes of a range, in order.
     pub(super) fn visit(&self, range: Range<u64>, mut visit: impl FnMut(u64, &[u8])) {
         if self.slots.is_empty() {

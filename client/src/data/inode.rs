@@ -72,6 +72,8 @@ pub(super) struct State {
     pub generation: TruncateGeneration,
     pub exclusive: bool,
     pub dirty: DirtyMap,
+    /// Dirty bytes beyond a cut that the master is being asked for; not empty.
+    pub cut_off: Option<DirtyMap>,
     pub dirty_since: Option<Instant>,
     pub lanes: HashMap<ChunkIndex, Lane>,
     /// Frames in outboxes that no task has begun to send.
@@ -83,6 +85,10 @@ pub(super) struct State {
     pub readahead: Readahead,
     pub fetches: Vec<Arc<Fetch>>,
     pub failures: Failures,
+    /// Counts the times from which on there may be writes that this client does not know of.
+    pub unseen: u64,
+    /// Up to which of them everything was flushed to stable storage.
+    pub covered: u64,
     writes: u64,
     reported: u64,
     mtime: SystemTime,
@@ -136,7 +142,9 @@ impl State {
                 }
             }
         }
-        self.dirty.visit(range.clone(), |at, bytes| patches.push((at, Bytes::copy_from_slice(bytes))));
+        for dirty in self.cut_off.iter().chain([&self.dirty]) {
+            dirty.visit(range.clone(), |at, bytes| patches.push((at, Bytes::copy_from_slice(bytes))));
+        }
         patches
     }
 
@@ -146,7 +154,16 @@ impl State {
 
     /// There is nothing that the replicas lack.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.lanes.values().all(|lane| lane.outbox.is_empty())
+        self.dirty.is_empty() && self.cut_off.is_none() && self.lanes.values().all(|lane| lane.outbox.is_empty())
+    }
+
+    fn dirty_bytes(&self) -> usize {
+        self.dirty.bytes() + self.cut_off.as_ref().map_or(0, DirtyMap::bytes)
+    }
+
+    /// Every write since the file was last flushed as a whole was made here.
+    pub(super) const fn is_sure(&self) -> bool {
+        self.exclusive && self.covered == self.unseen
     }
 
     /// Chunks from that index on are gone: there is nothing of theirs to flush.
@@ -171,10 +188,7 @@ impl InodeData {
     pub(super) fn new(plane: Arc<DataPlane>, open: OpenData) -> Arc<Self> {
         let now = Instant::now();
         let mut locations = Locations::default();
-        if let Some(last) = open.map.chunks.last() {
-            let end = last.index.next();
-            locations.learn(open.map, ChunkIndex::new(0), end, now);
-        }
+        locations.learn_first(open.map, now);
         let mut lanes: HashMap<ChunkIndex, Lane> = HashMap::new();
         if let Some(grant) = open.grant {
             locations.learn_grant(&grant);
@@ -185,6 +199,7 @@ impl InodeData {
             generation: open.truncate_generation,
             exclusive: open.exclusive,
             dirty: DirtyMap::new(plane.authority.chunk_size()),
+            cut_off: None,
             dirty_since: None,
             lanes,
             queue: VecDeque::new(),
@@ -194,6 +209,9 @@ impl InodeData {
             readahead: Readahead::new(plane.config.readahead_max),
             fetches: Vec::new(),
             failures: Failures::default(),
+            // an empty file that nobody else has open: all that will be written comes by here
+            unseen: u64::from(!open.exclusive || open.size > 0),
+            covered: 0,
             writes: 0,
             reported: 0,
             mtime: UNIX_EPOCH,
@@ -276,21 +294,32 @@ impl InodeData {
         self.state.lock().dirty_since.is_some_and(|since| since.elapsed() >= age)
     }
 
-    /// Before the master is asked to set the size: drops what lies beyond, flushes the rest.
-    pub async fn truncate_prepare(self: &Arc<Self>, new_size: u64) -> Result<(), FsError> {
+    /// Before the master is asked to set the size: flushes what lies before it. What lies beyond is kept
+    /// back until [`truncated`](Self::truncated) drops it, or the [`Cut`] is dropped without that.
+    pub async fn truncate_prepare(self: &Arc<Self>, new_size: u64) -> Result<Cut, FsError> {
         if new_size > FILE_SIZE_MAX {
             return Err(FsError::FileTooLarge);
         }
-        self.drop_dirty(new_size);
+        let cut = Cut { inode: self.clone() };
+        {
+            let state = &mut *self.state.lock();
+            let beyond = state.dirty.split_off(new_size);
+            if !beyond.is_empty() {
+                state.cut_off = Some(beyond);
+            }
+        }
         self.materialise(new_size).await?;
-        self.flush().await
+        self.send(false).await?;
+        Ok(cut)
     }
 
     fn drop_dirty(&self, size: u64) {
         let mut state = self.state.lock();
-        let before = state.dirty.bytes();
+        let before = state.dirty_bytes();
         state.dirty.truncate(size);
-        let dropped = before - state.dirty.bytes();
+        state.cut_off.iter_mut().for_each(|beyond| beyond.truncate(size));
+        state.cut_off.take_if(|beyond| beyond.is_empty());
+        let dropped = before - state.dirty_bytes();
         drop(state);
         self.plane.memory.release(dropped);
         self.settled();
@@ -330,8 +359,23 @@ impl InodeData {
             self.taint(&mut state, new_size..u64::MAX);
         }
         state.size = new_size;
+        if new_size == 0 && state.exclusive {
+            state.covered = state.unseen;
+        }
         drop(state);
         self.forget_grants();
+    }
+
+    /// It was closed, and its content or attributes have changed since: what is cached goes. What this
+    /// client has not flushed to stable storage is still known.
+    pub fn reopened(&self, size: u64, generation: TruncateGeneration, map: ChunkMap) {
+        if generation > self.truncate_generation() {
+            self.truncated(size, generation);
+        }
+        self.invalidate();
+        let state = &mut *self.state.lock();
+        state.size = size;
+        state.locations.learn_first(map, Instant::now());
     }
 
     /// Enters or leaves buffering. On leaving, returns when everything is flushed; the grants are
@@ -339,7 +383,10 @@ impl InodeData {
     pub async fn set_exclusive(self: &Arc<Self>, exclusive: bool) -> Result<(), FsError> {
         let was = std::mem::replace(&mut self.state.lock().exclusive, exclusive);
         match (was, exclusive) {
-            (true, false) => self.flush().await,
+            (true, false) => {
+                self.state.lock().unseen += 1;
+                self.send(false).await
+            }
             (false, true) => {
                 self.invalidate();
                 Ok(())
@@ -361,6 +408,7 @@ impl InodeData {
     /// What was cached of the file may be old: another session changed it.
     pub fn invalidate(&self) {
         let mut state = self.state.lock();
+        state.unseen += 1;
         state.locations.clear();
         state.readahead.reset();
         self.taint(&mut state, 0..u64::MAX);
@@ -371,6 +419,24 @@ impl InodeData {
     pub(super) fn taint(&self, state: &mut State, range: Range<u64>) {
         state.fetches.iter().filter(|fetch| fetch.overlaps(&range)).for_each(|fetch| fetch.taint());
         self.plane.cache.remove(self.inode, range);
+    }
+}
+
+/// A cut between [`InodeData::truncate_prepare`] and its outcome. The caller keeps writers out meanwhile.
+#[must_use = "dropped, it takes the cut back"]
+pub struct Cut {
+    inode: Arc<InodeData>,
+}
+
+impl Drop for Cut {
+    /// The bytes are still there if the master did not agree.
+    fn drop(&mut self) {
+        let mut state = self.inode.state.lock();
+        let Some(beyond) = state.cut_off.take() else { return };
+        beyond.visit(0..u64::MAX, |at, bytes| state.dirty.write(at, bytes));
+        state.dirty_since.get_or_insert_with(Instant::now);
+        drop(state);
+        self.inode.settled();
     }
 }
 

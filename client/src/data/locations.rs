@@ -61,6 +61,14 @@ impl Locations {
         }
     }
 
+    /// The map that came with an open: the chunks of the file from the first on.
+    pub(super) fn learn_first(&mut self, map: ChunkMap, now: Instant) {
+        if let Some(last) = map.chunks.last() {
+            let end = last.index.next();
+            self.learn(map, ChunkIndex::new(0), end, now);
+        }
+    }
+
     /// A grant says where its chunk is. It may change the map by filling a hole; what else is known
     /// stays, for its holder is the writer.
     pub(super) fn learn_grant(&mut self, grant: &ChunkGrant) {

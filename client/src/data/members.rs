@@ -5,7 +5,7 @@
 //! first frame of a new chunk is a star whatever its size: a member that is down must not keep the
 //! others from having the chunk at all.
 
-use super::connection::{LinkError, Request};
+use super::connection::{Answer, LinkError, Request};
 use super::frame::Frame;
 use super::outbox::{Fault, Ticket};
 use super::servers::Servers;
@@ -86,6 +86,21 @@ impl Servers {
         };
         let ticket = Ticket { grant: grant.clone(), serial: None, create: false };
         self.judge(&grant.replicas, &ticket, &tally, timeout_at(deadline, all).await.is_err())
+    }
+
+    /// Has one replica flush chunks; what it refused with, or `None` if it did not answer.
+    pub(super) async fn sync_replica(
+        &self,
+        replica: &Replica,
+        chunks: Vec<SyncChunk>,
+        deadline: Instant,
+    ) -> Result<(), Option<DataError>> {
+        let header = Sync { incarnation: replica.incarnation, chunks }.encode();
+        let request = Request { kind: Kind::Sync, header: &header, sums: &[], payload: &[] };
+        match self.ask(replica, request, 0, deadline).await {
+            Ok(Answer::Ack(ack)) => ack.outcome.map_err(Some),
+            Ok(Answer::Data { .. }) | Err(_) => Err(None),
+        }
     }
 
     fn judge(&self, asked: &[Replica], ticket: &Ticket, tally: &Tally, elapsed: bool) -> Result<(), Failure> {

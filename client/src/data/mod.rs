@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!   inode ── reader ── readahead, cache, fetch ── replicas ──┐
-//!     └───── writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
+//!     └── sync, writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
 //! ```
 //! `readahead`, `dirty`, `outbox`, `frame` and `locations` are pure; `retry` alone waits for time.
 
@@ -30,11 +30,12 @@ mod replicas;
 mod retry;
 mod servers;
 mod stream;
+mod sync;
 mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use authority::ChunkAuthority;
-pub use inode::{InodeData, OpenData, SizeChange};
+pub use inode::{Cut, InodeData, OpenData, SizeChange};
 pub use plane::{DataConfig, DataPlane};

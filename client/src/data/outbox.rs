@@ -130,16 +130,16 @@ impl Outbox {
         Ok(Some(Ticket { grant, serial, create: self.is_creating() }))
     }
 
-    /// The lease, unless it has been idle for so long that it may have ended.
+    /// The lease, unless it has been idle for so long that it may have ended. Using it keeps it alive, but
+    /// not before a member has the chunk: nobody tells the master of a first frame that did not arrive.
     pub(super) fn lease(&mut self, now: Instant) -> Result<Arc<ChunkGrant>, Want> {
-        if let Lease::Held { grant, used, .. } = &mut self.lease {
-            if now.saturating_duration_since(*used) < grant.lease * 3 / 4 {
+        if let Lease::Held { grant, creating, used } = &mut self.lease
+            && now.saturating_duration_since(*used) < grant.lease * 3 / 4
+        {
+            if !*creating {
                 *used = now;
-                return Ok(grant.clone());
             }
-            if self.is_creating() {
-                return Ok(self.grant().expect("held").clone());
-            }
+            return Ok(grant.clone());
         }
         Err(self.want(now))
     }
@@ -248,14 +248,6 @@ impl Outbox {
         }
     }
 
-    /// The grant, if one is held.
-    pub(super) fn grant(&self) -> Option<&Arc<ChunkGrant>> {
-        match &self.lease {
-            Lease::Held { grant, .. } => Some(grant),
-            Lease::None | Lease::Stale { .. } | Lease::Broken { .. } => None,
-        }
-    }
-
     /// True if the chunk is new and no member is known to have a file for it: it reads as zeroes.
     pub(super) const fn is_creating(&self) -> bool {
         matches!(self.lease, Lease::Held { creating: true, .. })
@@ -288,6 +280,11 @@ impl Outbox {
 
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// True if a frame was acknowledged: the members have a file.
+    pub(super) const fn has_arrived(&self) -> bool {
+        self.acked > 0
     }
 
     /// If acknowledged writes are not known to be on stable storage: up to where.

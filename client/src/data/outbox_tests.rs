@@ -102,6 +102,24 @@ fn an_extended_lease_goes_on_counting_and_a_fenced_one_is_reported() {
 }
 
 #[test]
+fn a_grant_whose_chunk_was_never_written_ages_as_any_other() {
+    let now = Instant::now();
+    let mut outbox = Outbox::default();
+    outbox.install(grant(1, true), now);
+    let first = outbox.push(frame(1, 0, false));
+    let later = now + LEASE / 2;
+    assert!(outbox.ticket(first, later).expect("a lease").expect("in the box").create);
+    let late = now + LEASE;
+    assert_eq!(outbox.ticket(first, late).unwrap_err(), Want::Grant, "the first frame reached nobody");
+    assert!(outbox.install(grant(1, true), late));
+    assert!(outbox.ticket(first, late).expect("a lease").expect("in the box").create, "extended");
+    assert_eq!(outbox.ticket(first, late + LEASE).unwrap_err(), Want::Grant);
+    assert!(outbox.install(grant(2, true), late + LEASE), "the chunk became a hole and was allocated again");
+    let ticket = outbox.ticket(first, late + LEASE).expect("a lease").expect("in the box");
+    assert!(ticket.create && ticket.serial == Some(Serial::new(1)));
+}
+
+#[test]
 fn what_is_not_flushed_is_known() {
     let now = Instant::now();
     let mut outbox = Outbox::default();

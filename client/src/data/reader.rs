@@ -13,7 +13,8 @@ use super::retry::Retry;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use gfs_proto::FsError;
-use gfs_proto::ids::{ChunkIndex, ChunkVersion};
+use gfs_proto::chunk::ChunkLocation;
+use gfs_proto::ids::ChunkIndex;
 use gfs_proto::limits::BLOCK_SIZE;
 use std::ops::Range;
 use std::sync::Arc;
@@ -242,10 +243,7 @@ impl InodeData {
                     let plane = &self.plane;
                     match plane.servers.fetch(&location, blocks, &*plane.authority, plane.read_timeout).await {
                         Ok(data) => return Ok(data),
-                        // a chunk that was granted and never written has no file anywhere, and says so twice
-                        Err(FetchError::Absent) if absent > 0 && location.version == ChunkVersion::new(1) => {
-                            return Ok(zeroes(blocks.length));
-                        }
+                        Err(FetchError::Absent) if absent > 0 => return self.absent(&location, blocks),
                         Err(error) => {
                             absent += usize::from(error == FetchError::Absent);
                             self.state.lock().locations.forget(index);
@@ -263,7 +261,24 @@ impl InodeData {
         }
     }
 
-    async fn place(&self, index: ChunkIndex, retry: &Retry) -> Result<Place, FsError> {
+    /// True if it is no loss that no server named just now has a file. The master names servers of a chunk
+    /// that nobody has written only while somebody may write it. (A chunk that begins again has a higher
+    /// version, so that says nothing.)
+    pub(super) fn may_be_absent(&self, location: &ChunkLocation) -> bool {
+        location.leased && !self.state.lock().outbox(location.index).has_arrived()
+    }
+
+    /// No replica has a file, and the master was asked afresh where they are.
+    fn absent(&self, location: &ChunkLocation, blocks: Blocks) -> Result<Bytes, FsError> {
+        if self.may_be_absent(location) {
+            return Ok(zeroes(blocks.length));
+        }
+        tracing::error!(inode = %self.id(), index = %location.index, chunk = %location.handle,
+            "no server has the replica that it reported");
+        Err(FsError::NoReplica)
+    }
+
+    pub(super) async fn place(&self, index: ChunkIndex, retry: &Retry) -> Result<Place, FsError> {
         let count = {
             let state = self.state.lock();
             if state.lanes.get(&index).is_some_and(|lane| lane.outbox.is_creating()) {

@@ -1,4 +1,4 @@
-//! Writing: buffering, sending, leases that break, flushing.
+//! Writing: buffering, sending, leases that break, flushing to the replicas' memory.
 //!
 //! The way of a byte: `dirty` map, frame in the outbox of its chunk, acknowledged by all members. A
 //! frame is delivered by whoever waits for it (one small file: no other task takes part), by up to
@@ -10,7 +10,7 @@ use super::dirty::Batch;
 use super::frame::Frame;
 use super::inode::{InodeData, State};
 use super::members::Failure;
-use super::outbox::{Fault, Order, Ticket, Want};
+use super::outbox::{Order, Ticket, Want};
 use super::retry::Retry;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -19,7 +19,7 @@ use gfs_proto::frame::Extent;
 use gfs_proto::ids::{ChunkIndex, Epoch};
 use gfs_proto::limits::{FILE_SIZE_MAX, FRAME_PAYLOAD_MAX, STAR_BYTES_MAX};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::time::timeout_at;
 
 /// Frames of one inode in flight.
@@ -155,6 +155,9 @@ impl InodeData {
             }
         };
         let end = end_of(offset, data)?;
+        if data.is_empty() {
+            return Ok(offset);
+        }
         self.send_now(offset, data).await?;
         self.state.lock().written(end);
         Ok(offset)
@@ -272,7 +275,7 @@ impl InodeData {
     }
 
     /// Gets a lease, unless another task just did.
-    async fn acquire(&self, index: ChunkIndex, retry: &mut Retry) -> Result<(), FsError> {
+    pub(super) async fn acquire(&self, index: ChunkIndex, retry: &mut Retry) -> Result<(), FsError> {
         let gate = self.state.lock().lanes.entry(index).or_default().gate.clone();
         let _gate = timeout_at(retry.deadline(), gate.lock()).await.map_err(|_| FsError::TimedOut)?;
         let want = self.state.lock().outbox(index).want(Instant::now());
@@ -387,25 +390,26 @@ impl InodeData {
     /// Waits until all replicas have what was written before the call (close). Returns also the
     /// error of an earlier flush in the background that nobody was told of yet.
     pub async fn flush(self: &Arc<Self>) -> Result<(), FsError> {
+        self.uncut().await;
         self.send(false).await
     }
 
-    /// As [`flush`](Self::flush), and on stable storage at all replicas (fsync).
-    pub async fn sync(self: &Arc<Self>) -> Result<(), FsError> {
-        self.send(true).await?;
-        let chunks: Vec<ChunkIndex> = {
-            let state = self.state.lock();
-            let unsynced = |(index, lane): (&ChunkIndex, &super::inode::Lane)| lane.outbox.unsynced().map(|_| *index);
-            state.lanes.iter().filter_map(unsynced).collect()
-        };
-        match &chunks[..] {
-            [] => Ok(()),
-            [only] => self.sync_chunk(*only).await,
-            _ => join_all(chunks.iter().map(|index| self.sync_chunk(*index))).await.into_iter().collect(),
+    /// Waits until it is known whether dirty bytes go with a cut or stay. What the master waits for itself
+    /// (a recall) must not wait for its answer to the cut, and does not come here.
+    pub(super) async fn uncut(&self) {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if self.state.lock().cut_off.is_none() {
+                return;
+            }
+            progress.await;
         }
     }
 
-    async fn send(self: &Arc<Self>, sync: bool) -> Result<(), FsError> {
+    /// Sends what may be sent and waits for it.
+    pub(super) async fn send(self: &Arc<Self>, sync: bool) -> Result<(), FsError> {
         let (since, mine, barrier) = {
             let mut state = self.state.lock();
             let since = state.failures.count();
@@ -441,39 +445,6 @@ impl InodeData {
                 }
             }
             progress.await;
-        }
-    }
-
-    /// Brings acknowledged writes of a chunk to stable storage at all members.
-    async fn sync_chunk(&self, index: ChunkIndex) -> Result<(), FsError> {
-        let plane = &self.plane;
-        let mut retry = Retry::new(plane.config.timeout);
-        loop {
-            let (upto, members) = {
-                let mut state = self.state.lock();
-                let outbox = state.outbox(index);
-                let Some(upto) = outbox.unsynced() else { return Ok(()) };
-                (upto, outbox.members())
-            };
-            let Some(grant) = members else {
-                Box::pin(self.acquire(index, &mut retry)).await?;
-                continue;
-            };
-            let deadline = retry.request_deadline(plane.request_timeout.max(Duration::from_millis(100)));
-            match plane.servers.sync(&grant, deadline).await {
-                Ok(()) => {
-                    self.state.lock().outbox(index).flushed(upto);
-                    return Ok(());
-                }
-                Err(Failure::NoSpace) => return Err(FsError::NoSpace),
-                Err(Failure::Busy) => {}
-                Err(Failure::Fault(fault)) => {
-                    // a flush names no epoch: whatever was refused, the member is not what it was
-                    let fault = if fault == Fault::Stale { Fault::Broken(Vec::new()) } else { fault };
-                    self.state.lock().outbox(index).fail(grant.epoch, fault);
-                }
-            }
-            retry.pause().await?;
         }
     }
 }

@@ -1,13 +1,19 @@
 //! The namespace of the fake master: enough of the rules to see what a client believes.
 
+use crate::data::tests::server::FakeServer;
 use gfs_proto::FsError;
 use gfs_proto::attr::{Attr, FileKind, SetTime};
-use gfs_proto::chunk::ChunkMap;
-use gfs_proto::ids::{DirCookie, InodeId, MapGeneration, TruncateGeneration};
+use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap, Numbering};
+use gfs_proto::ids::{
+    ChunkHandle, ChunkIndex, ChunkVersion, DirCookie, Epoch, InodeId, MapGeneration, Term, TruncateGeneration,
+};
+use gfs_proto::limits::LEASE;
 use gfs_proto::name::Name;
 use gfs_proto::ops::{DirEntry, DirPage, FsStats, InodeRef, Made, Make, MakeKind, Op, OpResult, Opened, RenameMode};
 use gfs_proto::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Entries of a page of a directory: few, so that tests get several.
 pub(crate) const PAGE_ENTRIES: usize = 4;
@@ -18,6 +24,10 @@ pub(crate) struct Namespace {
     children: HashMap<InodeId, BTreeMap<Vec<u8>, InodeId>>,
     targets: HashMap<InodeId, Vec<u8>>,
     versions: HashMap<InodeId, u64>,
+    /// They have a replica of every chunk; without any, what is written stays dirty.
+    pub(crate) servers: Vec<Arc<FakeServer>>,
+    chunks: BTreeMap<(InodeId, ChunkIndex), ChunkGrant>,
+    epochs: u64,
     /// Attributes before they were reported and not logged.
     logged: HashMap<InodeId, Attr>,
     last: InodeId,
@@ -31,6 +41,9 @@ impl Default for Namespace {
             children: HashMap::new(),
             targets: HashMap::new(),
             versions: HashMap::new(),
+            servers: Vec::new(),
+            chunks: BTreeMap::new(),
+            epochs: 0,
             logged: HashMap::new(),
             last: InodeId::ROOT,
         };
@@ -135,7 +148,10 @@ impl Namespace {
             }
             Op::ReadDir { inode, after, .. } => self.page(id(*inode)?, *after).map(OpResult::Page),
             Op::StatFs => Ok(OpResult::Stats(FsStats { goal: 3, ..FsStats::default() })),
-            Op::ReadChunks { .. } => Ok(OpResult::Chunks(ChunkMap::default())),
+            Op::ReadChunks { inode, first, count } => {
+                let range = *first..ChunkIndex::new(first.get() + count);
+                Ok(OpResult::Chunks(self.map(id(*inode)?, &range)))
+            }
             Op::Make(make) => self.make(make, exclusive).map(OpResult::Made),
             Op::Link { inode, parent, name } => {
                 let inode = id(*inode)?;
@@ -162,6 +178,7 @@ impl Namespace {
                 self.index += 1;
                 let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
                 attr.mode = changes.mode.unwrap_or(attr.mode);
+                attr.ctime = Timestamp::from_nanos(attr.ctime.as_nanos() + 1);
                 if let Some(size) = changes.size {
                     attr.size = size;
                     attr.truncate_generation = attr.truncate_generation.next();
@@ -172,13 +189,19 @@ impl Namespace {
                 Ok(OpResult::Attr(attr.clone()))
             }
             Op::Open { inode, spec } => {
+                if spec.truncate {
+                    self.cut(id(*inode)?, 0);
+                }
                 let attr = self.get(*inode)?;
                 let exclusive = exclusive && spec.access.writes();
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))
             }
             Op::Release { .. } | Op::ReturnChunks { .. } => Ok(OpResult::Done),
-            Op::ReportSize { inode, size, mtime, ctime, durable, .. } => {
+            Op::ReportSize { inode, size, mtime, ctime, durable, truncate_generation, .. } => {
                 let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
+                if *truncate_generation != attr.truncate_generation {
+                    return Ok(OpResult::Attr(attr.clone()));
+                }
                 if *durable {
                     self.logged.remove(&attr.inode);
                 } else {
@@ -191,10 +214,56 @@ impl Namespace {
                 attr.ctime = ctime.unwrap_or(attr.ctime);
                 Ok(OpResult::Attr(attr.clone()))
             }
-            // There are no chunkservers: what is written stays dirty.
-            Op::GrantChunk { .. } => Err(FsError::Unavailable),
+            Op::GrantChunk { .. } if self.servers.is_empty() => Err(FsError::Unavailable),
+            Op::GrantChunk { inode, index } => self.grant(id(*inode)?, *index).map(OpResult::Grant),
             _ => Err(FsError::NotSupported),
         }
+    }
+
+    /// As if another session had set the size.
+    pub(crate) fn cut(&mut self, inode: InodeId, size: u64) {
+        let attr = self.attrs.get_mut(&inode).expect("a file");
+        (attr.size, attr.truncate_generation) = (size, attr.truncate_generation.next());
+    }
+
+    fn map(&self, inode: InodeId, range: &Range<ChunkIndex>) -> ChunkMap {
+        let grants = self.chunks.range((inode, range.start)..(inode, range.end)).map(|(_, grant)| grant);
+        let location = |grant: &ChunkGrant| ChunkLocation {
+            index: grant.index,
+            handle: grant.handle,
+            version: grant.version,
+            clip: None,
+            leased: true,
+            replicas: grant.replicas.clone(),
+        };
+        ChunkMap { generation: MapGeneration::default(), chunks: grants.map(location).collect() }
+    }
+
+    /// The grant of the chunk again, or one of a new epoch if the file was cut since.
+    fn grant(&mut self, inode: InodeId, index: ChunkIndex) -> Result<ChunkGrant, FsError> {
+        let attr = self.get(inode.into())?;
+        let before = self.chunks.get(&(inode, index));
+        if let Some(grant) = before.filter(|grant| grant.truncate_generation == attr.truncate_generation) {
+            return Ok(grant.clone());
+        }
+        let created = before.is_none();
+        self.epochs += 1;
+        let grant = ChunkGrant {
+            inode,
+            index,
+            handle: ChunkHandle::new(inode.get() << 8 | u64::from(index.get())),
+            version: ChunkVersion::new(1),
+            epoch: Epoch { term: Term::new(1), counter: self.epochs },
+            numbering: Numbering::Client,
+            created,
+            replicas: self.servers.iter().map(|server| server.replica()).collect(),
+            truncate_generation: attr.truncate_generation,
+            map_generation: MapGeneration::default(),
+            lease: LEASE,
+        };
+        self.servers.iter().for_each(|server| server.install(&grant, attr.size));
+        self.chunks.insert((inode, index), ChunkGrant { created: false, ..grant.clone() });
+        Ok(grant)
     }
 
     fn make(&mut self, make: &Make, exclusive: bool) -> Result<Made, FsError> {

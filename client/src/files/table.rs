@@ -432,10 +432,12 @@ impl Files {
         }
     }
 
-    /// What was known of the content, if it is still that.
-    pub(crate) fn unpark(&self, attr: &Attr) -> Option<Arc<InodeData>> {
+    /// What was known of the content, and whether it is still that. If not, what was not flushed to stable
+    /// storage is worth keeping.
+    pub(crate) fn unpark(&self, attr: &Attr) -> Option<(Arc<InodeData>, bool)> {
         let parked = self.parked.lock().pop(&attr.inode)?;
-        (parked.stamp == ContentStamp::of(attr)).then_some(parked.data)
+        let same = parked.stamp == ContentStamp::of(attr);
+        (same || !parked.data.is_dirty()).then_some((parked.data, same))
     }
 
     /// The data of a closed inode, to make its writes durable.

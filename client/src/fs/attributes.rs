@@ -76,11 +76,10 @@ impl Client {
         mut changes: SetAttr,
     ) -> Result<Entry, FsError> {
         // What was kept back is older than this and must not be reported after it.
-        let gate = match changes.size {
+        let cut = match changes.size {
             Some(size) => {
                 let gate = open.gate.write().await;
-                open.data.truncate_prepare(size).await?;
-                Some(gate)
+                Some((open.data.truncate_prepare(size).await?, gate))
             }
             None => None,
         };
@@ -92,7 +91,7 @@ impl Client {
             changes.mtime = Some(SetTime::At(now()));
         }
         let entry = self.setattr_at_master(caller, open.id, changes).await;
-        drop(gate);
+        drop(cut);
         entry
     }
 

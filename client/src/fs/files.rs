@@ -37,11 +37,10 @@ impl Client {
         }
         self.await_release(inode, flags).await;
         let open_here = self.files.inode(inode).filter(|_| flags.truncate);
-        let _gate = match &open_here {
+        let _cut = match &open_here {
             Some(open) => {
                 let gate = open.gate.write().await;
-                open.data.truncate_prepare(0).await?;
-                Some(gate)
+                Some((open.data.truncate_prepare(0).await?, gate))
             }
             None => None,
         };
@@ -117,7 +116,13 @@ impl Client {
         let exclusive = granted.opened.exclusive && !recalled;
         let given_up = granted.grant.take_if(|_| recalled);
         let parked = self.files.unpark(&attr);
-        let known = parked.is_some();
+        let known = parked.as_ref().is_some_and(|(_, same)| *same);
+        let parked = parked.map(|(data, same)| {
+            if !same {
+                data.reopened(attr.size, attr.truncate_generation, granted.opened.chunks.clone());
+            }
+            data
+        });
         let handle_is = (granted.flags, Some(granted.open), granted.flags.truncate && !granted.made);
         let (handle, inode, fresh) = self.files.insert(attr.inode, handle_is, || {
             let buffered = exclusive && parked.is_none();

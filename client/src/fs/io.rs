@@ -1,18 +1,22 @@
 //! Reading, writing and syncing open files.
 
 use super::Client;
-use crate::data::InodeData;
+use crate::data::{InodeData, OpenData};
 use crate::files::{OpenFile, OpenInode};
 use crate::{Allocate, FileHandle, Seek, WriteFlags};
 use bytes::Bytes;
 use gfs_proto::FsError;
-use gfs_proto::attr::SetTime;
+use gfs_proto::attr::{FileKind, SetTime};
 use gfs_proto::caller::Caller;
-use gfs_proto::ids::InodeId;
+use gfs_proto::chunk::ChunkMap;
+use gfs_proto::ids::{InodeId, TruncateGeneration};
 use gfs_proto::limits::{FILE_SIZE_MAX, FRAME_PAYLOAD_MAX};
 use gfs_proto::ops::{Access, Op, OpenSpec};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// A write is made again after so many cuts by other mounts; then its caller is told.
+const CUTS_MAX: usize = 8;
 
 impl Client {
     /// Up to `length` bytes; fewer only at the end of the file.
@@ -88,19 +92,37 @@ impl Client {
         }
     }
 
+    /// Where others write too, another mount may cut the file at the same moment. A write that went out under
+    /// a generation from before the cut is erased with what lies beyond it, and the master tells so in its
+    /// answer to the size: then it is written again, after the cut.
     async fn write_open(&self, file: &OpenFile, offset: u64, data: &[u8], flags: WriteFlags) -> Result<(), FsError> {
         let inode = &file.inode;
         let _gate = inode.gate.read().await;
+        for _ in 0..CUTS_MAX {
+            let generation = inode.data.truncate_generation();
+            self.write_once(file, offset, data, flags).await?;
+            if inode.is_exclusive() {
+                return Ok(());
+            }
+            self.report(inode, None).await?;
+            if inode.data.truncate_generation() == generation {
+                return Ok(());
+            }
+        }
+        Err(FsError::Busy)
+    }
+
+    async fn write_once(&self, file: &OpenFile, offset: u64, data: &[u8], flags: WriteFlags) -> Result<(), FsError> {
+        let inode = &file.inode;
         if flags.from_cache {
             // Pages of a mapping end with the page, not with the file.
             let inside = inode.data.size().saturating_sub(offset).min(data.len() as u64) as usize;
-            inode.data.write(offset, &data[..inside]).await?;
+            inode.data.write(offset, &data[..inside]).await
         } else if file.flags.append {
-            self.append(inode, data).await?;
+            self.append(inode, data).await
         } else {
-            inode.data.write(offset, data).await?;
+            inode.data.write(offset, data).await
         }
-        if inode.is_exclusive() { Ok(()) } else { self.report(inode, None).await }
     }
 
     /// Under an exclusive open the end of the file is known here. Otherwise the master is asked: two
@@ -181,33 +203,55 @@ impl Client {
 
     /// What a file holds that is about to replace another one goes to stable storage first, so that
     /// the name leads to the old content or the new after any crash.
-    pub(super) async fn make_durable(&self, inode: Option<InodeId>) -> Result<(), FsError> {
-        let Some(inode) = inode else { return Ok(()) };
+    pub(super) async fn make_durable(&self, inode: InodeId) -> Result<(), FsError> {
         if let Some(open) = self.files.inode(inode) {
             open.data.sync().await?;
             let wrote = open.with_overlay(|overlay, written| overlay.unlogged_writes(written)).is_some();
             return if wrote { self.report(&open, Some(false)).await } else { Ok(()) };
         }
-        let Some((data, unlogged)) = self.files.parked(inode) else { return Ok(()) };
+        let Some((data, unlogged)) = self.files.parked(inode) else { return self.sync_closed(inode).await };
         match data.sync().await {
             // A member of the closed file's lease is not what it was: new ones take an open file.
             Err(FsError::BadHandle) => self.sync_reopened(inode, &data).await?,
             other => other?,
         }
-        if let Some((size, truncate_generation)) = unlogged {
-            let report = Op::ReportSize {
-                inode: inode.into(),
-                size,
-                mtime: None,
-                atime: None,
-                ctime: None,
-                truncate_generation,
-                durable: true,
-            };
-            self.ask(&Caller::root(), vec![report]).await?.attr()?;
+        if let Some((size, generation)) = unlogged {
+            self.log_size(inode, size, generation).await?;
             self.files.parked_is_logged(inode);
         }
         Ok(())
+    }
+
+    async fn log_size(
+        &self,
+        inode: InodeId,
+        size: u64,
+        truncate_generation: TruncateGeneration,
+    ) -> Result<(), FsError> {
+        let report = Op::ReportSize {
+            inode: inode.into(),
+            size,
+            mtime: None,
+            atime: None,
+            ctime: None,
+            truncate_generation,
+            durable: true,
+        };
+        self.ask(&Caller::root(), vec![report]).await?.attr().map(drop)
+    }
+
+    /// A file that is not open here and of which nothing is remembered: another mount may have written it, or
+    /// this one before it wrote many others.
+    async fn sync_closed(&self, inode: InodeId) -> Result<(), FsError> {
+        let attr = self.getattr(&Caller::root(), inode).await?.attr;
+        if attr.kind != FileKind::File {
+            return Ok(());
+        }
+        let (size, truncate_generation) = (attr.size, attr.truncate_generation);
+        let map = ChunkMap::default();
+        let open = OpenData { inode, size, truncate_generation, map, grant: None, exclusive: false };
+        self.plane.open(open).sync().await?;
+        self.log_size(inode, size, truncate_generation).await
     }
 
     async fn sync_reopened(&self, inode: InodeId, data: &Arc<InodeData>) -> Result<(), FsError> {

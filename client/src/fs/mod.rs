@@ -22,6 +22,7 @@ use crate::files::Files;
 use crate::session::{Session, SessionConfig};
 use crate::{ClientConfig, ClusterInfo, ConnectError, Entry};
 use directories::Directories;
+use futures_util::future::join_all;
 use gfs_proto::FsError;
 use gfs_proto::attr::Attr;
 use gfs_proto::caller::Caller;
@@ -117,11 +118,17 @@ impl Client {
     }
 
     /// Writes out everything, tells the master the sizes, closes the session. Calls after it fail
-    /// with [`FsError::SessionExpired`]. Fails if something could not be written.
+    /// with [`FsError::SessionExpired`]. Fails if something could not be written within the bound on one
+    /// operation, which all files share.
     pub async fn shutdown(&self) -> Result<(), FsError> {
-        let mut outcome = Ok(());
-        for inode in self.files.inodes() {
-            outcome = outcome.and(self.settle(&inode).await);
+        let inodes = self.files.inodes();
+        let settled = join_all(inodes.iter().map(|inode| self.settle(inode)));
+        let outcome = match tokio::time::timeout_at(self.session.deadline(), settled).await {
+            Ok(outcomes) => outcomes.into_iter().collect(),
+            Err(_) => Err(FsError::TimedOut),
+        };
+        for inode in inodes.iter().filter(|inode| !inode.is_settled()) {
+            tracing::error!(inode = %inode.id, "written data of an open file could not be stored and is lost");
         }
         self.session.close().await;
         outcome

@@ -218,10 +218,18 @@ impl Client {
         to: (InodeId, &Name),
         mode: RenameMode,
     ) -> Result<(), FsError> {
-        let moved = self.cache.name_hint(from.0, from.1);
         let replaced = self.cache.name_hint(to.0, to.1);
+        let mut moved = self.cache.name_hint(from.0, from.1);
         if mode == RenameMode::Replace && replaced != Some(None) {
-            self.make_durable(moved.flatten()).await?;
+            if moved.is_none() {
+                moved = match self.lookup(caller, from.0, from.1).await? {
+                    Lookup::Found(entry) => Some(Some(entry.attr.inode)),
+                    Lookup::Missing { .. } => Some(None),
+                };
+            }
+            if let Some(inode) = moved.flatten() {
+                self.make_durable(inode).await?;
+            }
         }
         let op = Op::Rename {
             from_parent: from.0.into(),

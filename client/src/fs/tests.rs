@@ -1,8 +1,9 @@
 //! The client against a fake master: what it asks, what it believes, what it shows.
 
 use super::*;
+use crate::data::tests::server::FakeServer;
 use crate::fake_master::{FakeMaster, Fault, PAGE_ENTRIES};
-use crate::{Lookup, OpenFlags};
+use crate::{Lookup, OpenFlags, WriteFlags};
 use gfs_proto::attr::{Mode, SetAttr, SetTime};
 use gfs_proto::ids::{DirCookie, InodeId};
 use gfs_proto::name::Name;
@@ -302,6 +303,131 @@ async fn own_writes_are_in_every_attribute() {
 }
 
 #[tokio::test]
+async fn a_cut_that_the_master_refuses_loses_nothing() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    let refused = || master.inject(Fault::Refuse(FsError::AccessDenied));
+    client.write(opened.handle, 0, b"hello").await.expect("buffered");
+    client.report(&client.files.inode(file).expect("open"), None).await.expect("reported");
+    let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+    refused();
+    let set = client.setattr(&root(), file, cut, Some(opened.handle)).await;
+    assert_eq!(set.map(drop), Err(FsError::AccessDenied));
+    refused();
+    let flags = OpenFlags { truncate: true, ..OpenFlags::new(Access::Write) };
+    assert_eq!(client.open(&root(), file, flags).await.map(drop), Err(FsError::AccessDenied));
+    assert_eq!(&client.read(opened.handle, 0, 100).await.expect("read")[..], b"hello");
+    client.open(&root(), file, flags).await.expect("opened");
+    assert_eq!(&client.read(opened.handle, 0, 100).await.expect("read")[..], b"");
+}
+
+#[tokio::test]
+async fn a_shared_write_that_another_mounts_cut_erased_is_made_again() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    master.set_exclusive(false);
+    let client = connect(&master).await;
+    let (file, opened) = create(&client, "f").await;
+    client.write(opened.handle, 0, &[1; 150]).await.expect("written");
+    master.with_namespace(|namespace| namespace.cut(file, 100));
+    client.write(opened.handle, 200, b"late").await.expect("written");
+    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).size, 204);
+    let expected = [&[1; 100][..], &[0; 100], b"late"].concat();
+    for server in servers {
+        let chunks = server.chunks.lock();
+        assert_eq!(
+            chunks.values().map(|chunk| &chunk.data).collect::<Vec<_>>(),
+            [&expected],
+            "under the new generation"
+        );
+    }
+    assert_eq!(client.read(opened.handle, 0, 1000).await.expect("read"), expected);
+    let flags = WriteFlags { from_cache: true, ..WriteFlags::default() };
+    client.write_with(opened.handle, 4096, &[2; 4096], flags).await.expect("nothing to write");
+    assert_eq!(client.getattr(&root(), file).await.expect("known").attr.size, 204, "a mapping extends nothing");
+}
+
+/// True if every server has flushed all that it has.
+fn all_is_stable(servers: &[Arc<FakeServer>]) -> bool {
+    let stable = |server: &Arc<FakeServer>| server.chunks.lock().values().all(|chunk| chunk.stable == chunk.data);
+    servers.iter().all(stable)
+}
+
+async fn written_and_closed(client: &Client, text: &str) -> InodeId {
+    let (file, opened) = create(client, text).await;
+    client.write(opened.handle, 0, &[7; 100_000]).await.expect("buffered");
+    client.flush(opened.handle).await.expect("flushed");
+    client.release(opened.handle);
+    file
+}
+
+#[tokio::test]
+async fn fsync_by_a_handle_that_did_not_write_flushes_what_was_written() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    let other = connect(&master).await;
+    let chmod = SetAttr { mode: Some(Mode::new(0o700)), ..SetAttr::default() };
+    for (text, way) in [("a", "after a chmod"), ("b", "when it was forgotten"), ("c", "from another mount")] {
+        let file = written_and_closed(&client, text).await;
+        assert!(!all_is_stable(&servers));
+        match text {
+            "a" => drop(client.setattr(&root(), file, chmod.clone(), None).await.expect("set")),
+            "b" => client.files.forget_parked(),
+            _ => {}
+        }
+        let asks = if text == "c" { &other } else { &client };
+        let opened = asks.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+        asks.fsync(opened.handle, false).await.expect("synced");
+        assert!(all_is_stable(&servers), "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_chmod_does_not_make_a_client_forget_what_it_has_not_flushed() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    let file = written_and_closed(&client, "a").await;
+    let chmod = SetAttr { mode: Some(Mode::new(0o700)), ..SetAttr::default() };
+    client.setattr(&root(), file, chmod, None).await.expect("set");
+    let opened = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    assert!(!opened.keep_cache, "who knows what else was changed");
+    client.files.inode(file).expect("open").data.sync().await.expect("synced");
+    assert!(all_is_stable(&servers));
+    let syncs: Vec<usize> = servers.iter().map(|server| server.seen.lock().syncs).collect();
+    assert_eq!(syncs, [2, 2], "the members of its two leases");
+}
+
+#[tokio::test]
+async fn a_rename_over_a_file_flushes_whoever_wrote_it() {
+    let master = FakeMaster::start().await;
+    let servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    written_and_closed(&client, "old").await;
+    let rename = async |client: &Client, from: &str| {
+        client.rename(&root(), (ROOT, &name(from)), (ROOT, &name("old")), RenameMode::Replace).await.expect("renamed");
+    };
+    let reopened = written_and_closed(&client, "b").await;
+    client.files.forget_parked();
+    let opened = client.open(&root(), reopened, OpenFlags::new(Access::Read)).await.expect("opened");
+    client.release(opened.handle);
+    written_and_closed(&client, "c").await;
+    written_and_closed(&client, "d").await;
+    let other = connect(&master).await;
+    let dirty = || servers[0].chunks.lock().values().filter(|chunk| chunk.stable != chunk.data).count();
+    let before = dirty();
+    rename(&client, "b").await;
+    assert_eq!(dirty(), before - 2, "opened again in between, two chunks");
+    client.files.forget_parked();
+    rename(&client, "c").await;
+    assert_eq!(dirty(), before - 4, "forgotten");
+    rename(&other, "d").await;
+    assert_eq!(dirty(), before - 6, "a name that the other mount has never looked up");
+}
+
+#[tokio::test]
 async fn a_recall_makes_the_file_shared() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;
@@ -419,6 +545,21 @@ async fn after_shutdown_nothing_works_any_more() {
     client.cache.clear();
     assert_eq!(client.getattr(&root(), file).await.map(|_| ()), Err(FsError::SessionExpired));
     client.release(opened.handle);
+}
+
+#[tokio::test]
+async fn a_shutdown_without_chunkservers_takes_the_time_of_one_file() {
+    let master = FakeMaster::start().await;
+    let timeout = Duration::from_secs(2);
+    let config = ClientConfig { master: master.address.clone(), timeout, ..ClientConfig::default() };
+    let client = Client::connect(config).await.expect("the master listens");
+    for text in ["a", "b", "c", "d"] {
+        let (_, opened) = create(&client, text).await;
+        client.write(opened.handle, 0, b"nobody takes it").await.expect("buffered");
+    }
+    let began = Instant::now();
+    client.shutdown().await.expect_err("the data could not be written");
+    assert!(began.elapsed() < timeout * 3 / 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

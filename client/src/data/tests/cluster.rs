@@ -243,6 +243,10 @@ impl Cluster {
         self.servers.iter().map(|server| server.seen.lock().writes.len()).collect()
     }
 
+    fn was_written(&self, handle: ChunkHandle) -> bool {
+        self.servers.iter().any(|server| server.seen.lock().writes.iter().any(|write| write.handle == handle))
+    }
+
     pub(super) fn reads(&self) -> usize {
         self.servers.iter().map(|server| server.seen.lock().reads.len()).sum()
     }
@@ -267,7 +271,9 @@ impl ChunkAuthority for Cluster {
                     .map(|server| server.replica())
                     .collect(),
             };
-            let chunks = master.chunks.range(first..end).map(location).collect();
+            // a chunk that nobody has written becomes a hole with the end of its lease
+            let real = |(_, known): &(&ChunkIndex, &Known)| known.leased || self.was_written(known.handle);
+            let chunks = master.chunks.range(first..end).filter(real).map(location).collect();
             Ok(ChunkMap { generation: MapGeneration::new(1), chunks })
         }
         .boxed()

@@ -5,7 +5,7 @@ mod faults;
 mod links;
 mod model;
 mod paths;
-mod server;
+pub(crate) mod server;
 
 use std::time::Duration;
 

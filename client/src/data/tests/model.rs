@@ -119,9 +119,10 @@ async fn run(anchor: usize, steps: Vec<Step>) {
                 assert!(cluster.content(model.len() as u64, true) == model, "on stable storage");
             }
             Step::Truncate(size) => {
-                file.truncate_prepare(size).await.expect("prepared");
+                let cut = file.truncate_prepare(size).await.expect("prepared");
                 let generation = cluster.cut(size);
                 file.truncated(size, generation);
+                drop(cut);
                 model.resize(size as usize, 0);
             }
             Step::Exclusive(wanted) => {

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, INODE, config};
 use super::{eventually, pattern};
 use crate::data::{DataConfig, OpenData};
 use gfs_proto::chunk::ChunkMap;
-use gfs_proto::ids::{ChunkIndex, Serial, TruncateGeneration};
+use gfs_proto::ids::{ChunkIndex, ChunkVersion, Serial, TruncateGeneration};
 use gfs_proto::{FsError, limits};
 use std::sync::atomic::Ordering;
 
@@ -178,12 +178,14 @@ async fn holes_and_clipped_bytes_are_zeroes() {
     assert!(read.len() == CHUNK as usize + 200 && read.iter().all(|byte| *byte == 0));
     assert_eq!(&file.read(2 * chunk + 4999, 100).await.expect("read")[..], [&[0][..], &[9; 10]].concat());
 
-    file.truncate_prepare(9000).await.expect("prepared");
+    let cut = file.truncate_prepare(9000).await.expect("prepared");
     let generation = cluster.cut(9000);
     file.truncated(9000, generation);
-    file.truncate_prepare(16_000).await.expect("prepared");
+    drop(cut);
+    let cut = file.truncate_prepare(16_000).await.expect("prepared");
     let generation = cluster.cut(16_000);
     file.truncated(16_000, generation);
+    drop(cut);
     cluster.master.lock().chunks.get_mut(&ChunkIndex::new(0)).expect("there").clip = Some(9000);
     for file in [file, cluster.open(&cluster.plane(config()), 16_000, None, false)] {
         let read = file.read(0, 20_000).await.expect("read");
@@ -208,6 +210,41 @@ async fn sync_reaches_stable_storage_with_the_data_or_after_it() {
     assert_eq!(cluster.content(305_000, true)[300_000..], pattern(300_000, 5000, 2));
     file.sync().await.expect("nothing to do");
     assert_eq!(syncs(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sync_asks_for_what_others_wrote_only_where_they_may_have() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let file = cluster.create(&plane);
+    let data = pattern(0, 3 * CHUNK as usize, 1);
+    file.write(0, &data).await.expect("buffered");
+    file.flush().await.expect("flushed");
+    let counts = || {
+        let syncs = cluster.servers.iter().map(|server| std::mem::take(&mut server.seen.lock().syncs)).sum::<usize>();
+        (cluster.locates.swap(0, Ordering::Relaxed), syncs)
+    };
+    let size = data.len() as u64;
+    let reader = cluster.open(&cluster.plane(config()), size, None, false);
+    reader.sync().await.expect("synced");
+    assert_eq!((counts(), cluster.content(size, true) == data), ((1, 3), true), "one request to each");
+    reader.sync().await.expect("synced");
+    assert_eq!(counts(), (1, 3), "others may have written since");
+    let writer = cluster.open(&cluster.plane(config()), size, None, true);
+    writer.sync().await.expect("synced");
+    writer.sync().await.expect("nothing to do");
+    assert_eq!(counts(), (1, 3), "nobody else can have written between these two");
+    writer.write(0, b"new").await.expect("buffered");
+    writer.sync().await.expect("synced");
+    assert_eq!(counts(), (0, 0), "with the data");
+    writer.invalidate();
+    writer.sync().await.expect("synced");
+    assert_eq!(counts(), (1, 3));
+    cluster.servers[0].kill();
+    cluster.master.lock().chunks.values_mut().for_each(|known| known.leased = false);
+    reader.sync().await.expect("at those that are there");
+    cluster.servers[1..].iter().for_each(|server| server.chunks.lock().clear());
+    assert_eq!(reader.sync().await, Err(FsError::NoReplica), "nobody has the bytes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -329,13 +366,66 @@ async fn sizes_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_without_replicas_is_zeroes_only_while_somebody_may_write_its_first_frame() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let writer = cluster.create(&plane);
+    let index = ChunkIndex::new(0);
+    for version in [1, 2] {
+        cluster.master.lock().chunks.get_mut(&index).expect("there").version = ChunkVersion::new(version);
+        let reader = cluster.open(&cluster.plane(config()), 9000, None, false);
+        assert_eq!(reader.read(0, 9000).await.expect("read"), [0; 9000][..], "version {version}");
+    }
+    cluster.master.lock().chunks.get_mut(&index).expect("there").version = ChunkVersion::new(1);
+    writer.write(0, &pattern(0, 9000, 3)).await.expect("buffered");
+    writer.flush().await.expect("flushed");
+    let reader = cluster.open(&cluster.plane(config()), 9000, None, false);
+    assert_eq!(reader.read(0, 10).await.expect("read"), pattern(0, 10, 3));
+    cluster.servers.iter().for_each(|server| server.chunks.lock().clear());
+    writer.invalidate();
+    assert_eq!(writer.read(0, 10).await.err(), Some(FsError::NoReplica), "it knows that it has written");
+    cluster.master.lock().chunks.get_mut(&index).expect("there").leased = false;
+    let lost = cluster.open(&cluster.plane(config()), 9000, None, false).read(0, 10).await;
+    assert_eq!(lost.err(), Some(FsError::NoReplica), "lost bytes are no zeroes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_beyond_a_cut_are_dropped_when_the_master_has_agreed_and_not_before() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let file = cluster.create(&plane);
+    let data = pattern(0, 5000, 1);
+    file.write(0, &data).await.expect("buffered");
+    let cut = file.truncate_prepare(1000).await.expect("prepared");
+    assert_eq!(cluster.content(5000, false), [&data[..1000], &[0; 4000]].concat(), "no more may be sent");
+    assert_eq!(file.read(0, 5000).await.expect("read"), data);
+    let (syncing, recalled) = (file.clone(), file.clone());
+    let sync = tokio::spawn(async move { syncing.sync().await });
+    recalled.set_exclusive(false).await.expect("the master may wait for it before it answers");
+    assert!(file.is_dirty() && !sync.is_finished());
+    drop(cut);
+    sync.await.expect("no panic").expect("synced");
+    assert_eq!(cluster.content(5000, true), data, "the master refused");
+
+    file.set_exclusive(true).await.expect("exclusive");
+    file.write(2000, &[7; 100]).await.expect("buffered");
+    let cut = file.truncate_prepare(1000).await.expect("prepared");
+    file.truncated(1000, cluster.cut(1000));
+    assert!(!file.is_dirty() && plane.dirty_bytes() == 0);
+    drop(cut);
+    file.sync().await.expect("nothing is left");
+    assert_eq!(file.read(0, 5000).await.expect("read"), data[..1000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_grown_over_a_chunk_never_written_reads_as_zeroes_everywhere() {
     let cluster = Cluster::start(CHUNK).await;
     let plane = cluster.plane(config());
     let file = cluster.create(&plane);
-    file.truncate_prepare(10_000).await.expect("prepared");
+    let cut = file.truncate_prepare(10_000).await.expect("prepared");
     let generation = cluster.cut(10_000);
     file.truncated(10_000, generation);
+    drop(cut);
     for file in [file, cluster.open(&cluster.plane(config()), 10_000, None, false)] {
         assert!(file.read(0, 20_000).await.expect("read").iter().eq(&[0; 10_000]));
     }

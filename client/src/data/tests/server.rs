@@ -3,7 +3,7 @@
 use super::super::stream::{FrameReader, write_frame};
 use bytes::Bytes;
 use gfs_proto::checksum::{block_sums, decode_sums, encode_sums, piece_sums};
-use gfs_proto::chunk::{Replica, ServerAddress};
+use gfs_proto::chunk::{ChunkGrant, Replica, ServerAddress};
 use gfs_proto::frame::{Ack, DataError, DataReply, Kind, Prefix, Read, Sync, Write};
 use gfs_proto::ids::{
     ChunkHandle, ChunkVersion, Epoch, Incarnation, Sequence, Serial, ServerId, SessionId, TruncateGeneration,
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 /// One replica.
 #[derive(Clone, Default)]
-pub(super) struct FakeChunk {
+pub(crate) struct FakeChunk {
     pub version: ChunkVersion,
     pub epoch: Epoch,
     pub generation: TruncateGeneration,
@@ -33,7 +33,7 @@ pub(super) struct FakeChunk {
 
 /// What goes wrong next.
 #[derive(Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     /// Close the connection instead of answering this many writes, after they were applied or before.
     pub drop_writes: usize,
     pub apply_dropped: bool,
@@ -54,14 +54,14 @@ pub(super) struct Faults {
 
 /// What was asked, for assertions.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     pub writes: Vec<Write>,
     pub reads: Vec<Read>,
     pub syncs: usize,
     pub connections: usize,
 }
 
-pub(super) struct FakeServer {
+pub(crate) struct FakeServer {
     pub id: ServerId,
     pub incarnation: Mutex<Incarnation>,
     pub address: ServerAddress,
@@ -76,7 +76,7 @@ pub(super) struct FakeServer {
 type Answer = (Kind, Vec<u8>, Vec<u8>, Vec<Bytes>);
 
 impl FakeServer {
-    pub(super) async fn start(id: u32, chunk_size: u32, unix: Option<String>) -> Arc<Self> {
+    pub(crate) async fn start(id: u32, chunk_size: u32, unix: Option<String>) -> Arc<Self> {
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let local = unix.as_ref().map(|path| UnixListener::bind(path).expect("a socket"));
         let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id").trim().to_owned();
@@ -114,22 +114,31 @@ impl FakeServer {
         server
     }
 
-    pub(super) fn replica(&self) -> Replica {
+    pub(crate) fn replica(&self) -> Replica {
         Replica { server: self.id, incarnation: *self.incarnation.lock(), address: self.address.clone() }
     }
 
-    pub(super) fn is_down(&self) -> bool {
+    /// A grant of a newer epoch; the first chunk of a file is cut at `size`.
+    pub(crate) fn install(&self, grant: &ChunkGrant, size: u64) {
+        if let Some(chunk) = self.chunks.lock().get_mut(&grant.handle) {
+            (chunk.epoch, chunk.next) = (grant.epoch, Serial::new(1));
+            chunk.generation = grant.truncate_generation;
+            chunk.data.truncate(size as usize);
+        }
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
         self.faults.lock().down
     }
 
     /// The process dies: connections close, nothing answers.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.faults.lock().down = true;
         self.changed.notify_waiters();
     }
 
     /// It comes back with what was on stable storage.
-    pub(super) fn restart(&self) {
+    pub(crate) fn restart(&self) {
         let mut incarnation = self.incarnation.lock();
         *incarnation = incarnation.next();
         for chunk in self.chunks.lock().values_mut() {
