@@ -234,6 +234,16 @@ impl Opens {
         Some(if alone { Numbering::Client } else { Numbering::Primary })
     }
 
+    /// The files that the session has open.
+    pub fn files_of(&self, session: SessionId) -> Vec<InodeId> {
+        let table = self.0.lock();
+        let mut files: Vec<InodeId> =
+            table.sessions.get(&session).into_iter().flat_map(|m| m.values().copied()).collect();
+        files.sort_unstable();
+        files.dedup();
+        files
+    }
+
     /// True if another session has the file open for writing.
     pub fn others_write(&self, session: SessionId, inode: InodeId) -> bool {
         let others = |file: &OpenFile| file.opens.iter().any(|o| o.session != session && o.access.writes());

@@ -174,6 +174,11 @@ impl Sizes {
         ready.take(max).map(|(inode, known)| begin(inode, known)).collect()
     }
 
+    /// Of the records that are under way to the log.
+    pub fn under_way(&self) -> Vec<Gate> {
+        self.files.lock().values().filter_map(|known| known.logging.clone()).collect()
+    }
+
     /// The record of one file, to be logged at once. `None` if nothing is to be said, or a record of
     /// it is under way: then wait at the gate first.
     pub fn take(&self, inode: InodeId) -> Result<Option<Pending>, Gate> {

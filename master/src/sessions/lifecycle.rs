@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::callbacks::CallbackKind;
+use crate::gate::Gate;
 use crate::grants::Generations;
 use crate::grants::install::{Agreement, Wanted};
 use crate::grants::leases::Lease;
@@ -108,6 +109,26 @@ impl Master {
         });
         // A server that does not answer is fenced by the epoch of the next grant.
         join_all(commands).await;
+    }
+
+    /// A client takes its leave: what it has told is in the log before that is confirmed, and before its
+    /// session ends, for nobody will be left to tell it again.
+    pub async fn close_session(self: &Arc<Self>, id: SessionId) {
+        self.opens.files_of(id).into_iter().for_each(|inode| self.sizes.want(inode));
+        self.log_wanted_sizes(id).await;
+        self.end_session(id, "closed by the client").await;
+        self.log_wanted_sizes(id).await;
+    }
+
+    /// Returns when every size that is to be logged has been, by whomever.
+    async fn log_wanted_sizes(&self, session: SessionId) {
+        // Once more after what was under way, which may lack what has been told since.
+        for _ in 0..2 {
+            if let Err(error) = self.log_sizes().await {
+                warn!(%session, %error, "sizes told by a session that ends are logged later");
+            }
+            join_all(self.sizes.under_way().iter().map(Gate::passed)).await;
+        }
     }
 
     /// Ends a session: logged first, then what it held goes.

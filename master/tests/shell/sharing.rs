@@ -6,7 +6,7 @@ use gfs_proto::attr::{SetAttr, SetTime};
 use gfs_proto::chunk::Numbering;
 use gfs_proto::ids::TruncateGeneration;
 use gfs_proto::ops::{Access, HeldChunk, Op, OpResult};
-use gfs_proto::wire::callback;
+use gfs_proto::wire::{self, callback, client_message, server_message};
 use std::time::Duration;
 
 fn report(inode: gfs_proto::ids::InodeId, size: u64, generation: TruncateGeneration) -> Op {
@@ -101,6 +101,23 @@ async fn sizes_are_volatile_at_first_and_logged_soon_after_the_last_close() {
     assert_eq!(master.store.view().attr(inode).map(|attr| attr.size), Ok(0), "not logged while it is written");
     client.release(inode, 1).await;
     until("the size is logged", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 777)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_closed_leaves_no_size_behind_that_is_not_logged() {
+    // The first tick comes at once, no other.
+    let tick = Duration::from_secs(3600);
+    let cluster = Cluster::with(gfs_master::config::Timings { tick, ..timings() }).await;
+    let client = Client::start(&cluster.url()).await;
+    let (open, closed) = (client.create("open", 1).await.attr, client.create("closed", 2).await.attr);
+    for attr in [&open, &closed] {
+        assert!(client.ask(report(attr.inode, 777, attr.truncate_generation)).await.is_ok());
+    }
+    client.release(closed.inode, 2).await;
+    let told = client.send(client_message::Kind::Close(wire::CloseSession {})).await;
+    assert!(matches!(told, Some(server_message::Kind::Closed(_))), "{told:?}");
+    let logged = |inode| cluster.node().master.store.view().attr(inode).map(|attr| attr.size);
+    assert_eq!((logged(open.inode), logged(closed.inode)), (Ok(777), Ok(777)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
