@@ -90,10 +90,10 @@ impl Master {
     /// or was fenced because it did not answer.
     pub async fn recall_exclusive(&self, inode: InodeId, holder: SessionId) {
         if let Some(session) = self.sessions.get(holder) {
-            let (id, answered) = session.callbacks.ask(CallbackKind::RecallExclusive(inode));
+            let answered = session.callbacks.ask(CallbackKind::RecallExclusive(inode));
             if tokio::time::timeout(self.timings.recall, answered.passed()).await.is_err() {
+                // It stays asked: a holder that was cut off believes itself alone until it hears of it.
                 warn!(session = %holder, %inode, "a recall was not answered, the session's grants are revoked");
-                session.callbacks.done(id);
             }
         }
         // Whatever it still holds was granted to an exclusive writer.

@@ -90,6 +90,21 @@ async fn a_recall_is_repeated_after_the_stream_was_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_was_cut_off_is_recalled_when_it_is_back() {
+    let bound = Duration::from_millis(300);
+    let cluster = Cluster::with(gfs_master::config::Timings { recall: bound, ..timings() }).await;
+    let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let inode = writer.create("file", 1).await.attr.inode;
+    assert!(!other.open_file(inode, 1, Access::ReadWrite).await.expect("opened").exclusive, "nobody waits for ever");
+    other.release(inode, 1).await;
+    let writer = writer.resume(&cluster.url(), &[(inode, 1, Access::ReadWrite)]).await.expect("resumed");
+    writer.listen().await;
+    let recall = writer.callback().await;
+    assert!(matches!(&recall.kind, Some(callback::Kind::Recall(recall)) if recall.inode == inode.get()));
+    writer.done(recall.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sizes_are_volatile_at_first_and_logged_soon_after_the_last_close() {
     let cluster = Cluster::start().await;
     let client = Client::start(&cluster.url()).await;
