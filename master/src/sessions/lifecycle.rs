@@ -7,7 +7,7 @@ use crate::grants::Generations;
 use crate::grants::install::{Agreement, Wanted};
 use crate::grants::leases::Lease;
 use crate::master::{Master, now};
-use crate::opens::{OpenRequest, Registered};
+use crate::opens::{Claimed, OpenRequest};
 use crate::sizes::SizeReport;
 use futures_util::future::join_all;
 use gfs_master_core::{Action, SessionRecord};
@@ -55,14 +55,15 @@ impl Master {
             self.reclaim(session.id, reclaim);
         }
         session.attach(None, Instant::now());
+        self.sessions.settled.notify_waiters();
         info!(session = %session.id, name = session.name, opens = reclaims.len(), "session resumed");
         if self.everybody_is_back() {
             self.reap_idle_orphans();
         }
     }
 
-    /// Claimed opens wait for nobody: who had the file for itself before is alone with it still, or the
-    /// other claims come before anything new.
+    /// Claimed opens wait for nobody: who had the file for itself before is alone with it still, or has to
+    /// hear that it is not, for others were let in while it was away.
     fn reclaim(self: &Arc<Self>, session: SessionId, reclaim: &Reclaimed) {
         let Reclaimed { inode, open, access } = *reclaim;
         if self.store.view().attr(inode).is_err() {
@@ -70,18 +71,38 @@ impl Master {
             return;
         }
         let request = OpenRequest { session, inode, open, access, exclusive_possible: true };
-        match self.opens.register(request) {
-            Registered::Done(_) => {}
-            Registered::Recall { holder } => {
+        let (master, reclaim) = (self.clone(), *reclaim);
+        match self.opens.claim(request) {
+            Claimed::Done(recalled) => recalled.into_iter().for_each(|holder| {
                 let master = self.clone();
-                tokio::spawn(async move { master.recall_exclusive(inode, holder).await });
-            }
-            Registered::Wait(gate) => {
-                let (master, reclaim) = (self.clone(), *reclaim);
                 tokio::spawn(async move {
-                    gate.passed().await;
-                    master.reclaim(session, &reclaim);
+                    match holder == session {
+                        true => master.recall_claimant(inode, holder).await,
+                        false => master.recall_exclusive(inode, holder).await,
+                    }
                 });
+            }),
+            Claimed::Wait(gate) => drop(tokio::spawn(async move {
+                gate.passed().await;
+                master.reclaim(session, &reclaim);
+            })),
+        }
+    }
+
+    /// Returns when nobody can be the exclusive writer of a file without being known here. After a restart
+    /// that takes the return of the sessions of before, unless one has claimed the file. Their silence
+    /// is borne as long as that of the holder in a recall: whoever is later is recalled when it claims.
+    pub async fn claims_of(&self, inode: InodeId) {
+        let until = self.started + self.timings.recall;
+        loop {
+            let settled = self.sessions.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if self.everybody_is_back() || self.opens.is_open(inode) {
+                return;
+            }
+            if tokio::time::timeout_at(until.into(), settled).await.is_err() {
+                return;
             }
         }
     }
@@ -89,16 +110,27 @@ impl Master {
     /// Takes exclusive writing from a session and returns when it has flushed and given its grants back,
     /// or was fenced because it did not answer.
     pub async fn recall_exclusive(&self, inode: InodeId, holder: SessionId) {
-        if let Some(session) = self.sessions.get(holder) {
-            let answered = session.callbacks.ask(CallbackKind::RecallExclusive(inode));
-            if tokio::time::timeout(self.timings.recall, answered.passed()).await.is_err() {
-                // It stays asked: a holder that was cut off believes itself alone until it hears of it.
-                warn!(session = %holder, %inode, "a recall was not answered, the session's grants are revoked");
-            }
-        }
+        self.recall(inode, holder).await;
         // Whatever it still holds was granted to an exclusive writer.
         self.revoke(self.leases.remove_file(inode)).await;
         self.opens.recalled(inode);
+    }
+
+    /// As [`Master::recall_exclusive`], for a session that was granted nothing here as exclusive writer but
+    /// may believe that it is one: what others have been granted stays.
+    async fn recall_claimant(&self, inode: InodeId, claimant: SessionId) {
+        self.recall(inode, claimant).await;
+        self.opens.recalled(inode);
+    }
+
+    /// Has a session flush a file and write through; waits for the answer, but not for ever.
+    async fn recall(&self, inode: InodeId, holder: SessionId) {
+        let Some(session) = self.sessions.get(holder) else { return };
+        let answered = session.callbacks.ask(CallbackKind::RecallExclusive(inode));
+        if tokio::time::timeout(self.timings.recall, answered.passed()).await.is_err() {
+            // It stays asked: a holder that was cut off believes itself alone until it hears of it.
+            warn!(session = %holder, %inode, "a recall was not answered, others go on without the session");
+        }
     }
 
     /// Has the replicas forget these epochs.
@@ -145,6 +177,7 @@ impl Master {
         for released in self.opens.end_session(id) {
             self.after_release(released);
         }
+        self.sessions.settled.notify_waiters();
         if self.everybody_is_back() {
             self.reap_idle_orphans();
         }
