@@ -281,6 +281,26 @@ impl Opens {
         Some(if alone { Numbering::Client } else { Numbering::Primary })
     }
 
+    /// True if any session has the file open for writing.
+    pub fn is_written(&self, inode: InodeId) -> bool {
+        self.0.lock().files.get(&inode).is_some_and(|file| file.opens.iter().any(|open| open.access.writes()))
+    }
+
+    /// The files that the session, and no other, has open for writing.
+    pub fn written_by(&self, session: SessionId) -> Vec<InodeId> {
+        let table = self.0.lock();
+        let alone = |file: &OpenFile| {
+            let mut writers = file.opens.iter().filter(|open| open.access.writes()).map(|open| open.session);
+            writers.clone().any(|writer| writer == session) && writers.all(|writer| writer == session)
+        };
+        let mut files: Vec<InodeId> =
+            table.sessions.get(&session).into_iter().flat_map(|m| m.values().copied()).collect();
+        files.sort_unstable();
+        files.dedup();
+        files.retain(|inode| table.files.get(inode).is_some_and(alone));
+        files
+    }
+
     /// The files that the session has open.
     pub fn files_of(&self, session: SessionId) -> Vec<InodeId> {
         let table = self.0.lock();

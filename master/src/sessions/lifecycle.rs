@@ -3,19 +3,16 @@
 use super::Session;
 use super::callbacks::CallbackKind;
 use crate::gate::Gate;
-use crate::grants::Generations;
-use crate::grants::install::{Agreement, Wanted};
 use crate::grants::leases::Lease;
 use crate::master::{Master, now};
 use crate::opens::{Claimed, OpenRequest};
-use crate::sizes::SizeReport;
 use futures_util::future::join_all;
 use gfs_master_core::{Action, SessionRecord};
 use gfs_proto::FsError;
-use gfs_proto::chunk::Numbering;
 use gfs_proto::control::ChunkCommand;
 use gfs_proto::ids::{InodeId, OpenId, SessionId};
 use gfs_proto::ops::Access;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
@@ -172,7 +169,7 @@ impl Master {
             warn!(session = %id, %error, "the end of a session was not logged");
         }
         let leases = self.leases.remove_session(id);
-        join_all(leases.iter().map(|lease| self.recover_length(lease))).await;
+        self.recover_sizes(id, &leases).await;
         self.revoke(leases).await;
         for released in self.opens.end_session(id) {
             self.after_release(released);
@@ -183,25 +180,14 @@ impl Master {
         }
     }
 
-    /// The writer is gone and may not have told how far it wrote: the replicas say it. Otherwise those
-    /// bytes could come up again later, under a hole.
-    async fn recover_length(&self, lease: &Lease) {
-        let _turn = self.chunk_locks.lock((lease.inode, lease.index)).await;
-        let Ok(file) = self.store.view().chunks(lease.inode, lease.index, 1) else { return };
-        let generations = Generations::from(&file);
-        let Some(chunk) = file.chunks.first().filter(|chunk| chunk.handle == lease.handle) else { return };
-        let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false };
+    /// The session may not have told how far it wrote: neither where its leases were, nor in other files
+    /// that it had open for writing, whose leases have run out.
+    async fn recover_sizes(&self, id: SessionId, leases: &[Lease]) {
         // Without replicas there is nothing to be recovered, or it is too early: the size stays.
-        let Ok(Agreement::Reached(agreed)) = Box::pin(self.agree(&wanted)).await else { return };
-        let Some(length) = agreed.reports.iter().map(|report| report.length).max().filter(|l| *l > 0) else { return };
-        let size = self.store.genesis().chunk_size.start_of(lease.index) + u64::from(length);
-        let generation = generations.truncate;
-        let Ok(attr) = self.store.view().attr(lease.inode) else { return };
-        if size > self.sizes.overlay(attr.clone()).size {
-            let report = SizeReport { size, mtime: None, atime: None, ctime: None, generation };
-            self.sizes.note(attr, &report, now());
-        }
-        self.sizes.want(lease.inode);
+        join_all(leases.iter().map(|lease| self.recover_length(lease.inode, lease.index, lease.handle))).await;
+        let measured: HashSet<_> = leases.iter().map(|lease| lease.handle).collect();
+        let files = self.opens.written_by(id);
+        join_all(files.into_iter().map(|inode| self.recover_size(inode, &measured))).await;
     }
 
     /// Removes orphans that nobody has open, once everybody has claimed what was open before.

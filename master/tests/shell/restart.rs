@@ -1,7 +1,7 @@
 //! What a master that was killed leaves to the next: chunks that were granted and perhaps never written,
 //! and chunkservers that are on their way back.
 
-use crate::support::{Client, Cluster, FakeServer, timings};
+use crate::support::{CHUNK, Client, Cluster, FakeServer, timings, until};
 use gfs_master::config::Timings;
 use gfs_proto::FsError;
 use gfs_proto::attr::SetTime;
@@ -133,6 +133,46 @@ async fn a_writer_that_comes_back_late_hears_that_it_is_not_alone() {
     let recall = writer.callback().await;
     assert!(matches!(&recall.kind, Some(callback::Kind::Recall(recall)) if recall.inode == inode.get()));
     writer.done(recall.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_found_when_writer_and_master_died_together() {
+    let expiry = Duration::from_secs(1);
+    let mut cluster = Cluster::with(Timings { checkpoint: Duration::from_secs(3600), expiry, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = granted(&client).await;
+    let far = client.grant(inode, 3).await.expect("granted");
+    for server in &servers {
+        server.create(grant.handle, grant.version, 1000).await;
+        server.create(far.handle, far.version, 500).await;
+    }
+    cluster.crash().await;
+    let _servers = again(&cluster, servers).await;
+    let master = cluster.node().master.clone();
+    let recorded = || master.store.view().attr(inode).map(|attr| attr.size);
+    until("the session has expired", || master.sessions.is_empty()).await;
+    until("the size is recorded", || recorded() == Ok(3 * CHUNK + 500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_is_back_tells_the_size_itself() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = granted(&client).await;
+    for server in &servers {
+        server.create(grant.handle, grant.version, 1000).await;
+    }
+    cluster.crash().await;
+    let client = resumed(&client, &cluster, inode).await;
+    let servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    report_size(&client, inode, 1000).await;
+    client.release(inode, 1).await;
+    let master = cluster.node().master.clone();
+    until("the size is recorded", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 1000)).await;
+    assert!(servers.iter().all(|server| server.installs(grant.handle).is_empty()), "no replica is asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,6 +136,25 @@ async fn a_session_that_was_closed_leaves_no_size_behind_that_is_not_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_writer_never_told_is_found_after_its_leases_ran_out_too() {
+    let short = Duration::from_millis(200);
+    let cluster = Cluster::with(gfs_master::config::Timings { lease: short, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let made = client.create("file", 1).await;
+    let (inode, grant) = (made.attr.inode, made.grant.expect("a grant"));
+    for server in &servers {
+        server.create(grant.handle, grant.version, 1000).await;
+    }
+    let empty = client.grant(inode, 1).await.expect("a chunk that is never written");
+    let master = cluster.node().master.clone();
+    until("the leases have run out", || master.leases.is_empty()).await;
+    master.end_session(client.session, "it is dead").await;
+    until("the size is recorded", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 1000)).await;
+    assert!(empty.created && servers.iter().all(|server| server.version(empty.handle).is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fsync_logs_and_truncation_voids_what_was_reported() {
     let cluster = Cluster::start().await;
     let client = Client::start(&cluster.url()).await;
