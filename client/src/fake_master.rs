@@ -138,6 +138,13 @@ impl FakeMaster {
         tokio::time::timeout(Duration::from_secs(10), told).await.expect("done in time").expect("answered");
     }
 
+    /// Ends the streams of callbacks; the connections stay.
+    pub(crate) fn end_callbacks(&self) {
+        for stream in self.state.lock().callbacks.drain(..) {
+            let _ = stream.send(Err(Status::unavailable("it is too slow")));
+        }
+    }
+
     /// Waits until a client listens to callbacks.
     pub(crate) async fn has_listener(&self) {
         while self.state.lock().callbacks.is_empty() {

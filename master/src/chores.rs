@@ -20,6 +20,7 @@ pub async fn run(master: Arc<Master>) {
             _ = tick.tick() => {}
         }
         master.servers.decay();
+        master.recover_noted();
         let now = Instant::now();
         for lease in master.leases.remove_expired(now) {
             master.sizes.want(lease.inode);

@@ -12,6 +12,7 @@ pub mod garbage;
 pub mod gate;
 pub mod grants;
 pub mod keyed_lock;
+pub mod lengths;
 pub mod log;
 pub mod master;
 pub mod node;

@@ -10,6 +10,7 @@ use crate::gate::Gate;
 use crate::grants::leases::Leases;
 use crate::grants::unwritten::Unwritten;
 use crate::keyed_lock::KeyedLocks;
+use crate::lengths::Lengths;
 use crate::log::{LogError, ReplicatedLog, StateMachine};
 use crate::opens::Opens;
 use crate::servers::Servers;
@@ -77,6 +78,8 @@ pub struct Master {
     pub opens: Opens,
     /// What they wrote and nobody logged yet.
     pub sizes: Sizes,
+    /// What nobody told and replicas know.
+    pub lengths: Lengths,
     /// Chunkservers.
     pub servers: Servers,
     /// Their replicas.

@@ -172,6 +172,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         sessions: Sessions::new(sessions, started),
         opens: Default::default(),
         sizes: Default::default(),
+        lengths: Default::default(),
         servers: Servers::new(servers, config.timings, started),
         locations: Default::default(),
         leases: Default::default(),

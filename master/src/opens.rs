@@ -10,6 +10,9 @@
 //!   nobody --register(A, write)--> exclusive A --register(B)--> recalling A --recalled--> shared
 //!      ^------------------- last open of A released ---'            (B waits at the gate)
 //! ```
+//! After a restart opens come back as claims ([`Opens::claim`]). Who claims to write and is not alone any
+//! more may believe itself exclusive, so it is recalled as well; several recalls of one file may overlap.
+//!
 //! Invariant: a file has an exclusive holder only if every open of it belongs to that session, or a
 //! recall of the holder is under way.
 
@@ -32,7 +35,8 @@ struct Open {
 struct OpenFile {
     opens: Vec<Open>,
     exclusive: Option<SessionId>,
-    /// A recall of the exclusive holder is under way; opens when it is done.
+    /// Recalls under way; the gate opens when the last of them is done. Nobody is exclusive meanwhile.
+    recalls: u32,
     recall: Option<Gate>,
     /// Commands under way that may remove the file: its openers are stamped, none may be added.
     removals: u32,
@@ -60,6 +64,16 @@ pub enum Registered {
         /// The exclusive writer until now.
         holder: SessionId,
     },
+    /// Not registered: wait at the gate, then try again.
+    Wait(Gate),
+}
+
+/// What becomes of a claim to an open of before a restart.
+#[derive(Debug)]
+pub enum Claimed {
+    /// Registered; these sessions have to be recalled: the caller does so and calls [`Opens::recalled`]
+    /// for each. Others wait until all are done.
+    Done(Vec<SessionId>),
     /// Not registered: wait at the gate, then try again.
     Wait(Gate),
 }
@@ -110,6 +124,10 @@ impl OpenFile {
         self.opens.retain(|known| (known.session, known.open) != (open.session, open.open));
         self.opens.push(open);
     }
+    fn begin_recall(&mut self) {
+        self.recalls += 1;
+        self.recall.get_or_insert_default();
+    }
     /// The holder is one no more when it has nothing open for writing.
     fn settle_exclusive(&mut self) {
         self.exclusive = self.exclusive.filter(|holder| self.writes(*holder));
@@ -150,7 +168,7 @@ impl Opens {
         file.add(Open { session: request.session, open: request.open, access: request.access });
         let outcome = match file.exclusive {
             Some(holder) if holder != request.session => {
-                file.recall = Some(Gate::new());
+                file.begin_recall();
                 Registered::Recall { holder }
             }
             Some(_) => Registered::Done(true),
@@ -164,12 +182,41 @@ impl Opens {
         outcome
     }
 
-    /// The recall of the file's exclusive writer has ended: everybody is equal now.
+    /// Registers an open that the session had before the connection or the master was lost. It is in use,
+    /// so no recall holds it up. An open that is known already needs nothing: what its session lost
+    /// meanwhile it is told by the recall that took it.
+    pub fn claim(&self, request: OpenRequest) -> Claimed {
+        let mut table = self.0.lock();
+        let session = request.session;
+        if table.sessions.get(&session).is_some_and(|opens| opens.contains_key(&request.open)) {
+            return Claimed::Done(Vec::new());
+        }
+        let file = table.files.entry(request.inode).or_default();
+        if let Some(gate) = &file.removed {
+            return Claimed::Wait(gate.clone());
+        }
+        file.add(Open { session, open: request.open, access: request.access });
+        if file.exclusive.is_none() && file.recall.is_none() && !file.others(session) && file.writes(session) {
+            file.exclusive = Some(session);
+        }
+        let mut recalled: Vec<SessionId> =
+            file.exclusive.filter(|holder| *holder != session && file.recall.is_none()).into_iter().collect();
+        recalled.extend((request.access.writes() && file.exclusive != Some(session)).then_some(session));
+        recalled.iter().for_each(|_| file.begin_recall());
+        table.sessions.entry(session).or_default().insert(request.open, request.inode);
+        Claimed::Done(recalled)
+    }
+
+    /// One recall has ended; with the last of the file everybody is equal.
     pub fn recalled(&self, inode: InodeId) {
         let mut table = self.0.lock();
         if let Some(file) = table.files.get_mut(&inode) {
+            debug_assert!(file.recalls > 0, "every end has its beginning");
+            file.recalls -= 1;
             file.exclusive = None;
-            if let Some(gate) = file.recall.take() {
+            if file.recalls == 0
+                && let Some(gate) = file.recall.take()
+            {
                 gate.open();
             }
         }
@@ -185,7 +232,7 @@ impl Opens {
             return Some(Registered::Wait(gate.clone()));
         }
         let holder = file.exclusive.filter(|holder| *holder != session)?;
-        file.recall = Some(Gate::new());
+        file.begin_recall();
         Some(Registered::Recall { holder })
     }
 
@@ -232,6 +279,36 @@ impl Opens {
         let file = table.files.get(&inode).filter(|file| file.writes(session))?;
         let alone = file.exclusive == Some(session) && file.recall.is_none();
         Some(if alone { Numbering::Client } else { Numbering::Primary })
+    }
+
+    /// True if any session has the file open for writing.
+    pub fn is_written(&self, inode: InodeId) -> bool {
+        self.0.lock().files.get(&inode).is_some_and(|file| file.opens.iter().any(|open| open.access.writes()))
+    }
+
+    /// The files that the session, and no other, has open for writing.
+    pub fn written_by(&self, session: SessionId) -> Vec<InodeId> {
+        let table = self.0.lock();
+        let alone = |file: &OpenFile| {
+            let mut writers = file.opens.iter().filter(|open| open.access.writes()).map(|open| open.session);
+            writers.clone().any(|writer| writer == session) && writers.all(|writer| writer == session)
+        };
+        let mut files: Vec<InodeId> =
+            table.sessions.get(&session).into_iter().flat_map(|m| m.values().copied()).collect();
+        files.sort_unstable();
+        files.dedup();
+        files.retain(|inode| table.files.get(inode).is_some_and(alone));
+        files
+    }
+
+    /// The files that the session has open.
+    pub fn files_of(&self, session: SessionId) -> Vec<InodeId> {
+        let table = self.0.lock();
+        let mut files: Vec<InodeId> =
+            table.sessions.get(&session).into_iter().flat_map(|m| m.values().copied()).collect();
+        files.sort_unstable();
+        files.dedup();
+        files
     }
 
     /// True if another session has the file open for writing.
@@ -329,6 +406,52 @@ mod tests {
         assert_eq!(released(A, 2), None);
         assert_eq!(opens.end_session(B), [Released { inode: FILE, last: true, last_of_session: true }]);
         assert!(!opens.is_open(FILE) && opens.0.lock().files.is_empty(), "nothing is kept of closed files");
+    }
+
+    fn claim(opens: &Opens, session: SessionId, open: u64, access: Access) -> Vec<SessionId> {
+        match opens.claim(request(session, open, access)) {
+            Claimed::Done(recalled) => recalled,
+            other => panic!("expected to be registered at once, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_claims_to_write_and_is_not_alone_is_recalled() {
+        let opens = Opens::default();
+        assert!(matches!(
+            opens.register(OpenRequest { exclusive_possible: false, ..request(B, 1, Access::Read) }),
+            Registered::Done(false)
+        ));
+        assert_eq!(claim(&opens, A, 1, Access::Read), [], "a reader buffers nothing");
+        assert_eq!(claim(&opens, A, 2, Access::Write), [A]);
+        assert_eq!(claim(&opens, A, 2, Access::Write), [], "known by now");
+        let Registered::Wait(gate) = opens.register(request(SessionId::new(3), 1, Access::Read)) else {
+            panic!("nobody looks before A has flushed");
+        };
+        assert_eq!(opens.numbering(A, FILE), Some(Numbering::Primary));
+        opens.recalled(FILE);
+        assert!(gate.is_open());
+    }
+
+    #[test]
+    fn recalls_of_several_claims_overlap() {
+        let opens = Opens::default();
+        let third = SessionId::new(3);
+        assert_eq!(claim(&opens, A, 1, Access::Write), [], "alone so far");
+        assert_eq!(opens.numbering(A, FILE), Some(Numbering::Client));
+        assert_eq!(claim(&opens, B, 1, Access::Write), [A, B]);
+        assert_eq!(claim(&opens, third, 1, Access::Write), [third], "A is being recalled");
+        let Registered::Wait(gate) = opens.register(request(SessionId::new(4), 1, Access::Read)) else {
+            panic!("a newcomer waits for all of them");
+        };
+        [A, B].iter().for_each(|_| opens.recalled(FILE));
+        assert!(!gate.is_open());
+        opens.end_session(A);
+        opens.end_session(B);
+        assert_eq!(opens.numbering(third, FILE), Some(Numbering::Primary), "its recall is under way");
+        opens.recalled(FILE);
+        assert!(gate.is_open());
+        assert!(exclusive(&opens, third, 2, Access::Write));
     }
 
     #[test]

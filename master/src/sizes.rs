@@ -182,6 +182,11 @@ impl Sizes {
         ready.take(max).map(|(inode, known)| begin(inode, known)).collect()
     }
 
+    /// Of the records that are under way to the log.
+    pub fn under_way(&self) -> Vec<Gate> {
+        self.files.lock().values().filter_map(|known| known.logging.clone()).collect()
+    }
+
     /// The record of one file, to be logged at once. `None` if nothing is to be said. While another
     /// record of it is under way or its times are being set, the gate to wait at before it is tried again.
     pub fn take(&self, inode: InodeId) -> Result<Option<Pending>, Gate> {

@@ -445,6 +445,18 @@ async fn a_recall_makes_the_file_shared() {
 }
 
 #[tokio::test]
+async fn recalls_are_heard_after_their_stream_has_ended() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, _) = create(&client, "f").await;
+    master.end_callbacks();
+    tokio::time::timeout(Duration::from_secs(10), master.has_listener()).await.expect("it listens again");
+    master.recall(file).await;
+    assert!(client.try_open(file, OpenFlags::new(Access::Read)).is_none(), "no longer ours alone");
+    assert!(master.take_resumed().is_empty(), "on the same connection");
+}
+
+#[tokio::test]
 async fn open_files_are_claimed_again_after_a_cut() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;

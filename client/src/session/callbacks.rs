@@ -6,6 +6,7 @@ use gfs_proto::ids::InodeId;
 use gfs_proto::name::Name;
 use gfs_proto::wire::{self, callback, callback_answer, session_client::SessionClient};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
@@ -14,11 +15,16 @@ use tracing::debug;
 
 type Answers = mpsc::UnboundedSender<wire::CallbackAnswer>;
 
-/// Runs until the stream ends; the connection's keeper starts it anew with the next connection, and
-/// the master repeats what was not answered.
+/// Between two streams on one connection: a master that refuses them is not flooded.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs as long as the connection, whose keeper ends it: a master that cannot ask us anything would take
+/// us for dead. When a stream ends another is opened, and the master repeats what was not answered.
 pub(super) async fn serve(session: Weak<Session>, channel: Channel, identity: Identity) {
-    if let Err(status) = run(&session, channel, &identity).await {
-        debug!(%status, "the stream of callbacks ended");
+    while session.strong_count() > 0 {
+        let ended = run(&session, channel.clone(), &identity).await;
+        debug!(status = ?ended.err(), "the stream of callbacks ended");
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -53,6 +53,7 @@ impl Request {
 
     async fn open(&self, inode: InodeId, spec: OpenSpec) -> Result<Opened, FsError> {
         let attr = self.master.store.view().may_open(&self.caller, inode, spec.access)?;
+        self.master.claims_of(inode).await;
         self.opened(attr, spec).await
     }
 

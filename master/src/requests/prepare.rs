@@ -69,6 +69,11 @@ impl Request {
                 Op::Make(make) if make.open.is_some_and(|spec| spec.truncate) => {
                     self.prepare_cut(self.child(make.parent, &make.name, &ops)).await;
                 }
+                Op::Make(make) if make.open.is_some() && !self.master.everybody_is_back() => {
+                    if let Some(inode) = self.child(make.parent, &make.name, &ops) {
+                        self.master.claims_of(inode).await;
+                    }
+                }
                 _ => {}
             }
         }
@@ -99,6 +104,7 @@ impl Request {
     /// that the state machine sees where the file really ends.
     async fn prepare_cut(&self, inode: Option<InodeId>) {
         let Some(inode) = inode else { return };
+        self.master.claims_of(inode).await;
         while let Some(recall) = self.master.opens.recall_for(inode, self.session.id) {
             match recall {
                 Registered::Wait(gate) => gate.passed().await,

@@ -133,7 +133,7 @@ impl Replies {
                 }
             },
             client_message::Kind::Close(_) => self.under_way.push(Box::pin(async move {
-                master.end_session(session.id, "closed by the client").await;
+                master.close_session(session.id).await;
                 answer(request, server_message::Kind::Closed(wire::SessionClosed {}))
             })),
             client_message::Kind::Attach(_) => {}

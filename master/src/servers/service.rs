@@ -130,7 +130,7 @@ impl Master {
 
     /// Replicas that a server has; those that are stale are returned. Those that nobody knows are left
     /// alone.
-    fn present(&self, server: ServerId, rows: &[ReplicaRow]) -> Vec<ChunkHandle> {
+    fn present(&self, server: ServerId, rows: &[ReplicaRow], full: bool) -> Vec<ChunkHandle> {
         let mut stale = Vec::new();
         for rows in rows.chunks(ROWS_PER_VIEW) {
             let view = self.store.view();
@@ -142,8 +142,12 @@ impl Master {
                 if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
                     self.unwritten.written(row.handle);
                 }
-                if matches!(record, Ok(Some(record)) if is_stale(&record, server, row)) {
+                let Ok(Some(record)) = record else { continue };
+                if is_stale(&record, server, row) {
                     stale.push(row.handle);
+                }
+                if full {
+                    self.compare_length(&view, &record, row);
                 }
             }
         }
@@ -248,7 +252,7 @@ async fn work_off(
         within = report.full && !report.last;
         rows += report.present.len();
         stale.extend(tokio::task::block_in_place(|| {
-            let stale = master.present(server, &report.present);
+            let stale = master.present(server, &report.present, report.full);
             master.absent(server, &report.removed);
             stale
         }));

@@ -1,5 +1,6 @@
 //! What the master asks of one client, until it is answered: sent on the stream that is attached, and
-//! again on the next one if that is lost first.
+//! again on the next one if that is lost first. Whoever asks may stop waiting; the question stays, for
+//! the client must learn of it all the same when it is back.
 
 use crate::gate::Gate;
 use gfs_proto::ids::InodeId;
@@ -51,7 +52,7 @@ impl Table {
 
 impl Callbacks {
     /// Asks; the gate opens when the client has answered, or never will because the session ended.
-    pub fn ask(&self, kind: CallbackKind) -> (u64, Gate) {
+    pub fn ask(&self, kind: CallbackKind) -> Gate {
         let mut table = self.0.lock();
         table.next += 1;
         let (id, gate) = (table.next, Gate::new());
@@ -61,7 +62,7 @@ impl Callbacks {
             table.unanswered.insert(id, (kind, gate.clone()));
             table.send(Callback { id, kind });
         }
-        (id, gate)
+        gate
     }
 
     /// The client has answered.
@@ -74,9 +75,10 @@ impl Callbacks {
     /// A stream takes over; what is unanswered is asked again on it.
     pub fn attach(&self) -> mpsc::Receiver<Callback> {
         let mut table = self.0.lock();
-        let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
-        table.stream = Some(sender);
         let again: Vec<_> = table.unanswered.iter().map(|(id, (kind, _))| Callback { id: *id, kind: *kind }).collect();
+        // Room for all of them: a stream that is given up at once would never get further.
+        let (sender, receiver) = mpsc::channel(again.len() + OUTGOING_MAX);
+        table.stream = Some(sender);
         again.into_iter().for_each(|callback| table.send(callback));
         receiver
     }
@@ -99,9 +101,9 @@ mod tests {
     #[test]
     fn what_is_unanswered_is_asked_again() {
         let callbacks = Callbacks::default();
-        let (id, gate) = callbacks.ask(RECALL);
+        let gate = callbacks.ask(RECALL);
         let mut first = callbacks.attach();
-        assert_eq!(first.try_recv(), Ok(Callback { id, kind: RECALL }), "asked before anybody listened");
+        let id = first.try_recv().expect("asked before anybody listened").id;
         drop(first);
         let mut second = callbacks.attach();
         assert_eq!(second.try_recv(), Ok(Callback { id, kind: RECALL }));
@@ -111,11 +113,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_has_room_for_all_that_is_unanswered() {
+        let callbacks = Callbacks::default();
+        (0..2 * OUTGOING_MAX).for_each(|_| drop(callbacks.ask(RECALL)));
+        let mut stream = callbacks.attach();
+        let asked = std::iter::from_fn(|| stream.try_recv().ok()).count();
+        assert_eq!(asked, 2 * OUTGOING_MAX);
+        callbacks.ask(RECALL);
+        assert!(stream.try_recv().is_ok(), "it was not given up");
+    }
+
+    #[test]
     fn nobody_waits_for_a_session_that_ended() {
         let callbacks = Callbacks::default();
-        let (_, before) = callbacks.ask(RECALL);
+        let before = callbacks.ask(RECALL);
         callbacks.close();
-        let (_, after) = callbacks.ask(RECALL);
+        let after = callbacks.ask(RECALL);
         assert!(before.is_open() && after.is_open());
     }
 }

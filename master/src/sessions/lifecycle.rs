@@ -2,19 +2,17 @@
 
 use super::Session;
 use super::callbacks::CallbackKind;
-use crate::grants::Generations;
-use crate::grants::install::{Agreement, Wanted};
+use crate::gate::Gate;
 use crate::grants::leases::Lease;
 use crate::master::{Master, now};
-use crate::opens::{OpenRequest, Registered};
-use crate::sizes::SizeReport;
+use crate::opens::{Claimed, OpenRequest};
 use futures_util::future::join_all;
 use gfs_master_core::{Action, SessionRecord};
 use gfs_proto::FsError;
-use gfs_proto::chunk::Numbering;
 use gfs_proto::control::ChunkCommand;
 use gfs_proto::ids::{InodeId, OpenId, SessionId};
 use gfs_proto::ops::Access;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
@@ -54,14 +52,15 @@ impl Master {
             self.reclaim(session.id, reclaim);
         }
         session.attach(None, Instant::now());
+        self.sessions.settled.notify_waiters();
         info!(session = %session.id, name = session.name, opens = reclaims.len(), "session resumed");
         if self.everybody_is_back() {
             self.reap_idle_orphans();
         }
     }
 
-    /// Claimed opens wait for nobody: who had the file for itself before is alone with it still, or the
-    /// other claims come before anything new.
+    /// Claimed opens wait for nobody: who had the file for itself before is alone with it still, or has to
+    /// hear that it is not, for others were let in while it was away.
     fn reclaim(self: &Arc<Self>, session: SessionId, reclaim: &Reclaimed) {
         let Reclaimed { inode, open, access } = *reclaim;
         if self.store.view().attr(inode).is_err() {
@@ -69,18 +68,38 @@ impl Master {
             return;
         }
         let request = OpenRequest { session, inode, open, access, exclusive_possible: true };
-        match self.opens.register(request) {
-            Registered::Done(_) => {}
-            Registered::Recall { holder } => {
+        let (master, reclaim) = (self.clone(), *reclaim);
+        match self.opens.claim(request) {
+            Claimed::Done(recalled) => recalled.into_iter().for_each(|holder| {
                 let master = self.clone();
-                tokio::spawn(async move { master.recall_exclusive(inode, holder).await });
-            }
-            Registered::Wait(gate) => {
-                let (master, reclaim) = (self.clone(), *reclaim);
                 tokio::spawn(async move {
-                    gate.passed().await;
-                    master.reclaim(session, &reclaim);
+                    match holder == session {
+                        true => master.recall_claimant(inode, holder).await,
+                        false => master.recall_exclusive(inode, holder).await,
+                    }
                 });
+            }),
+            Claimed::Wait(gate) => drop(tokio::spawn(async move {
+                gate.passed().await;
+                master.reclaim(session, &reclaim);
+            })),
+        }
+    }
+
+    /// Returns when nobody can be the exclusive writer of a file without being known here. After a restart
+    /// that takes the return of the sessions of before, unless one has claimed the file. Their silence
+    /// is borne as long as that of the holder in a recall: whoever is later is recalled when it claims.
+    pub async fn claims_of(&self, inode: InodeId) {
+        let until = self.started + self.timings.recall;
+        loop {
+            let settled = self.sessions.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if self.everybody_is_back() || self.opens.is_open(inode) {
+                return;
+            }
+            if tokio::time::timeout_at(until.into(), settled).await.is_err() {
+                return;
             }
         }
     }
@@ -88,16 +107,27 @@ impl Master {
     /// Takes exclusive writing from a session and returns when it has flushed and given its grants back,
     /// or was fenced because it did not answer.
     pub async fn recall_exclusive(&self, inode: InodeId, holder: SessionId) {
-        if let Some(session) = self.sessions.get(holder) {
-            let (id, answered) = session.callbacks.ask(CallbackKind::RecallExclusive(inode));
-            if tokio::time::timeout(self.timings.recall, answered.passed()).await.is_err() {
-                warn!(session = %holder, %inode, "a recall was not answered, the session's grants are revoked");
-                session.callbacks.done(id);
-            }
-        }
+        self.recall(inode, holder).await;
         // Whatever it still holds was granted to an exclusive writer.
         self.revoke(self.leases.remove_file(inode)).await;
         self.opens.recalled(inode);
+    }
+
+    /// As [`Master::recall_exclusive`], for a session that was granted nothing here as exclusive writer but
+    /// may believe that it is one: what others have been granted stays.
+    async fn recall_claimant(&self, inode: InodeId, claimant: SessionId) {
+        self.recall(inode, claimant).await;
+        self.opens.recalled(inode);
+    }
+
+    /// Has a session flush a file and write through; waits for the answer, but not for ever.
+    async fn recall(&self, inode: InodeId, holder: SessionId) {
+        let Some(session) = self.sessions.get(holder) else { return };
+        let answered = session.callbacks.ask(CallbackKind::RecallExclusive(inode));
+        if tokio::time::timeout(self.timings.recall, answered.passed()).await.is_err() {
+            // It stays asked: a holder that was cut off believes itself alone until it hears of it.
+            warn!(session = %holder, %inode, "a recall was not answered, others go on without the session");
+        }
     }
 
     /// Has the replicas forget these epochs.
@@ -110,6 +140,26 @@ impl Master {
         join_all(commands).await;
     }
 
+    /// A client takes its leave: what it has told is in the log before that is confirmed, and before its
+    /// session ends, for nobody will be left to tell it again.
+    pub async fn close_session(self: &Arc<Self>, id: SessionId) {
+        self.opens.files_of(id).into_iter().for_each(|inode| self.sizes.want(inode));
+        self.log_wanted_sizes(id).await;
+        self.end_session(id, "closed by the client").await;
+        self.log_wanted_sizes(id).await;
+    }
+
+    /// Returns when every size that is to be logged has been, by whomever.
+    async fn log_wanted_sizes(&self, session: SessionId) {
+        // Once more after what was under way, which may lack what has been told since.
+        for _ in 0..2 {
+            if let Err(error) = self.log_sizes().await {
+                warn!(%session, %error, "sizes told by a session that ends are logged later");
+            }
+            join_all(self.sizes.under_way().iter().map(Gate::passed)).await;
+        }
+    }
+
     /// Ends a session: logged first, then what it held goes.
     pub async fn end_session(self: &Arc<Self>, id: SessionId, why: &'static str) {
         let Some(session) = self.sessions.remove(id) else { return };
@@ -119,35 +169,25 @@ impl Master {
             warn!(session = %id, %error, "the end of a session was not logged");
         }
         let leases = self.leases.remove_session(id);
-        join_all(leases.iter().map(|lease| self.recover_length(lease))).await;
+        self.recover_sizes(id, &leases).await;
         self.revoke(leases).await;
         for released in self.opens.end_session(id) {
             self.after_release(released);
         }
+        self.sessions.settled.notify_waiters();
         if self.everybody_is_back() {
             self.reap_idle_orphans();
         }
     }
 
-    /// The writer is gone and may not have told how far it wrote: the replicas say it. Otherwise those
-    /// bytes could come up again later, under a hole.
-    async fn recover_length(&self, lease: &Lease) {
-        let _turn = self.chunk_locks.lock((lease.inode, lease.index)).await;
-        let Ok(file) = self.store.view().chunks(lease.inode, lease.index, 1) else { return };
-        let generations = Generations::from(&file);
-        let Some(chunk) = file.chunks.first().filter(|chunk| chunk.handle == lease.handle) else { return };
-        let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false };
+    /// The session may not have told how far it wrote: neither where its leases were, nor in other files
+    /// that it had open for writing, whose leases have run out.
+    async fn recover_sizes(&self, id: SessionId, leases: &[Lease]) {
         // Without replicas there is nothing to be recovered, or it is too early: the size stays.
-        let Ok(Agreement::Reached(agreed)) = Box::pin(self.agree(&wanted)).await else { return };
-        let Some(length) = agreed.reports.iter().map(|report| report.length).max().filter(|l| *l > 0) else { return };
-        let size = self.store.genesis().chunk_size.start_of(lease.index) + u64::from(length);
-        let generation = generations.truncate;
-        let Ok(attr) = self.store.view().attr(lease.inode) else { return };
-        if size > self.sizes.overlay(attr.clone()).size {
-            let report = SizeReport { size, mtime: None, atime: None, ctime: None, generation };
-            self.sizes.note(attr, &report, now());
-        }
-        self.sizes.want(lease.inode);
+        join_all(leases.iter().map(|lease| self.recover_length(lease.inode, lease.index, lease.handle))).await;
+        let measured: HashSet<_> = leases.iter().map(|lease| lease.handle).collect();
+        let files = self.opens.written_by(id);
+        join_all(files.into_iter().map(|inode| self.recover_size(inode, &measured))).await;
     }
 
     /// Removes orphans that nobody has open, once everybody has claimed what was open before.

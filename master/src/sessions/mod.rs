@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// A client's session.
 pub struct Session {
@@ -42,6 +43,8 @@ struct State {
 /// All sessions.
 pub struct Sessions {
     table: RwLock<HashMap<SessionId, Arc<Session>>>,
+    /// Told when a session that may have been expected is back, or has ended.
+    pub settled: Notify,
 }
 
 impl Session {
@@ -93,7 +96,7 @@ impl Sessions {
     /// With the sessions that the log knows, all expected back.
     pub fn new(records: Vec<SessionRecord>, now: Instant) -> Self {
         let table = records.into_iter().map(|r| (r.session, Arc::new(Session::new(r, now)))).collect();
-        Self { table: RwLock::new(table) }
+        Self { table: RwLock::new(table), settled: Notify::new() }
     }
 
     /// A session was opened and logged.

@@ -1,13 +1,14 @@
 //! What a master that was killed leaves to the next: chunks that were granted and perhaps never written,
 //! and chunkservers that are on their way back.
 
-use crate::support::{Client, Cluster, FakeServer, timings, until};
+use crate::support::{CHUNK, Client, Cluster, FakeServer, timings, until};
 use gfs_master::config::Timings;
 use gfs_proto::FsError;
 use gfs_proto::attr::SetTime;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::ids::{ChunkIndex, InodeId};
 use gfs_proto::ops::{Access, Op};
+use gfs_proto::wire::callback;
 use std::time::Duration;
 
 /// A cluster of which a copy can be made: no checkpoint comes in between.
@@ -164,6 +165,83 @@ async fn nothing_is_begun_again_while_another_writer_may_hold_the_grant() {
     assert_eq!(client.grant(inode, 0).await, Err(FsError::Unavailable), "the other one is not back yet");
     let _other = other.resume(&cluster.url(), &[]).await.expect("resumed");
     assert!(client.grant(inode, 0).await.expect("granted").created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_waits_for_the_writer_that_is_on_its_way_back() {
+    let mut cluster = cluster().await;
+    let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let inode = writer.create("file", 1).await.attr.inode;
+    cluster.crash().await;
+    let other = other.resume(&cluster.url(), &[]).await.expect("resumed");
+    let opening = other.open_file(inode, 1, Access::Read);
+    let returning = async {
+        let writer = resumed(&writer, &cluster, inode).await;
+        writer.listen().await;
+        let recall = writer.callback().await;
+        report_size(&writer, inode, 1000).await;
+        writer.done(recall.id);
+        writer
+    };
+    let (opened, _writer) = tokio::join!(opening, returning);
+    assert_eq!(opened.map(|opened| opened.attr.size), Ok(1000), "what it held back is seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_comes_back_late_hears_that_it_is_not_alone() {
+    let recall = Duration::from_millis(300);
+    let mut cluster = Cluster::with(Timings { checkpoint: Duration::from_secs(3600), recall, ..timings() }).await;
+    let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let inode = writer.create("file", 1).await.attr.inode;
+    cluster.crash().await;
+    let other = other.resume(&cluster.url(), &[]).await.expect("resumed");
+    let opened = other.open_file(inode, 1, Access::ReadWrite).await.expect("it is not waited for without end");
+    assert!(!opened.exclusive, "who knows what the other one has open");
+    let writer = resumed(&writer, &cluster, inode).await;
+    writer.listen().await;
+    let recall = writer.callback().await;
+    assert!(matches!(&recall.kind, Some(callback::Kind::Recall(recall)) if recall.inode == inode.get()));
+    writer.done(recall.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_found_when_writer_and_master_died_together() {
+    let expiry = Duration::from_secs(1);
+    let mut cluster = Cluster::with(Timings { checkpoint: Duration::from_secs(3600), expiry, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = granted(&client).await;
+    let far = client.grant(inode, 3).await.expect("granted");
+    for server in &servers {
+        server.create(grant.handle, grant.version, 1000).await;
+        server.create(far.handle, far.version, 500).await;
+    }
+    cluster.crash().await;
+    let _servers = again(&cluster, servers).await;
+    let master = cluster.node().master.clone();
+    let recorded = || master.store.view().attr(inode).map(|attr| attr.size);
+    until("the session has expired", || master.sessions.is_empty()).await;
+    until("the size is recorded", || recorded() == Ok(3 * CHUNK + 500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_is_back_tells_the_size_itself() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = granted(&client).await;
+    for server in &servers {
+        server.create(grant.handle, grant.version, 1000).await;
+    }
+    cluster.crash().await;
+    let client = resumed(&client, &cluster, inode).await;
+    let servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    report_size(&client, inode, 1000).await;
+    client.release(inode, 1).await;
+    let master = cluster.node().master.clone();
+    until("the size is recorded", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 1000)).await;
+    assert!(servers.iter().all(|server| server.installs(grant.handle).is_empty()), "no replica is asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

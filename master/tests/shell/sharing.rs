@@ -6,7 +6,7 @@ use gfs_proto::attr::{SetAttr, SetTime};
 use gfs_proto::chunk::Numbering;
 use gfs_proto::ids::TruncateGeneration;
 use gfs_proto::ops::{Access, HeldChunk, Op, OpResult};
-use gfs_proto::wire::callback;
+use gfs_proto::wire::{self, callback, client_message, server_message};
 use std::time::Duration;
 
 fn report(inode: gfs_proto::ids::InodeId, size: u64, generation: TruncateGeneration) -> Op {
@@ -90,6 +90,21 @@ async fn a_recall_is_repeated_after_the_stream_was_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_was_cut_off_is_recalled_when_it_is_back() {
+    let bound = Duration::from_millis(300);
+    let cluster = Cluster::with(gfs_master::config::Timings { recall: bound, ..timings() }).await;
+    let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let inode = writer.create("file", 1).await.attr.inode;
+    assert!(!other.open_file(inode, 1, Access::ReadWrite).await.expect("opened").exclusive, "nobody waits for ever");
+    other.release(inode, 1).await;
+    let writer = writer.resume(&cluster.url(), &[(inode, 1, Access::ReadWrite)]).await.expect("resumed");
+    writer.listen().await;
+    let recall = writer.callback().await;
+    assert!(matches!(&recall.kind, Some(callback::Kind::Recall(recall)) if recall.inode == inode.get()));
+    writer.done(recall.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sizes_are_volatile_at_first_and_logged_soon_after_the_last_close() {
     let cluster = Cluster::start().await;
     let client = Client::start(&cluster.url()).await;
@@ -101,6 +116,42 @@ async fn sizes_are_volatile_at_first_and_logged_soon_after_the_last_close() {
     assert_eq!(master.store.view().attr(inode).map(|attr| attr.size), Ok(0), "not logged while it is written");
     client.release(inode, 1).await;
     until("the size is logged", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 777)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_closed_leaves_no_size_behind_that_is_not_logged() {
+    // The first tick comes at once, no other.
+    let tick = Duration::from_secs(3600);
+    let cluster = Cluster::with(gfs_master::config::Timings { tick, ..timings() }).await;
+    let client = Client::start(&cluster.url()).await;
+    let (open, closed) = (client.create("open", 1).await.attr, client.create("closed", 2).await.attr);
+    for attr in [&open, &closed] {
+        assert!(client.ask(report(attr.inode, 777, attr.truncate_generation)).await.is_ok());
+    }
+    client.release(closed.inode, 2).await;
+    let told = client.send(client_message::Kind::Close(wire::CloseSession {})).await;
+    assert!(matches!(told, Some(server_message::Kind::Closed(_))), "{told:?}");
+    let logged = |inode| cluster.node().master.store.view().attr(inode).map(|attr| attr.size);
+    assert_eq!((logged(open.inode), logged(closed.inode)), (Ok(777), Ok(777)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_writer_never_told_is_found_after_its_leases_ran_out_too() {
+    let short = Duration::from_millis(200);
+    let cluster = Cluster::with(gfs_master::config::Timings { lease: short, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let made = client.create("file", 1).await;
+    let (inode, grant) = (made.attr.inode, made.grant.expect("a grant"));
+    for server in &servers {
+        server.create(grant.handle, grant.version, 1000).await;
+    }
+    let empty = client.grant(inode, 1).await.expect("a chunk that is never written");
+    let master = cluster.node().master.clone();
+    until("the leases have run out", || master.leases.is_empty()).await;
+    master.end_session(client.session, "it is dead").await;
+    until("the size is recorded", || master.store.view().attr(inode).is_ok_and(|attr| attr.size == 1000)).await;
+    assert!(empty.created && servers.iter().all(|server| server.version(empty.handle).is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
