@@ -52,6 +52,7 @@ pub(super) struct Directory<D: Disk> {
     /// Free bytes when last asked for, less what was written since.
     free: AtomicU64,
     total: AtomicU64,
+    file_system: AtomicU64,
     out_of_service: AtomicBool,
     reason: Mutex<String>,
 }
@@ -81,6 +82,7 @@ impl<D: Disk> Directory<D> {
             thresholds: parts.thresholds,
             free: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            file_system: AtomicU64::new(0),
             out_of_service: AtomicBool::new(false),
             reason: Mutex::new(String::new()),
         };
@@ -190,17 +192,26 @@ impl<D: Disk> Directory<D> {
             Ok(room) => {
                 self.free.store(room.bytes_free, Ordering::Relaxed);
                 self.total.store(room.bytes_total, Ordering::Relaxed);
+                self.file_system.store(room.file_system, Ordering::Relaxed);
             }
             Err(error) => self.fail(&format!("the room in it cannot be found out: {error}")),
         }
     }
 
-    pub(super) fn space(&self) -> DirectorySpace {
+    /// Number of the file system that it is in, as last seen.
+    pub(super) fn file_system(&self) -> u64 {
+        self.file_system.load(Ordering::Relaxed)
+    }
+
+    /// Its part of the room in a file system that so many directories share: whoever adds them up must not
+    /// count it more than once.
+    pub(super) fn space(&self, sharers: u64) -> DirectorySpace {
         self.look_at_room();
+        let free = self.free_estimate() / sharers + self.spares.bytes();
         DirectorySpace {
             path: self.path.display().to_string(),
-            bytes_total: self.total.load(Ordering::Relaxed),
-            bytes_free: (self.free_estimate() + self.spares.bytes()).saturating_sub(self.thresholds.reserve),
+            bytes_total: self.total.load(Ordering::Relaxed) / sharers,
+            bytes_free: free.saturating_sub(self.thresholds.reserve / sharers),
             chunks: self.chunks.load(Ordering::Relaxed),
             accepts_chunks: self.accepts_chunks(),
             error: self.reason.lock().clone(),

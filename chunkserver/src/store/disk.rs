@@ -30,6 +30,8 @@ pub struct Listed {
 /// Room in the file system of a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Room {
+    /// Tells file systems apart: two directories with one number share this room.
+    pub file_system: u64,
     /// Its size.
     pub bytes_total: u64,
     /// What this process may still use.

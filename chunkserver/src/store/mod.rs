@@ -156,9 +156,14 @@ impl<D: Disk> ChunkStore<D> {
         self.index.open_count()
     }
 
-    /// Room in each directory.
+    /// Room in each directory. Directories in one file system have equal parts of its room.
     pub fn space(&self) -> Vec<DirectorySpace> {
-        self.directories.iter().map(Directory::space).chain(self.missing.iter().cloned()).collect()
+        let file_systems: Vec<u64> = self.directories.iter().map(Directory::file_system).collect();
+        let sharers = |directory: &Directory<D>| {
+            file_systems.iter().filter(|other| **other == directory.file_system()).count().max(1) as u64
+        };
+        let present = self.directories.iter().map(|directory| directory.space(sharers(directory)));
+        present.chain(self.missing.iter().cloned()).collect()
     }
 
     /// Takes the directory of this path out of service.

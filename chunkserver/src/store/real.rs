@@ -64,8 +64,12 @@ impl Disk for RealDisk {
     }
 
     fn room(&self, dir: &Path) -> io::Result<Room> {
-        let stat = retry(|| rustix::fs::statvfs(dir))?;
-        Ok(Room { bytes_total: stat.f_blocks * stat.f_frsize, bytes_free: stat.f_bavail * stat.f_frsize })
+        let room = retry(|| rustix::fs::statvfs(dir))?;
+        Ok(Room {
+            file_system: retry(|| rustix::fs::stat(dir))?.st_dev,
+            bytes_total: room.f_blocks * room.f_frsize,
+            bytes_free: room.f_bavail * room.f_frsize,
+        })
     }
 }
 

@@ -75,6 +75,8 @@ struct State {
     operations: u64,
     fault: Option<(u64, Fault)>,
     room: Room,
+    /// Directories that are file systems of their own.
+    mounts: Vec<PathBuf>,
     random: Random,
 }
 
@@ -96,7 +98,7 @@ enum Change {
 
 impl Default for MemDisk {
     fn default() -> Self {
-        let room = Room { bytes_total: 1 << 40, bytes_free: 1 << 40 };
+        let room = Room { file_system: 0, bytes_total: 1 << 40, bytes_free: 1 << 40 };
         let state = State {
             files: BTreeMap::new(),
             names: BTreeMap::from([(PathBuf::from("/"), Node::Dir)]),
@@ -108,6 +110,7 @@ impl Default for MemDisk {
             operations: 0,
             fault: None,
             room,
+            mounts: Vec::new(),
             random: Random(1),
         };
         Self(Arc::new(Mutex::new(state)))
@@ -136,6 +139,10 @@ impl MemDisk {
     pub fn set_room(&self, room: Room) {
         self.0.lock().room = room;
     }
+    /// What [`Disk::room`] says of this directory is about a file system of its own.
+    pub fn mount(&self, dir: &Path) {
+        self.0.lock().mounts.push(dir.to_owned());
+    }
     /// The machine stops now and comes up again.
     pub fn restart(&self, loss: Loss) {
         self.0.lock().restart(loss);
@@ -149,6 +156,7 @@ impl MemDisk {
         let copy = State {
             files,
             names: state.names.clone(),
+            mounts: state.mounts.clone(),
             durable: state.durable.clone(),
             pending: state.pending.clone(),
             fault: None,
@@ -371,10 +379,12 @@ impl Disk for MemDisk {
         state.answer(())
     }
 
-    fn room(&self, _dir: &Path) -> io::Result<Room> {
+    fn room(&self, dir: &Path) -> io::Result<Room> {
         let mut state = self.0.lock();
         state.step_whole()?;
-        state.answer(state.room)
+        let mount = state.mounts.iter().position(|mount| dir.starts_with(mount));
+        let file_system = mount.map_or(0, |at| at as u64 + 1);
+        state.answer(Room { file_system, ..state.room })
     }
 }
 

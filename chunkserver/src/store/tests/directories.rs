@@ -131,6 +131,17 @@ fn chunks_go_where_most_room_is_and_are_found_again() {
 }
 
 #[test]
+fn directories_in_one_file_system_share_its_room() {
+    let disk = MemDisk::default();
+    disk.mount(Path::new("/three"));
+    disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: (1 << 20) + 1000 });
+    let directories = vec!["/one".into(), "/two".into(), "/three".into()];
+    let store = ChunkStore::open(StoreConfig { directories, ..config("boot-1") }, disk).expect("open");
+    let space: Vec<(u64, u64)> = store.space().iter().map(|space| (space.bytes_total, space.bytes_free)).collect();
+    assert_eq!(space, [(1 << 29, 1 << 19), (1 << 29, 1 << 19), (1 << 30, 1 << 20)]);
+}
+
+#[test]
 fn of_two_copies_in_two_directories_the_higher_version_counts() {
     let (disk, store) = fresh();
     store.create(h(1), V2, 0).expect("create");
@@ -149,7 +160,7 @@ fn of_two_copies_in_two_directories_the_higher_version_counts() {
 #[test]
 fn watermark_and_reserve_bound_what_is_stored_and_deletes_go_on() {
     let (disk, store) = fresh();
-    let room = |free| disk.set_room(Room { bytes_total: 1 << 30, bytes_free: free });
+    let room = |free| disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: free });
     room(1 << 20);
     store.create(h(1), V1, 0).expect("create");
     store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
@@ -172,7 +183,7 @@ fn watermark_and_reserve_bound_what_is_stored_and_deletes_go_on() {
 fn spare_files_are_given_back_when_room_is_short() {
     let (disk, store) = fresh();
     let spares = || disk.files().iter().filter(|path| path.to_string_lossy().contains("/spare/")).count();
-    let room = |free| disk.set_room(Room { bytes_total: 1 << 30, bytes_free: free });
+    let room = |free| disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: free });
     room(1 << 20);
     (1..9).for_each(|n| store.create(h(n), V1, 0).expect("create"));
     (1..9).for_each(|n| assert_eq!(store.delete(&[SyncChunk { handle: h(n), version: V1 }]), [Ok(())]));
