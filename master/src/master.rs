@@ -7,7 +7,7 @@ use crate::checkpoint::DeltaRoom;
 use crate::config::Timings;
 use crate::data_dir::DataDir;
 use crate::gate::Gate;
-use crate::grants::leases::Leases;
+use crate::grants::leases::{Lease, Leases};
 use crate::grants::unwritten::Unwritten;
 use crate::keyed_lock::KeyedLocks;
 use crate::lengths::Lengths;
@@ -111,6 +111,8 @@ pub struct Committed {
     pub index: LogIndex,
     /// What it did.
     pub outcome: Outcome,
+    /// Leases of chunks that it gave up, ended here and not yet at the replicas.
+    pub void: Vec<Lease>,
 }
 
 /// The time, as the system has it.
@@ -160,8 +162,8 @@ impl Master {
         self.room.admission(&self.store).await;
         let command = Command { stamp: Stamp { now }, action };
         let (index, outcome) = self.log.propose(command.encode()).await.map_err(|e| refusal(&e))?;
-        self.note(&outcome);
-        Ok(Committed { index, outcome })
+        let void = self.note(&outcome);
+        Ok(Committed { index, outcome, void })
     }
 
     /// As [`Master::commit`], for commands that have one result.
@@ -171,19 +173,21 @@ impl Master {
     }
 
     /// Chunks that a command allocated: nobody has a replica. Chunks that it gave up: nobody may write
-    /// them, their replicas are garbage.
-    fn note(&self, outcome: &Outcome) {
+    /// them, their replicas are garbage; their leases are returned.
+    fn note(&self, outcome: &Outcome) -> Vec<Lease> {
         if outcome.replayed {
-            return;
+            return Vec::new();
         }
         outcome.results.iter().flatten().filter_map(allocated).for_each(|handle| self.unwritten.add(handle));
-        for handle in &outcome.dropped {
-            self.leases.remove(*handle);
+        let ended = outcome.dropped.iter().filter_map(|handle| {
             self.unwritten.forget(*handle);
-        }
+            self.leases.remove(*handle)
+        });
+        let ended = ended.collect();
         if !outcome.dropped.is_empty() {
             self.garbage.notify_one();
         }
+        ended
     }
 
     /// Bytes of the metadata file.

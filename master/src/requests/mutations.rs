@@ -7,10 +7,12 @@
 use super::prepare::{Hold, Prepared, well_ordered};
 use super::{Request, Results};
 use crate::grants::Generations;
+use crate::grants::leases::Lease;
 use crate::master::clamped;
 use gfs_master_core::{Action, Afterlife, CoreBatch, CoreMade, CoreResult, Removed};
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkGrant, Numbering};
+use gfs_proto::ids::InodeId;
 use gfs_proto::ops::{Batch, BatchReply, InodeRef, Made, Make, Op, OpResult};
 
 impl Request {
@@ -30,6 +32,9 @@ impl Request {
         let committed = self.master.commit_at(action, clamped(batch.client_time)).await?;
         drop(removals);
         settle(holds, &ops, &committed.outcome.results);
+        if !committed.outcome.replayed {
+            self.revoke_cut(&ops, &committed.outcome.results, committed.void).await;
+        }
         let replayed = committed.outcome.replayed;
         let mut results = Results::with_capacity(ops.len());
         for (op, core) in ops.iter().zip(committed.outcome.results) {
@@ -46,26 +51,29 @@ impl Request {
         Ok(self.reply(results, committed.index))
     }
 
+    /// Leases of files that were cut end. What other sessions take part in is revoked at the replicas
+    /// before the cut is answered: they would acknowledge what is cut away later. The session itself has
+    /// flushed before and asks anew.
+    async fn revoke_cut(&self, ops: &[Op], results: &[Result<CoreResult, FsError>], dropped: Vec<Lease>) {
+        let cut: Vec<InodeId> = ops.iter().zip(results).filter_map(|(op, result)| cut_file(op, result)).collect();
+        let mut void = dropped;
+        void.retain(|lease| cut.contains(&lease.inode));
+        void.extend(cut.iter().flat_map(|inode| self.master.leases.remove_file(*inode)));
+        void.retain(|lease| lease.sessions.iter().any(|holder| *holder != self.session.id));
+        if !void.is_empty() {
+            self.master.revoke(void).await;
+        }
+    }
+
     /// What the client is told of an operation that was applied.
     async fn complete(&self, op: &Op, core: CoreResult, replayed: bool) -> Result<OpResult, FsError> {
         match core {
             CoreResult::Made(made) => self.made(op, made, replayed).await.map(OpResult::Made),
             CoreResult::Opened(attr) => {
                 let Op::Open { spec, .. } = op else { return Err(FsError::Io) };
-                if spec.truncate && !replayed {
-                    self.master.leases.remove_file(attr.inode);
-                }
                 self.opened(attr, *spec).await.map(OpResult::Opened)
             }
-            CoreResult::Attr(attr) => {
-                if let Op::SetAttr { changes, .. } = op
-                    && changes.size.is_some()
-                    && !replayed
-                {
-                    self.master.leases.remove_file(attr.inode);
-                }
-                Ok(OpResult::Attr(self.master.sizes.overlay(attr)))
-            }
+            CoreResult::Attr(attr) => Ok(OpResult::Attr(self.master.sizes.overlay(attr))),
             CoreResult::Removed(removed) => {
                 self.removed(removed);
                 Ok(OpResult::Done)
@@ -90,10 +98,6 @@ impl Request {
 
     async fn made(&self, op: &Op, made: CoreMade, replayed: bool) -> Result<Made, FsError> {
         let Op::Make(make) = op else { return Err(FsError::Io) };
-        let truncated = made.existed && make.open.is_some_and(|spec| spec.truncate);
-        if truncated && !replayed {
-            self.master.leases.remove_file(made.attr.inode);
-        }
         let opened = match make.open {
             Some(spec) => Some(self.opened(made.attr.clone(), spec).await?),
             None => None,
@@ -125,6 +129,19 @@ impl Request {
             }
             Afterlife::Orphaned => {}
         }
+    }
+}
+
+/// The file that an operation has cut, if it has.
+fn cut_file(op: &Op, result: &Result<CoreResult, FsError>) -> Option<InodeId> {
+    match (op, result.as_ref().ok()?) {
+        (Op::Open { spec, .. }, CoreResult::Opened(attr)) => spec.truncate.then_some(attr.inode),
+        (Op::SetAttr { changes, .. }, CoreResult::Attr(attr)) => changes.size.map(|_| attr.inode),
+        (Op::Make(make), CoreResult::Made(made)) => {
+            let truncated = made.existed && make.open.is_some_and(|spec| spec.truncate);
+            truncated.then_some(made.attr.inode)
+        }
+        _ => None,
     }
 }
 

@@ -131,7 +131,7 @@ impl Master {
     }
 
     /// Has the replicas forget these epochs.
-    async fn revoke(&self, leases: Vec<Lease>) {
+    pub async fn revoke(&self, leases: Vec<Lease>) {
         let commands = leases.iter().flat_map(|lease| {
             let revoke = || ChunkCommand::Revoke { handle: lease.handle, epoch: lease.epoch };
             lease.members.iter().map(move |(server, _)| self.servers.command(*server, revoke()))

@@ -71,6 +71,37 @@ async fn a_silent_holder_is_fenced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cut_revokes_what_other_sessions_write_under() {
+    let recall = Duration::from_millis(100);
+    let cluster = Cluster::with(gfs_master::config::Timings { recall, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let made = writer.create("file", 1).await;
+    let (inode, grant) = (made.attr.inode, made.grant.expect("a grant"));
+    for server in &servers {
+        server.create(grant.handle, grant.version, 1000).await;
+    }
+    let revoked = |epoch| {
+        let revoke = gfs_proto::control::ChunkCommand::Revoke { handle: grant.handle, epoch };
+        servers.iter().filter(|server| server.commands().contains(&revoke)).count()
+    };
+    let cut = |size| {
+        let changes = SetAttr { size: Some(size), ..SetAttr::default() };
+        Op::SetAttr { inode: inode.into(), changes }
+    };
+    assert!(writer.ask(cut(500)).await.is_ok());
+    assert_eq!(revoked(grant.epoch), 0, "it cut its own file, and has written nothing since");
+    other.open_file(inode, 1, Access::ReadWrite).await.expect("opened");
+    // Inside the chunk, then the whole chunk.
+    for size in [100, 0] {
+        let shared = writer.grant(inode, 0).await.expect("granted");
+        assert_eq!((shared.handle, shared.numbering), (grant.handle, Numbering::Primary));
+        assert!(other.ask(cut(size)).await.is_ok());
+        assert_eq!(revoked(shared.epoch), 3, "{size}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recall_is_repeated_after_the_stream_was_lost() {
     let cluster = Cluster::start().await;
     let (writer, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
