@@ -15,7 +15,7 @@ use super::Generations;
 use crate::master::Master;
 use crate::servers::link::CommandError;
 use crate::servers::locations::{Known, Located};
-use crate::servers::{Fence, Presence};
+use crate::servers::{Fence, Presence, Silence};
 use futures_util::future::join_all;
 use gfs_master_core::{Action, FileChunk};
 use gfs_proto::FsError;
@@ -258,12 +258,12 @@ impl Master {
         let chunk = wanted.chunk;
         let entitled: Vec<ServerId> = members.iter().map(|(member, _)| member.replica.server).collect();
         if target > chunk.record.version {
-            self.fenced(lost).await;
+            let silenced = self.fenced(lost).await;
             let version = target;
             let (handle, unwritten) = (chunk.handle, false);
             let raise = Action::RaiseVersion { handle, version, entitled: entitled.clone(), unwritten };
             let raised = self.commit_one(raise).await;
-            self.give_up(lost);
+            drop(silenced);
             match raised {
                 Err(FsError::StaleGrant | FsError::NotFound) => return Ok(Agreement::Changed),
                 other => drop(other?),
@@ -289,12 +289,12 @@ impl Master {
     pub async fn create_again(&self, wanted: &Wanted<'_>, away: &[Lost]) -> Result<Agreement, FsError> {
         let (chunk, record) = (wanted.chunk, &wanted.chunk.record);
         let entitled = self.choose_servers(record.goal, wanted.suspects).await?;
-        self.fenced(away).await;
+        let silenced = self.fenced(away).await;
         let version = record.version.next();
         let (handle, unwritten) = (chunk.handle, true);
         let raise = Action::RaiseVersion { handle, version, entitled: entitled.clone(), unwritten };
         let raised = self.commit_one(raise).await;
-        self.give_up(away);
+        drop(silenced);
         match raised {
             Err(FsError::StaleGrant | FsError::NotFound) => return Ok(Agreement::Changed),
             other => drop(other?),
@@ -310,39 +310,32 @@ impl Master {
         Ok(Agreement::Reached(Agreed { version, epoch, replicas, reports: Vec::new(), created: true }))
     }
 
-    /// Waits until none of these servers can answer reads of the old version any more.
-    async fn fenced(&self, lost: &[Lost]) {
-        join_all(lost.iter().filter_map(|lost| match lost {
+    /// Waits until none of these servers can answer reads of the old version any more. Whoever was
+    /// silenced for that begins anew when the new version is logged: what is returned goes then.
+    async fn fenced(&self, lost: &[Lost]) -> Vec<Silence<'_>> {
+        let fences = join_all(lost.iter().filter_map(|lost| match lost {
             Lost::Away(server, incarnation) => Some(self.fence_one(*server, *incarnation)),
             Lost::Unusable(_) | Lost::Without(_) => None,
-        }))
-        .await;
+        }));
+        fences.await.into_iter().flatten().collect()
     }
 
-    /// Whoever was silenced for the fence begins anew.
-    fn give_up(&self, lost: &[Lost]) {
-        for lost in lost {
-            if let Lost::Away(server, _) = lost {
-                self.servers.give_up(*server);
-            }
-        }
-    }
-
-    async fn fence_one(&self, server: ServerId, incarnation: Option<Incarnation>) {
-        let (until, replica) = match self.servers.fence(server, incarnation, Instant::now()) {
-            Fence::Passed => return,
-            Fence::Until(until, replica) => (until, replica),
+    async fn fence_one(&self, server: ServerId, incarnation: Option<Incarnation>) -> Option<Silence<'_>> {
+        let (until, replica, silence) = match self.servers.fence(server, incarnation, Instant::now()) {
+            Fence::Passed => return None,
+            Fence::Until(until, replica) => (until, replica, None),
+            Fence::Silenced(until, silence) => (until, None, Some(silence)),
         };
         loop {
             let now = Instant::now();
             let back = incarnation.is_some() && self.servers.incarnation(server) != incarnation;
             if now >= until || back || self.servers.presence(server, now) == Presence::Left {
-                return;
+                return silence;
             }
             if let Some(replica) = &replica
                 && refuses(replica).await
             {
-                return;
+                return silence;
             }
             tokio::time::sleep(PROBE_PAUSE.min(until - now)).await;
         }

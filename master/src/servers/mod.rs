@@ -78,12 +78,34 @@ pub struct ServerStatus {
 }
 
 /// When a server's right to answer reads has surely run out.
-#[derive(Clone, Debug)]
-pub enum Fence {
+pub enum Fence<'a> {
     /// It has: the run of the server that had it is over, or the time is past.
     Passed,
     /// At this time; sooner if a connection to the address is refused.
     Until(Instant, Option<Replica>),
+    /// At this time, if the server is kept silent until what it missed is logged.
+    Silenced(Instant, Silence<'a>),
+}
+
+/// Keeps a server from answering reads. When the last one of a server ends its connection does, too: it
+/// registers again, reports in full and is told which of its replicas are stale before it may answer.
+pub struct Silence<'a> {
+    servers: &'a Servers,
+    server: ServerId,
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        let mut table = self.servers.table.lock();
+        let Some(entry) = table.get_mut(&self.server) else { return };
+        entry.silences -= 1;
+        if entry.silences == 0
+            && let Some(link) = &entry.link
+        {
+            warn!(server = %self.server, "a chunkserver was left out of a grant, it has to register again");
+            link.close();
+        }
+    }
 }
 
 struct Server {
@@ -96,7 +118,9 @@ struct Server {
     space: Vec<DirectorySpace>,
     recent: u32,
     left: bool,
-    /// Heartbeats are not acknowledged any more, so that its right to answer reads runs out.
+    /// Fences that wait for its right to answer reads to run out, over registrations too.
+    silences: u32,
+    /// Heartbeats of the present link are not acknowledged.
     muted: bool,
 }
 
@@ -119,6 +143,7 @@ impl Server {
             space: Vec::new(),
             recent: 0,
             left: false,
+            silences: 0,
             muted: false,
         }
     }
@@ -179,7 +204,7 @@ impl Servers {
         std::mem::take(&mut entry.reported).open();
         entry.heard = Some(now);
         entry.left = false;
-        entry.muted = false;
+        entry.muted = entry.silences > 0;
     }
 
     /// The full report is complete.
@@ -257,9 +282,8 @@ impl Servers {
 
     /// When a server that has not confirmed a new version can surely not serve the old one any more, if
     /// it then was in the run `incarnation`. One that is connected loses its right to answer reads for
-    /// that purpose: its heartbeats are not acknowledged until it registers again, see
-    /// [`Servers::give_up`].
-    pub fn fence(&self, server: ServerId, incarnation: Option<Incarnation>, now: Instant) -> Fence {
+    /// that purpose: its heartbeats are not acknowledged until it registers again, see [`Silence`].
+    pub fn fence(&self, server: ServerId, incarnation: Option<Incarnation>, now: Instant) -> Fence<'_> {
         let mut table = self.table.lock();
         let Some(entry) = table.get_mut(&server) else { return Fence::Passed };
         let current = entry.registered.as_ref().map(|r| r.incarnation);
@@ -268,22 +292,12 @@ impl Servers {
         }
         if entry.link.is_some() {
             entry.muted = true;
-            return Fence::Until(now + self.timings.read_lease, None);
+            entry.silences += 1;
+            return Fence::Silenced(now + self.timings.read_lease, Silence { servers: self, server });
         }
         // It was acknowledged at the latest when it was heard of, by us or by the master before us.
         let until = entry.heard.unwrap_or(self.started) + self.timings.read_lease;
         if until <= now { Fence::Passed } else { Fence::Until(until, entry.replica(server)) }
-    }
-
-    /// After [`Servers::fence`]: ends the connection of a server that was silenced. It registers again,
-    /// reports in full and is told which of its replicas are stale before it may answer reads.
-    pub fn give_up(&self, server: ServerId) {
-        if let Some(entry) = self.table.lock().get(&server)
-            && let Some(link) = entry.link.as_ref().filter(|_| entry.muted)
-        {
-            warn!(%server, "a chunkserver left a command undone, it has to register again");
-            link.close();
-        }
     }
 
     /// True if a heartbeat may be acknowledged, which lets the server answer reads: its full report is
@@ -425,9 +439,10 @@ mod tests {
         let lease = timings.read_lease;
         servers.reported(SERVER, &first);
         assert!(servers.may_acknowledge(SERVER));
-        assert!(matches!(servers.fence(SERVER, run, now), Fence::Until(until, None) if until == now + lease));
+        let fence = servers.fence(SERVER, run, now);
+        assert!(matches!(fence, Fence::Silenced(until, _) if until == now + lease));
         assert!(!servers.may_acknowledge(SERVER), "it must fall silent");
-        servers.give_up(SERVER);
+        drop(fence);
         servers.attach(SERVER, register(2), second.clone(), now);
         servers.reported(SERVER, &second);
         assert!(servers.may_acknowledge(SERVER), "a new registration");
@@ -437,5 +452,30 @@ mod tests {
         let run = servers.incarnation(SERVER);
         assert!(matches!(servers.fence(SERVER, run, now), Fence::Until(_, Some(_))), "may be asked directly");
         assert!(matches!(servers.fence(SERVER, run, now + lease), Fence::Passed));
+    }
+
+    #[tokio::test]
+    async fn a_registration_ends_no_silence_that_somebody_still_waits_for() {
+        let now = Instant::now();
+        let servers = Servers::new(Vec::new(), Timings::default(), now);
+        let registered = || {
+            let link = link();
+            servers.attach(SERVER, register(1), link.clone(), now);
+            servers.reported(SERVER, &link);
+            link
+        };
+        let first = registered();
+        let run = servers.incarnation(SERVER);
+        let fences = [servers.fence(SERVER, run, now), servers.fence(SERVER, run, now)];
+        let [one, other] = fences;
+        drop(one);
+        // The connection may also be lost by itself.
+        servers.detach(SERVER, &first, false);
+        let second = registered();
+        assert!(!servers.may_acknowledge(SERVER), "the other fence is not passed");
+        drop(other);
+        second.closed().await;
+        registered();
+        assert!(servers.may_acknowledge(SERVER));
     }
 }

@@ -267,7 +267,7 @@ async fn work_off(
             info!(%server, replicas = rows, "chunkserver has reported in full");
             master.servers.reported(server, &link);
             let sent = early.lock().take();
-            if let Some(sent) = sent {
+            if let Some(sent) = sent.filter(|_| master.servers.may_acknowledge(server)) {
                 drop(link.send(ToChunkserver::HeartbeatAck { sent, term: link.term() }).await);
             }
             master.garbage.notify_one();

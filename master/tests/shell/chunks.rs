@@ -4,10 +4,11 @@ use crate::support::{Client, Cluster, DEADLINE, FakeServer, Manners, until};
 use gfs_proto::FsError;
 use gfs_proto::attr::SetAttr;
 use gfs_proto::chunk::ChunkGrant;
-use gfs_proto::control::ChunkCommand;
+use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver};
 use gfs_proto::frame::SyncChunk;
-use gfs_proto::ids::{ChunkIndex, InodeId, ServerId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId};
 use gfs_proto::ops::{HeldChunk, Op, OpResult};
+use std::time::Instant;
 
 /// A file with one written chunk, whose lease was given back.
 async fn written(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
@@ -375,8 +376,36 @@ async fn heartbeats_are_acknowledged_and_leaving_is_noticed() {
     let id = first.id();
     first.leave().await;
     let master = cluster.node().master.clone();
-    let presence = || master.servers.presence(id, std::time::Instant::now());
+    let presence = || master.servers.presence(id, Instant::now());
     until("it has left", || presence() == gfs_master::servers::Presence::Left).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_report_ends_no_silence() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let (server, master) = (&servers[0], cluster.node().master.clone());
+    let fenced = Instant::now();
+    let fence = master.servers.fence(server.id(), None, fenced);
+    // Everything that was sent to it before has arrived when it answers.
+    let epoch = master.leases.next_epoch(master.term());
+    let echo = || ChunkCommand::Revoke { handle: ChunkHandle::new(1), epoch };
+    assert!(master.servers.command(server.id(), echo()).await.is_ok());
+    let served = server.served_from();
+    let heard = |status: &gfs_master::servers::ServerStatus| {
+        status.server == server.id() && status.silent.is_some_and(|silent| fenced.elapsed() > silent)
+    };
+    until("a heartbeat has come", || master.servers.statuses(Instant::now()).iter().any(heard)).await;
+    // Reports are worked off one after the other.
+    for (full, handle) in [(true, ChunkHandle::new(77)), (false, ChunkHandle::new(78))] {
+        let present = vec![server.create_unreported(handle, ChunkVersion::new(1), 10)];
+        let report = ChunkReport { full, last: true, present, removed: Vec::new() };
+        server.tell(FromChunkserver::Report(report)).await;
+        until("the report is worked off", || !master.locations.of(handle).is_empty()).await;
+    }
+    assert!(master.servers.command(server.id(), echo()).await.is_ok());
+    assert_eq!(server.served_from(), served, "no heartbeat was acknowledged");
+    drop(fence);
 }
 
 #[tokio::test(flavor = "multi_thread")]
