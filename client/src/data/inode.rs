@@ -102,12 +102,21 @@ pub(super) struct Lane {
     pub gate: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// Who flushes and is told of errors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    Close,
+    Fsync,
+}
+
 /// Errors of writes whose writer did not wait. Whoever flushes while one happens learns of it, and
-/// if nobody does, the next one who flushes.
+/// if nobody does, the next one who flushes. A close that was told does not count for an fsync: many
+/// programs do not look at what close returns, and fsync the file by another descriptor afterwards.
 #[derive(Default)]
 pub(super) struct Failures {
     count: u64,
     told: u64,
+    told_to_fsync: u64,
     last: Option<FsError>,
 }
 
@@ -120,9 +129,13 @@ impl Failures {
         self.count
     }
     /// What somebody who began when there were `since` failures has to be told.
-    pub(super) fn tell(&mut self, since: u64) -> Result<(), FsError> {
-        let news = self.count > since.min(self.told);
+    pub(super) fn tell(&mut self, since: u64, asker: Asker) -> Result<(), FsError> {
+        let told = if asker == Asker::Fsync { self.told_to_fsync } else { self.told };
+        let news = self.count > since.min(told);
         self.told = self.count;
+        if asker == Asker::Fsync {
+            self.told_to_fsync = self.count;
+        }
         if news { self.last.map_or(Ok(()), Err) } else { Ok(()) }
     }
 }
@@ -309,7 +322,7 @@ impl InodeData {
             }
         }
         self.materialise(new_size).await?;
-        self.send(false).await?;
+        self.send(false, Asker::Close).await?;
         Ok(cut)
     }
 
@@ -385,7 +398,7 @@ impl InodeData {
         match (was, exclusive) {
             (true, false) => {
                 self.state.lock().unseen += 1;
-                self.send(false).await
+                self.send(false, Asker::Close).await
             }
             (false, true) => {
                 self.invalidate();
@@ -453,14 +466,16 @@ mod tests {
     #[test]
     fn a_failure_is_told_to_all_who_were_waiting_or_else_to_the_next() {
         let mut failures = Failures::default();
-        assert_eq!(failures.tell(0), Ok(()));
+        assert_eq!(failures.tell(0, Asker::Fsync), Ok(()));
         let (early, late) = (failures.count(), failures.count());
         failures.add(FsError::NoSpace);
-        assert_eq!(failures.tell(early), Err(FsError::NoSpace));
-        assert_eq!(failures.tell(late), Err(FsError::NoSpace), "both waited while it happened");
-        assert_eq!(failures.tell(failures.count()), Ok(()));
+        assert_eq!(failures.tell(early, Asker::Fsync), Err(FsError::NoSpace));
+        assert_eq!(failures.tell(late, Asker::Close), Err(FsError::NoSpace), "both waited while it happened");
+        assert_eq!(failures.tell(failures.count(), Asker::Fsync), Ok(()));
         failures.add(FsError::Io);
-        assert_eq!(failures.tell(failures.count()), Err(FsError::Io), "nobody was told");
-        assert_eq!(failures.tell(failures.count()), Ok(()));
+        assert_eq!(failures.tell(failures.count(), Asker::Close), Err(FsError::Io), "nobody was told");
+        assert_eq!(failures.tell(failures.count(), Asker::Close), Ok(()));
+        assert_eq!(failures.tell(failures.count(), Asker::Fsync), Err(FsError::Io), "a close was, no fsync");
+        assert_eq!(failures.tell(failures.count(), Asker::Fsync), Ok(()));
     }
 }

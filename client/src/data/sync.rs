@@ -7,7 +7,7 @@
 //! Keeps: after `Ok`, a replica that lacks the bytes on stable storage is neither named by the master nor
 //! will be (it is suspect, or of an older version).
 
-use super::inode::{InodeData, Lane};
+use super::inode::{Asker, InodeData, Lane};
 use super::locations::Place;
 use super::members::Failure;
 use super::outbox::Fault;
@@ -54,12 +54,22 @@ impl InodeData {
     /// As [`flush`](Self::flush), and on stable storage at all replicas (fsync), with what others wrote
     /// before the call.
     pub async fn sync(self: &Arc<Self>) -> Result<(), FsError> {
+        self.sync_for(Asker::Fsync).await
+    }
+
+    /// [`sync`](Self::sync) for a close that makes what was written durable; what it is told of is told to
+    /// the next fsync again.
+    pub async fn sync_at_close(self: &Arc<Self>) -> Result<(), FsError> {
+        self.sync_for(Asker::Close).await
+    }
+
+    async fn sync_for(self: &Arc<Self>, asker: Asker) -> Result<(), FsError> {
         self.uncut().await;
         let (sure, unseen) = {
             let state = self.state.lock();
             (state.is_sure(), state.unseen)
         };
-        self.send(true).await?;
+        self.send(true, asker).await?;
         let own = self.sync_own().await?;
         if !sure {
             self.sync_unseen(&own).await?;

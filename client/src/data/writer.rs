@@ -8,7 +8,7 @@
 use super::cache::Piece;
 use super::dirty::Batch;
 use super::frame::Frame;
-use super::inode::{InodeData, State};
+use super::inode::{Asker, InodeData, State};
 use super::members::Failure;
 use super::outbox::{Order, Ticket, Want};
 use super::retry::Retry;
@@ -391,7 +391,7 @@ impl InodeData {
     /// error of an earlier flush in the background that nobody was told of yet.
     pub async fn flush(self: &Arc<Self>) -> Result<(), FsError> {
         self.uncut().await;
-        self.send(false).await
+        self.send(false, Asker::Close).await
     }
 
     /// Waits until it is known whether dirty bytes go with a cut or stay. What the master waits for itself
@@ -409,7 +409,7 @@ impl InodeData {
     }
 
     /// Sends what may be sent and waits for it.
-    pub(super) async fn send(self: &Arc<Self>, sync: bool) -> Result<(), FsError> {
+    pub(super) async fn send(self: &Arc<Self>, sync: bool, asker: Asker) -> Result<(), FsError> {
         let (since, mine, barrier) = {
             let mut state = self.state.lock();
             let since = state.failures.count();
@@ -428,8 +428,11 @@ impl InodeData {
             None => Ok(()),
         };
         self.passed(&barrier).await;
-        let earlier = self.state.lock().failures.tell(since);
-        outcome.and(earlier)
+        let failures = &mut self.state.lock().failures;
+        if let (Err(error), Asker::Close) = (&outcome, asker) {
+            failures.add(*error);
+        }
+        outcome.and(failures.tell(since, asker))
     }
 
     /// Waits until no frame up to the barrier is in its outbox. Each delivery is bounded.

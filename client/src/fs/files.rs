@@ -191,7 +191,7 @@ impl Client {
         file.inode.check()?;
         if file.replaces {
             // What replaces an older content is not less durable than that was.
-            file.inode.data.sync().await?;
+            file.inode.data.sync_at_close().await?;
             return self.report(&file.inode, Some(false)).await;
         }
         self.flush_inode(&file.inode).await

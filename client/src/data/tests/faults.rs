@@ -144,6 +144,7 @@ async fn a_full_disk_is_told_to_whoever_flushes() {
         assert!(began.elapsed() < Duration::from_secs(5), "no retries");
         assert_eq!(plane.dirty_bytes(), 0);
         file.flush().await.expect("told once");
+        assert_eq!(file.sync().await, Err(FsError::NoSpace), "to an fsync too: few look at what close returns");
         cluster.servers[1].faults.lock().full = false;
         file.write(0, &pattern(0, length, 3)).await.expect("buffered");
         file.sync().await.expect("there is room again");
