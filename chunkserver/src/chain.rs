@@ -310,8 +310,10 @@ impl Order {
         true
     }
 
-    /// The lease has ended: nothing is accepted until the next install. False if it is another one's.
+    /// The lease has ended: nothing is accepted until the next install, nor the first frame of a grant that
+    /// was never used here. False if the lease is another one's.
     pub fn revoke(&mut self, epoch: Epoch) -> bool {
+        self.fence = self.fence.max(epoch);
         let ours = self.installed.is_some_and(|installed| installed.epoch == epoch);
         if ours {
             self.installed = None;

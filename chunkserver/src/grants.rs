@@ -276,10 +276,11 @@ impl Gate {
         Ok(())
     }
 
-    /// See [`Order::revoke`].
-    pub fn revoke(&self, epoch: Epoch) -> bool {
+    /// See [`Order::revoke`]. The fence stays for a while even where there is no replica.
+    pub fn revoke(&self, epoch: Epoch, now: Duration) -> bool {
         let mut state = self.state.lock();
         let ours = state.order.revoke(epoch);
+        state.last_write = state.last_write.max(now);
         state.wake_all();
         ours
     }

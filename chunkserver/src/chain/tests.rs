@@ -181,6 +181,10 @@ fn revoked_grants_accept_nothing_and_keep_the_fence() {
     assert_eq!(order.admit(&ticket(2, 1, 1)), Admission::Refused(DataError::Epoch));
     assert!(!order.create(installed(2, Numbering::Client)), "a late first frame");
     assert_eq!(order.begin_install(epoch(1), TruncateGeneration::new(1)), InstallStart::Stale);
+    let mut order = Order::default();
+    assert!(!order.revoke(epoch(3)));
+    assert!(!order.create(installed(3, Numbering::Client)), "revoked before its first frame");
+    assert!(order.create(installed(4, Numbering::Client)));
 }
 
 #[test]

@@ -68,7 +68,7 @@ async fn a_waiting_write_is_refused_when_the_lease_ends() {
     let second = ticket(2);
     let mut waiting = Box::pin(gate.admit(&second, &EXTENT, false, soon()));
     assert!((&mut waiting).now_or_never().is_none());
-    assert!(gate.revoke(installed(1).epoch));
+    assert!(gate.revoke(installed(1).epoch, Duration::ZERO));
     assert_eq!(waiting.await, Err(DataError::Epoch));
 }
 

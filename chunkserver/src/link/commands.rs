@@ -193,8 +193,11 @@ fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, 
 
 /// The lease has ended: nothing more is accepted, and what was written becomes durable.
 fn revoke(node: &Node, handle: ChunkHandle, epoch: Epoch) {
-    let Some(gate) = node.grants.get(handle) else { return };
-    if gate.revoke(epoch) && gate.is_dirty() && !may_block(|| node.store.mark_clean(&[handle])).is_empty() {
+    let gate = node.grants.entry(handle);
+    if gate.revoke(epoch, node.clock.now())
+        && gate.is_dirty()
+        && !may_block(|| node.store.mark_clean(&[handle])).is_empty()
+    {
         gate.cleaned();
         node.outbox.touched(handle);
     }

@@ -133,6 +133,14 @@ async fn a_first_frame_that_comes_after_the_master_was_told_of_no_replica_makes_
     assert_eq!(client.write(&late, &pattern(100, 1)).await.outcome, Err(DataError::Epoch));
     let begun_again = Write { version: VERSION.next(), ..late };
     assert_eq!(client.write(&begun_again, &pattern(100, 1)).await.outcome, Ok(()));
+
+    let handle = ChunkHandle::new(0x33);
+    let revoke = ChunkCommand::Revoke { handle, epoch: epoch(2) };
+    assert_eq!(master.command(server.id, revoke).await, Ok(CommandOutcome::Done));
+    let late = Write { handle, epoch: epoch(2), ..write(&server, 1, 0, 100) };
+    assert_eq!(client.write(&late, &pattern(100, 1)).await.outcome, Err(DataError::Epoch), "revoked before it came");
+    let newer = Write { epoch: epoch(3), ..late };
+    assert_eq!(client.write(&newer, &pattern(100, 1)).await.outcome, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
