@@ -11,6 +11,7 @@ mod io;
 mod names;
 mod paths;
 mod recall;
+mod reports;
 #[cfg(test)]
 mod tests;
 mod xattrs;
@@ -40,6 +41,7 @@ pub struct Client {
     files: Files,
     directories: Directories,
     plane: Arc<DataPlane>,
+    unreported: Arc<reports::Unreported>,
 }
 
 /// Results of a batch, taken one after the other.
@@ -91,7 +93,9 @@ impl Client {
             files: Files::new(),
             directories: Directories::default(),
             plane,
+            unreported: Default::default(),
         });
+        tokio::spawn(reports::tell(Arc::downgrade(&client), client.unreported.clone()));
         let hooks: Weak<Self> = Arc::downgrade(&client);
         client.session.set_hooks(hooks);
         Ok(client)
