@@ -1,9 +1,11 @@
 //! Real trees of files through the mount, with the tools that people use on them.
 
 use anyhow::{Result, ensure};
-use gfs_tests::{Options, scenario, sh};
+use gfs_tests::{Options, scenario, sh, until};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A tree with files of all sizes and symbolic links that every Debian with git has; another one can
 /// be named to look further.
@@ -47,6 +49,21 @@ fn a_second_mount_sees_the_same_tree() {
         assert_equal(&source, &second.join("tree"))?;
         sh(&second, "rm -r tree")?;
         ensure!(fs::read_dir(&second)?.next().is_none());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_file_is_seen_to_grow_while_it_is_open_elsewhere() {
+    scenario(Options::default(), |cluster| {
+        let (first, second) = (cluster.mount()?, cluster.mount()?);
+        let mut file = fs::File::create(first.join("growing"))?;
+        for length in [1000, 1_000_000] {
+            file.write_all(&vec![7; length])?;
+            let written = file.metadata()?.len();
+            let grown = || Ok(fs::metadata(second.join("growing"))?.len() == written);
+            until("the other mount sees the size", Duration::from_secs(10), grown)?;
+        }
         Ok(())
     });
 }

@@ -128,6 +128,10 @@ impl Failures {
     pub(super) const fn count(&self) -> u64 {
         self.count
     }
+    /// Nobody has learned of the last one.
+    pub(super) const fn is_untold(&self) -> bool {
+        self.count > self.told
+    }
     /// What somebody who began when there were `since` failures has to be told.
     pub(super) fn tell(&mut self, since: u64, asker: Asker) -> Result<(), FsError> {
         let told = if asker == Asker::Fsync { self.told_to_fsync } else { self.told };
@@ -159,6 +163,14 @@ impl State {
             dirty.visit(range.clone(), |at, bytes| patches.push((at, Bytes::copy_from_slice(bytes))));
         }
         patches
+    }
+
+    /// The last frame of each chunk that has any on its way.
+    pub(super) fn barrier(&self) -> Vec<(ChunkIndex, Order)> {
+        let busy = |(index, lane): (&ChunkIndex, &Lane)| {
+            (!lane.outbox.is_empty()).then(|| (*index, lane.outbox.last_pushed()))
+        };
+        self.lanes.iter().filter_map(busy).collect()
     }
 
     pub(super) fn outbox(&mut self, index: ChunkIndex) -> &mut Outbox {

@@ -408,6 +408,20 @@ impl InodeData {
         }
     }
 
+    /// Sends what was written before the call and waits until all replicas have it. False if some of it
+    /// is lost; the error stays for [`flush`](Self::flush) to tell.
+    pub async fn drain(self: &Arc<Self>) -> bool {
+        let (since, barrier) = {
+            let mut state = self.state.lock();
+            self.enqueue_all(&mut state, false);
+            self.start_workers(&mut state);
+            (state.failures.count(), state.barrier())
+        };
+        self.passed(&barrier).await;
+        let failures = &self.state.lock().failures;
+        failures.count() == since && !failures.is_untold()
+    }
+
     /// Sends what may be sent and waits for it.
     pub(super) async fn send(self: &Arc<Self>, sync: bool, asker: Asker) -> Result<(), FsError> {
         let (since, mine, barrier) = {
@@ -417,11 +431,7 @@ impl InodeData {
             let alone = state.queue.len() == 1 && state.workers == 0;
             let mine = if alone { state.queue.pop_front() } else { None };
             self.start_workers(&mut state);
-            let busy = |(index, lane): (&ChunkIndex, &super::inode::Lane)| {
-                (!lane.outbox.is_empty()).then(|| (*index, lane.outbox.last_pushed()))
-            };
-            let barrier: Vec<(ChunkIndex, Order)> = state.lanes.iter().filter_map(busy).collect();
-            (since, mine, barrier)
+            (since, mine, state.barrier())
         };
         let outcome = match &mine {
             Some((order, frame)) => self.deliver(*order, frame, Told::Caller).await,

@@ -65,7 +65,14 @@ pub(crate) struct OpenInode {
     failed: AtomicBool,
     /// Content at the open, or at the last report.
     stamp: Mutex<ContentStamp>,
+    /// How many reports the master has noted.
+    reports: AtomicU64,
+    /// One is to be made soon, or is being made.
+    report_due: AtomicBool,
 }
+
+/// What the master is to be told, and what to confirm to the data plane then.
+pub(crate) type UnsentReport = (Report, Option<SizeChange>);
 
 impl OpenInode {
     /// `logged`: see [`Overlay::new`].
@@ -81,6 +88,8 @@ impl OpenInode {
             exclusive: AtomicBool::new(exclusive),
             failed: AtomicBool::new(false),
             stamp: Mutex::new(ContentStamp::of(attr)),
+            reports: AtomicU64::new(0),
+            report_due: AtomicBool::new(false),
         })
     }
 
@@ -121,7 +130,7 @@ impl OpenInode {
     }
 
     /// See [`Overlay::unreported`]; the change is to be confirmed to the data plane.
-    pub(crate) fn unreported(&self) -> Option<(Report, Option<SizeChange>)> {
+    pub(crate) fn unreported(&self) -> Option<UnsentReport> {
         let (written, change) = self.written();
         Some((self.overlay.lock().unreported(written)?, change))
     }
@@ -132,18 +141,39 @@ impl OpenInode {
     }
 
     /// See [`Overlay::unlogged`].
-    pub(crate) fn unlogged(&self, data_only: bool) -> Option<(Report, Option<SizeChange>)> {
+    pub(crate) fn unlogged(&self, data_only: bool) -> Option<UnsentReport> {
         let (written, change) = self.written();
         Some((self.overlay.lock().unlogged(written, data_only)?, change))
     }
 
     /// The master has noted a report.
-    pub(crate) fn reported(&self, (report, change): &(Report, Option<SizeChange>), attr: &Attr, durable: bool) {
+    pub(crate) fn reported(&self, (report, change): &UnsentReport, attr: &Attr, durable: bool) {
         if let Some(change) = change {
             self.data.reported(change);
         }
         self.overlay.lock().reported(report, attr, durable);
         self.set_stamp(attr);
+        self.reports.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many reports the master has noted.
+    pub(crate) fn reports(&self) -> u64 {
+        self.reports.load(Ordering::Acquire)
+    }
+
+    /// False if the file was cut since the report was put together.
+    pub(crate) fn is_of_this_generation(&self, (report, _): &UnsentReport) -> bool {
+        self.overlay.lock().generation() == report.generation
+    }
+
+    /// Marks that a report is to be made soon. False if that was known.
+    pub(crate) fn set_report_due(&self) -> bool {
+        !self.report_due.swap(true, Ordering::AcqRel)
+    }
+
+    /// The report that was due was made, or could not be: what comes from now on needs another.
+    pub(crate) fn clear_report_due(&self) {
+        self.report_due.store(false, Ordering::Release);
     }
 
     /// Changes the overlay, which is told what is written.

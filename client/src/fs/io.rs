@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::data::{InodeData, OpenData};
-use crate::files::{OpenFile, OpenInode};
+use crate::files::{OpenFile, OpenInode, UnsentReport};
 use crate::{Allocate, FileHandle, Seek, WriteFlags};
 use bytes::Bytes;
 use gfs_proto::FsError;
@@ -102,6 +102,7 @@ impl Client {
             let generation = inode.data.truncate_generation();
             self.write_once(file, offset, data, flags).await?;
             if inode.is_exclusive() {
+                self.report_soon(inode);
                 return Ok(());
             }
             self.report(inode, None).await?;
@@ -161,6 +162,7 @@ impl Client {
         } else {
             inode.data.try_write(offset, data)?
         };
+        self.report_soon(inode);
         Some(written.and(u32::try_from(data.len()).map_err(|_| FsError::InvalidArgument)))
     }
 
@@ -184,7 +186,19 @@ impl Client {
             Some(data_only) => inode.unlogged(data_only),
             None => inode.unreported(),
         };
-        let Some(report) = report else { return Ok(()) };
+        match report {
+            Some(report) => self.send_report(inode, &report, durable.is_some()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// One report, under the inode's lock for them.
+    pub(super) async fn send_report(
+        &self,
+        inode: &OpenInode,
+        report: &UnsentReport,
+        durable: bool,
+    ) -> Result<(), FsError> {
         let op = Op::ReportSize {
             inode: inode.id.into(),
             size: report.0.size,
@@ -192,11 +206,11 @@ impl Client {
             atime: report.0.atime.map(SetTime::At),
             ctime: report.0.ctime,
             truncate_generation: report.0.generation,
-            durable: durable.is_some(),
+            durable,
         };
         let mut answer = self.ask(&Caller::root(), vec![op]).await?;
         let attr = answer.attr()?;
-        inode.reported(&report, &attr, durable.is_some());
+        inode.reported(report, &attr, durable);
         self.take(&attr, answer.seen);
         Ok(())
     }

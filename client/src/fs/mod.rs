@@ -11,6 +11,7 @@ mod io;
 mod names;
 mod paths;
 mod recall;
+mod reports;
 #[cfg(test)]
 mod tests;
 mod xattrs;
@@ -41,6 +42,7 @@ pub struct Client {
     files: Files,
     directories: Directories,
     plane: Arc<DataPlane>,
+    unreported: Arc<reports::Unreported>,
 }
 
 /// Results of a batch, taken one after the other.
@@ -92,7 +94,9 @@ impl Client {
             files: Files::new(),
             directories: Directories::default(),
             plane,
+            unreported: Default::default(),
         });
+        tokio::spawn(reports::tell(Arc::downgrade(&client), client.unreported.clone()));
         let hooks: Weak<Self> = Arc::downgrade(&client);
         client.session.set_hooks(hooks);
         Ok(client)

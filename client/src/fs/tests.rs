@@ -288,6 +288,43 @@ async fn times_set_while_a_file_is_being_closed_are_not_kept_back() {
 }
 
 #[tokio::test]
+async fn an_open_file_is_told_of_in_the_background() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let (file, _opened) = create(&client, "f").await;
+    let inode = client.files.inode(file).expect("open");
+    for secs in [1000, 2000] {
+        let past = Timestamp::new(secs, 5).expect("a time");
+        let times = SetAttr { mtime: Some(SetTime::At(past)), ..SetAttr::default() };
+        client.setattr(&root(), file, times, None).await.expect("kept back");
+        master.take_seen();
+        client.report_soon(&inode);
+        client.report_soon(&inode);
+        eventually("told", || master.with_namespace(|namespace| namespace.attr_of(file)).mtime == past).await;
+        assert!(matches!(&master.take_seen()[..], [Op::ReportSize { durable: false, .. }]), "once");
+        eventually("there is nothing left to tell", || client.files.inode(file).is_some_and(|f| f.set_report_due()))
+            .await;
+        inode.clear_report_due();
+    }
+}
+
+#[tokio::test]
+async fn a_size_is_not_told_before_the_bytes_are_sent() {
+    let master = FakeMaster::start().await;
+    let timeout = Duration::from_millis(200);
+    let config = ClientConfig { master: master.address.clone(), timeout, ..ClientConfig::default() };
+    let client = Client::connect(config).await.expect("the master listens");
+    let (file, opened) = create(&client, "f").await;
+    client.write(opened.handle, 0, b"there is no chunkserver").await.expect("buffered");
+    let inode = client.files.inode(file).expect("open");
+    assert!(!inode.set_report_due(), "it is to be told of");
+    eventually("it was tried", || !inode.data.is_dirty()).await;
+    assert!(inode.unreported().is_some());
+    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).size, 0);
+    assert!(client.flush(opened.handle).await.is_err(), "told to the one who closes it");
+}
+
+#[tokio::test]
 async fn own_writes_are_in_every_attribute() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;

@@ -158,6 +158,21 @@ async fn a_full_disk_is_told_to_whoever_flushes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_leaves_errors_for_the_next_flush() {
+    let cluster = Cluster::start(CHUNK).await;
+    let file = cluster.create(&cluster.plane(config()));
+    file.write(0, &pattern(0, 4096, 1)).await.expect("buffered");
+    assert!(file.drain().await && !file.is_dirty());
+    assert!(cluster.content(4096, false) == pattern(0, 4096, 1));
+    cluster.servers[1].faults.lock().full = true;
+    file.write(4096, &pattern(4096, 4096, 1)).await.expect("buffered");
+    assert!(!file.drain().await, "it is lost");
+    assert!(!file.drain().await, "and nobody knows yet");
+    assert_eq!(file.flush().await, Err(FsError::NoSpace));
+    assert!(file.drain().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_between_write_and_sync_is_noticed() {
     let cluster = Cluster::start(CHUNK).await;
     let plane = cluster.plane(config());
