@@ -171,7 +171,12 @@ impl Client {
     pub async fn fsync(&self, handle: FileHandle, data_only: bool) -> Result<(), FsError> {
         let file = self.files.get(handle)?;
         file.inode.check()?;
-        file.inode.data.sync().await?;
+        let data = &file.inode.data;
+        match data.sync().await {
+            // It was written before, a member is not what it was, and new ones take an open for writing.
+            Err(FsError::BadHandle) => self.sync_reopened(file.inode.id, data).await?,
+            other => other?,
+        }
         self.report(&file.inode, Some(data_only)).await
     }
 
