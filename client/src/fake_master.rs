@@ -58,6 +58,9 @@ struct State {
     last_callback: u64,
     exclusive: bool,
     term: u64,
+    expiry_ms: u32,
+    /// Nobody hears of it, as if the network were cut.
+    away: bool,
 }
 
 /// See the file's text.
@@ -74,7 +77,7 @@ impl FakeMaster {
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
-        let state = State { exclusive: true, ..State::default() };
+        let state = State { exclusive: true, expiry_ms: 30_000, ..State::default() };
         let master = Self { state: Arc::new(Mutex::new(state)), cuts: watch::Sender::new(0), address };
         let service = SessionServer::new(master.clone());
         let incoming = TcpListenerStream::new(listener);
@@ -104,6 +107,17 @@ impl FakeMaster {
             state.term += 1;
             state.namespace.forget_reports();
         }
+        self.cut();
+    }
+
+    /// Of sessions that are opened from now on.
+    pub(crate) fn set_expiry(&self, expiry: Duration) {
+        self.state.lock().expiry_ms = expiry.as_millis() as u32;
+    }
+
+    /// Breaks all connections and lets nobody in, until it is called again.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.state.lock().away = away;
         self.cut();
     }
 
@@ -241,6 +255,9 @@ impl Session for FakeMaster {
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionReply>, Status> {
         let request = request.into_inner();
+        if self.state.lock().away {
+            return Err(Status::unavailable("nobody is here"));
+        }
         let session = match &request.resume {
             Some(attach) => {
                 let session = self.check(Some(attach)).map_err(|error| error.into_status("no such session"))?;
@@ -256,16 +273,20 @@ impl Session for FakeMaster {
                 session
             }
         };
+        let (expiry_ms, term) = {
+            let state = self.state.lock();
+            (state.expiry_ms, state.term)
+        };
         Ok(Response::new(wire::OpenSessionReply {
             session,
             secret: vec![session as u8; 16].into(),
             cluster_id: ClusterId::new([7; 16]).as_bytes().to_vec().into(),
             chunk_size: CHUNK_SIZE,
-            keep_alive_ms: 5000,
-            expiry_ms: 30_000,
+            keep_alive_ms: expiry_ms / 6,
+            expiry_ms,
             capabilities: 0,
             goal_default: 3,
-            term: self.state.lock().term,
+            term,
         }))
     }
 

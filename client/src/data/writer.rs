@@ -375,6 +375,18 @@ impl InodeData {
         self.start_workers(&mut state);
     }
 
+    /// Leaves buffering without waiting: what is dirty goes on its way, before anything that is written
+    /// from now on, and what is cached is void.
+    pub fn stop_buffering(self: &Arc<Self>) {
+        {
+            let mut state = self.state.lock();
+            state.exclusive = false;
+            self.enqueue_all(&mut state, false);
+            self.start_workers(&mut state);
+        }
+        self.invalidate();
+    }
+
     /// Makes frames of everything dirty; the last one of each chunk flushes if `sync`.
     fn enqueue_all(&self, state: &mut State, sync: bool) {
         state.dirty_since = None;

@@ -167,7 +167,7 @@ impl Client {
         opening: &Opening<'_>,
     ) -> Result<(), FsError> {
         let _mode = inode.mode.lock().await;
-        if self.files.was_recalled(inode.id, opening) {
+        if self.files.was_recalled(inode.id, opening) || self.session.is_silent() {
             inode.set_exclusive(false);
             return inode.data.set_exclusive(false).await;
         }

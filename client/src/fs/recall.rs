@@ -75,6 +75,23 @@ impl Hooks for Client {
         }
         .boxed()
     }
+
+    fn silent(&self) {
+        for inode in self.files.inodes() {
+            inode.set_exclusive(false);
+            inode.data.stop_buffering();
+        }
+        self.cache.clear();
+    }
+
+    fn heard_again(&self) -> BoxFuture<'_, ()> {
+        async move {
+            for reclaim in self.files.registered().into_iter().filter(|reclaim| reclaim.access.writes()) {
+                self.resume_open(reclaim).await;
+            }
+        }
+        .boxed()
+    }
 }
 
 impl Client {
@@ -109,21 +126,37 @@ impl Client {
     /// Registers an open file in a new session. Its user keeps the handle, if the file still exists.
     async fn open_again(&self, reclaim: Reclaim) {
         let Some(open) = self.files.inode(reclaim.inode).filter(|open| open.check().is_ok()) else { return };
-        let spec = OpenSpec { open: reclaim.open, access: reclaim.access, truncate: false };
-        let reopened = async {
-            let opening = self.files.begin_open();
-            let mut answer = self.ask(&Caller::root(), vec![Op::Open { inode: reclaim.inode.into(), spec }]).await?;
-            let OpResult::Opened(opened) = answer.next()? else { return Err(FsError::Protocol) };
-            open.data.set_exclusive(false).await?;
-            open.learn(&opened.attr);
-            open.data.invalidate();
-            self.cache.put_attr(&opened.attr, answer.seen);
-            self.settle_mode(&open, opened.exclusive, &opening).await
-        };
-        if let Err(error) = reopened.await {
+        if let Err(error) = self.register_again(&open, reclaim).await {
             warn!(inode = %reclaim.inode, %error, "an open file could not be kept over the end of the session");
             open.fail();
         }
+    }
+
+    /// Finds out whether we are still alone with a file; if not it is written through.
+    async fn resume_open(&self, reclaim: Reclaim) {
+        let Some(open) = self.files.inode(reclaim.inode).filter(|open| open.check().is_ok()) else { return };
+        if let Err(error) = self.register_again(&open, reclaim).await {
+            warn!(inode = %reclaim.inode, %error, "an open file is not buffered any more");
+        }
+        if !self.files.registered().contains(&reclaim) {
+            // Closed meanwhile, and maybe the master heard of that before.
+            let release = Op::Release { inode: reclaim.inode.into(), open: reclaim.open };
+            self.session.post(&Caller::root(), vec![release], |_| ());
+        } else if !open.is_exclusive() {
+            self.write_through(&open).await;
+        }
+    }
+
+    async fn register_again(&self, open: &Arc<OpenInode>, reclaim: Reclaim) -> Result<(), FsError> {
+        let spec = OpenSpec { open: reclaim.open, access: reclaim.access, truncate: false };
+        let opening = self.files.begin_open();
+        let mut answer = self.ask(&Caller::root(), vec![Op::Open { inode: reclaim.inode.into(), spec }]).await?;
+        let OpResult::Opened(opened) = answer.next()? else { return Err(FsError::Protocol) };
+        open.data.set_exclusive(false).await?;
+        open.learn(&opened.attr);
+        open.data.invalidate();
+        self.cache.put_attr(&opened.attr, answer.seen);
+        self.settle_mode(open, opened.exclusive, &opening).await
     }
 
     /// Everything of an inode to replicas and master, at the end.

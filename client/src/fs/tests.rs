@@ -552,6 +552,36 @@ async fn a_lost_session_fails_dirty_files_and_keeps_the_others() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_cut_off_stops_by_its_own_clock_and_goes_on_when_it_is_back() {
+    let master = FakeMaster::start().await;
+    let expiry = Duration::from_secs(2);
+    master.set_expiry(expiry);
+    let (began, client) = (Instant::now(), connect(&master).await);
+    let (file, opened) = create(&client, "f").await;
+    let write = |byte: &[u8]| client.try_write(opened.handle, 0, byte, WriteFlags::default());
+    eventually("it is older than its expiry", || began.elapsed() > expiry).await;
+    assert_eq!(write(b"a"), Some(Ok(1)), "it keeps itself alive");
+    assert!(client.try_open(file, OpenFlags::new(Access::Read)).is_some() && client.try_getattr(file).is_some());
+    let cut = Instant::now();
+    master.set_away(true);
+    eventually("nothing is taken into memory", || write(b"b").is_none()).await;
+    let patience = cut.elapsed();
+    assert!(patience > expiry / 3 && patience < expiry, "{patience:?}");
+    assert!(client.try_open(file, OpenFlags::new(Access::Read)).is_none(), "others may have it open");
+    assert!(client.try_getattr(file).is_none(), "nothing is answered from memory");
+    master.set_away(false);
+    eventually("it is alone with the file again", || write(b"c") == Some(Ok(1))).await;
+    assert_eq!(client.try_getattr(file).expect("known again").attr.size, 1);
+    master.set_exclusive(false);
+    master.set_away(true);
+    eventually("nothing is taken into memory", || write(b"d").is_none()).await;
+    master.set_away(false);
+    client.statfs().await.expect("answered again");
+    eventually("silence is over", || !client.session.is_silent()).await;
+    assert!(write(b"e").is_none(), "somebody else has it open now");
+}
+
+#[tokio::test]
 async fn paths_are_walked_through_links_and_dots() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;

@@ -8,6 +8,7 @@
 //! ```
 
 use super::link::{self, Link, LinkError, Wanted};
+use super::silence::{Beats, Heard};
 use super::{Caller, Current, FsError, Identity, Session, batch, callbacks};
 use crate::config::ConnectError;
 use gfs_proto::ops::{Batch, BatchReply};
@@ -99,7 +100,7 @@ async fn read(session: &Weak<Session>, link: &mut Link) -> End {
     let period = link.identity.keep_alive;
     let mut beat = tokio::time::interval_at(Instant::now() + period, period);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = Instant::now();
+    let (mut heard, mut beats) = (Instant::now(), Beats::default());
     loop {
         let message = tokio::select! {
             biased;
@@ -112,7 +113,8 @@ async fn read(session: &Weak<Session>, link: &mut Link) -> End {
                     return End::Lost("no answer to keep-alives".to_owned());
                 }
                 let kind = Some(client_message::Kind::KeepAlive(wire::KeepAlive {}));
-                let _ = link.sender.send(wire::ClientMessage { request: 0, kind });
+                let request = beats.next(Instant::now());
+                let _ = link.sender.send(wire::ClientMessage { request, kind });
                 continue;
             }
         };
@@ -123,6 +125,11 @@ async fn read(session: &Weak<Session>, link: &mut Link) -> End {
         };
         heard = Instant::now();
         let Some(session) = session.upgrade() else { return End::Unused };
+        if let Some(server_message::Kind::KeptAlive(_)) = &message.kind
+            && let Some(sent) = beats.acknowledged(message.request)
+        {
+            session.heard.send_replace(Heard { session: link.identity.session, sent });
+        }
         if let Some(end) = take(&session, message) {
             return end;
         }
@@ -166,13 +173,16 @@ async fn again(
             cluster: Some(identity.cluster),
             resume: resume.as_ref().map(|identity| (identity, reclaim())),
         };
+        let sent = Instant::now();
         match first_of(endpoints, &wanted).await {
             Ok(link) => {
+                let heard = Heard { session: link.identity.session, sent };
                 let first = match &resume {
                     Some(before) if before.term != link.identity.term => told_again(session, lost),
                     _ => Vec::new(),
                 };
                 attached(session, &link, (resume.is_none(), first));
+                session.heard.send_replace(heard);
                 return Some(link);
             }
             Err(LinkError::Expired) if resume.is_some() => {

@@ -12,6 +12,7 @@ mod callbacks;
 mod keeper;
 mod link;
 mod requests;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -29,6 +30,8 @@ use gfs_proto::wire;
 pub(crate) use link::Identity;
 use parking_lot::Mutex;
 use requests::{Answer, Completion, Outcome, Requests, Ticket};
+use silence::Heard;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -67,6 +70,11 @@ pub(crate) trait Hooks: Send + Sync + 'static {
     fn lost(&self);
     /// There is a new session after a lost one.
     fn renewed(&self) -> BoxFuture<'_, ()>;
+    /// The session may have expired without our knowing: nobody may rely on what was granted to it. Must
+    /// not block.
+    fn silent(&self);
+    /// It had not expired: it goes on.
+    fn heard_again(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Settings of a session.
@@ -93,6 +101,8 @@ pub(crate) struct Session {
     room: Semaphore,
     hooks: OnceLock<Weak<dyn Hooks>>,
     stopped: watch::Sender<bool>,
+    heard: watch::Sender<Heard>,
+    silent: AtomicBool,
 }
 
 /// A mutation's number while its caller holds it: given up when the caller ends.
@@ -125,6 +135,7 @@ impl Session {
     pub(crate) async fn connect(config: SessionConfig) -> Result<Arc<Self>, ConnectError> {
         let endpoints = link::endpoints(&config.masters)?;
         let wanted = link::Wanted { name: &config.name, cluster: None, resume: None };
+        let sent = Instant::now();
         let link = keeper::first_of(&endpoints, &wanted).await.map_err(|error| error.for_people(&config.masters))?;
         let session = Arc::new(Self {
             requests: Mutex::new(Requests::default()),
@@ -136,8 +147,12 @@ impl Session {
             room: Semaphore::new(REQUESTS_MAX),
             hooks: OnceLock::new(),
             stopped: watch::Sender::new(false),
+            heard: watch::Sender::new(Heard { session: link.identity.session, sent }),
+            silent: AtomicBool::new(false),
             config,
         });
+        let watched = silence::watch(Arc::downgrade(&session), session.heard.subscribe(), link.identity.expiry);
+        tokio::spawn(watched);
         session.requests.lock().link_up(link.sender.clone(), Vec::new());
         tokio::spawn(keeper::keep(Arc::downgrade(&session), endpoints, link, session.stopped.subscribe()));
         Ok(session)

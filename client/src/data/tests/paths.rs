@@ -55,6 +55,19 @@ async fn a_stream_goes_in_full_frames_along_the_chain_while_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_buffered_goes_before_what_is_written_after() {
+    let cluster = Cluster::start(CHUNK).await;
+    let file = cluster.create(&cluster.plane(config()));
+    file.write(0, &pattern(0, 4096, 1)).await.expect("buffered");
+    file.stop_buffering();
+    assert!(file.try_write(0, b"x").is_none());
+    file.write(0, &pattern(0, 100, 9)).await.expect("written through");
+    file.flush().await.expect("flushed");
+    let wanted = [pattern(0, 100, 9), pattern(100, 3996, 1)].concat();
+    assert!(cluster.content(4096, false) == wanted && file.read(0, 4096).await.expect("read") == wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scattered_small_writes_share_a_frame() {
     let cluster = Cluster::start(CHUNK).await;
     let plane = cluster.plane(config());
