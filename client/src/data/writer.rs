@@ -423,6 +423,7 @@ impl InodeData {
     /// Sends what was written before the call and waits until all replicas have it. False if some of it
     /// is lost; the error stays for [`flush`](Self::flush) to tell.
     pub async fn drain(self: &Arc<Self>) -> bool {
+        self.uncut().await;
         let (since, barrier) = {
             let mut state = self.state.lock();
             self.enqueue_all(&mut state, false);
