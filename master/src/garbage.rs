@@ -16,7 +16,9 @@ use gfs_proto::ids::{ChunkHandle, ServerId};
 use gfs_proto::limits::DELETIONS_MAX;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 /// Entries of the garbage table that are looked at together: no more are named to a server at once.
@@ -31,14 +33,53 @@ type Deletions = BTreeMap<ServerId, Vec<SyncChunk>>;
 /// From the first new garbage to the deletion: what is removed in this time is deleted together. Short,
 /// because the files of deleted chunks become those of new ones.
 const GATHERED: Duration = Duration::from_millis(100);
+/// As long as more chunks than this become garbage within [`GATHERED`], somebody removes a tree, and the
+/// deletions, which keep the same disks busy, wait until that is over,
+const STORM: u64 = 64;
+/// but not longer than this.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What has become garbage since the start.
+#[derive(Default)]
+pub struct Garbage {
+    made: AtomicU64,
+    news: Notify,
+}
+
+impl Garbage {
+    /// So many chunks more.
+    pub fn add(&self, chunks: usize) {
+        if chunks > 0 {
+            self.made.fetch_add(chunks as u64, Ordering::Relaxed);
+            self.news.notify_one();
+        }
+    }
+
+    /// There may be something to do although nothing is new: a server is back.
+    pub fn look(&self) {
+        self.news.notify_one();
+    }
+
+    /// Waits until what is removed together is there; `urgent`: room is short.
+    async fn gathered(&self, urgent: impl Fn() -> bool) {
+        let latest = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let before = self.made.load(Ordering::Relaxed);
+            tokio::time::sleep(GATHERED).await;
+            let calm = self.made.load(Ordering::Relaxed) - before <= STORM;
+            if calm || urgent() || tokio::time::Instant::now() >= latest {
+                return;
+            }
+        }
+    }
+}
 
 /// Works until the master stops: when there is new garbage, and now and then for what was left over.
 pub async fn collect(master: Arc<Master>) {
     loop {
         tokio::select! {
             () = master.stopping.passed() => return,
-            () = master.garbage.notified() => tokio::time::sleep(GATHERED).await,
-            () = tokio::time::sleep(master.timings.tick * TICKS_FOR_LEFTOVERS) => {}
+            () = master.something_to_delete() => {}
         }
         if let Err(error) = master.collect_all().await {
             debug!(%error, "garbage collection is put off");
@@ -47,6 +88,18 @@ pub async fn collect(master: Arc<Master>) {
 }
 
 impl Master {
+    async fn something_to_delete(&self) {
+        let news = self.garbage.news.notified();
+        if tokio::time::timeout(self.timings.tick * TICKS_FOR_LEFTOVERS, news).await.is_ok() {
+            self.garbage.gathered(|| self.is_short_of_room()).await;
+        }
+    }
+
+    /// A server that is up takes no new chunks.
+    fn is_short_of_room(&self) -> bool {
+        self.servers.placement(Instant::now()).servers.iter().any(|server| !server.accepts_chunks)
+    }
+
     /// One walk over the garbage table.
     async fn collect_all(&self) -> Result<(), FsError> {
         let mut after = None;
@@ -132,5 +185,29 @@ impl Master {
         let stale = |l: &Located| l.version < record.version && !record.entitled.contains(&l.server);
         let named = |l: Located| (l.server, SyncChunk { handle, version: l.version });
         self.locations.of(handle).into_iter().filter(stale).map(named).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn deletions_wait_for_the_end_of_a_storm() {
+        for (storm, urgent, expected) in [(0, false, 1), (30, false, 31), (1000, false, 100), (30, true, 1)] {
+            let garbage = Arc::new(Garbage::default());
+            garbage.add(1);
+            let (start, of) = (tokio::time::Instant::now(), garbage.clone());
+            tokio::spawn(async move {
+                for _ in 0..storm {
+                    tokio::time::sleep(GATHERED / 2).await;
+                    of.add(STORM as usize + 1);
+                    tokio::time::sleep(GATHERED / 2).await;
+                }
+            });
+            garbage.gathered(|| urgent).await;
+            let rounds = start.elapsed().as_millis() / GATHERED.as_millis();
+            assert!(rounds.abs_diff(expected) <= 1, "{storm} {urgent}: {rounds} rounds");
+        }
     }
 }

@@ -6,6 +6,7 @@
 use crate::checkpoint::DeltaRoom;
 use crate::config::Timings;
 use crate::data_dir::DataDir;
+use crate::garbage::Garbage;
 use crate::gate::Gate;
 use crate::grants::leases::{Lease, Leases};
 use crate::grants::unwritten::Unwritten;
@@ -24,7 +25,6 @@ use gfs_proto::time::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::Notify;
 use tracing::error;
 
 /// A client's clock is believed if it is behind ours by no more than this, and not ahead.
@@ -88,8 +88,8 @@ pub struct Master {
     pub leases: Leases,
     /// Chunks that maybe nothing was written into.
     pub unwritten: Unwritten,
-    /// There is something new in the garbage table.
-    pub garbage: Notify,
+    /// What goes into the garbage table.
+    pub garbage: Garbage,
     /// Grants of one chunk come one after another.
     pub chunk_locks: KeyedLocks<(InodeId, ChunkIndex)>,
     /// Push-back while checkpoints lag behind.
@@ -184,9 +184,7 @@ impl Master {
             self.leases.remove(*handle)
         });
         let ended = ended.collect();
-        if !outcome.dropped.is_empty() {
-            self.garbage.notify_one();
-        }
+        self.garbage.add(outcome.dropped.len());
         ended
     }
 

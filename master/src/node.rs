@@ -6,6 +6,7 @@
 use crate::checkpoint::{self, Checkpointer, DeltaRoom};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, FormatOptions};
+use crate::garbage::Garbage;
 use crate::grants::unwritten::{self, Unwritten};
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
 use crate::master::{Machine, Master, now};
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -176,7 +176,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         servers: Servers::new(servers, config.timings, started),
         locations: Default::default(),
         leases: Default::default(),
-        garbage: Notify::new(),
+        garbage: Garbage::default(),
         unwritten: Unwritten::of(unwritten),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),

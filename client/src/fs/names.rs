@@ -218,17 +218,18 @@ impl Client {
         to: (InodeId, &Name),
         mode: RenameMode,
     ) -> Result<(), FsError> {
-        let replaced = self.cache.name_hint(to.0, to.1);
+        let mut replaced = self.cache.name_hint(to.0, to.1);
         let mut moved = self.cache.name_hint(from.0, from.1);
-        if mode == RenameMode::Replace && replaced != Some(None) {
-            if moved.is_none() {
-                moved = match self.lookup(caller, from.0, from.1).await? {
-                    Lookup::Found(entry) => Some(Some(entry.attr.inode)),
-                    Lookup::Missing { .. } => Some(None),
-                };
-            }
-            if let Some(inode) = moved.flatten() {
-                self.make_durable(inode).await?;
+        if mode == RenameMode::Replace {
+            // The kernel has just looked up both: mostly the answers are still here.
+            let target = self.inode_behind(caller, to, replaced).await?;
+            replaced = Some(target);
+            if target.is_some() {
+                let source = self.inode_behind(caller, from, moved).await?;
+                moved = Some(source);
+                if let Some(inode) = source {
+                    self.make_durable(inode).await?;
+                }
             }
         }
         let op = Op::Rename {
@@ -247,6 +248,21 @@ impl Client {
         self.parent_changed(from.0, &mut answer);
         self.parent_changed(to.0, &mut answer);
         Ok(())
+    }
+
+    async fn inode_behind(
+        &self,
+        caller: &Caller,
+        (parent, name): (InodeId, &Name),
+        hint: Option<Option<InodeId>>,
+    ) -> Result<Option<InodeId>, FsError> {
+        match hint {
+            Some(known) => Ok(known),
+            None => Ok(match self.lookup(caller, parent, name).await? {
+                Lookup::Found(entry) => Some(entry.attr.inode),
+                Lookup::Missing { .. } => None,
+            }),
+        }
     }
 
     /// The caches after a rename, from what they held before.

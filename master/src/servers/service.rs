@@ -270,7 +270,7 @@ async fn work_off(
             if let Some(sent) = sent.filter(|_| master.servers.may_acknowledge(server)) {
                 drop(link.send(ToChunkserver::HeartbeatAck { sent, term: link.term() }).await);
             }
-            master.garbage.notify_one();
+            master.garbage.look();
         }
     }
 }
