@@ -228,7 +228,7 @@ impl<D: Disk> Directory<D> {
         if !self.out_of_service.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 directory = %self.path.display(), reason,
-                "storage directory is out of service: replace the disk, its chunks are copied elsewhere"
+                "storage directory is out of service: replace the disk; its chunks have a copy less"
             );
             reason.clone_into(&mut first);
         }
