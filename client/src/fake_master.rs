@@ -4,6 +4,8 @@
 //! that a test can tell "done once" from "done twice".
 
 mod namespace;
+mod requests;
+
 pub(crate) use namespace::PAGE_ENTRIES;
 
 use crate::data::tests::server::FakeServer;
@@ -11,14 +13,14 @@ use gfs_proto::FsError;
 use gfs_proto::ids::{ClusterId, InodeId, LogIndex};
 use gfs_proto::ops::{Batch, BatchReply, Op};
 use gfs_proto::wire::session_server::{Session, SessionServer};
-use gfs_proto::wire::{self, callback, callback_answer, client_message, server_message};
+use gfs_proto::wire::{self, callback, callback_answer, server_message};
 use namespace::Namespace;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 const CHUNK_SIZE: u32 = 64 << 10;
@@ -80,7 +82,9 @@ impl FakeMaster {
         let state = State { exclusive: true, expiry_ms: 30_000, ..State::default() };
         let master = Self { state: Arc::new(Mutex::new(state)), cuts: watch::Sender::new(0), address };
         let service = SessionServer::new(master.clone());
-        let incoming = TcpListenerStream::new(listener);
+        let (grpc, connections) = mpsc::unbounded_channel();
+        tokio::spawn(requests::accept(master.clone(), listener, grpc));
+        let incoming = UnboundedReceiverStream::new(connections);
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         master
     }
@@ -288,56 +292,6 @@ impl Session for FakeMaster {
             goal_default: 3,
             term,
         }))
-    }
-
-    type RequestsStream = Replies<wire::ServerMessage>;
-
-    async fn requests(
-        &self,
-        request: Request<Streaming<wire::ClientMessage>>,
-    ) -> Result<Response<Self::RequestsStream>, Status> {
-        let mut messages = request.into_inner();
-        let (replies, receiver) = mpsc::unbounded_channel();
-        let (me, mut cuts) = (self.clone(), self.cuts.subscribe());
-        tokio::spawn(async move {
-            let mut session = 0;
-            loop {
-                let message = tokio::select! {
-                    biased;
-                    _ = cuts.changed() => {
-                        let _ = replies.send(Err(Status::unavailable("cut")));
-                        return;
-                    }
-                    message = messages.message() => message,
-                };
-                let Ok(Some(message)) = message else { return };
-                let kind = match message.kind {
-                    Some(client_message::Kind::Attach(attach)) => match me.check(Some(&attach)) {
-                        Ok(known) => {
-                            session = known;
-                            Some(server_message::Kind::Attached(wire::Attached {}))
-                        }
-                        Err(error) => Some(server_message::Kind::Error(error.code())),
-                    },
-                    Some(client_message::Kind::Batch(batch)) => match me.answer(session, batch) {
-                        Ok(kind) => kind,
-                        Err(status) => {
-                            let _ = replies.send(Err(status));
-                            return;
-                        }
-                    },
-                    Some(client_message::Kind::KeepAlive(_)) => {
-                        Some(server_message::Kind::KeptAlive(wire::KeptAlive {}))
-                    }
-                    Some(client_message::Kind::Close(_)) => Some(server_message::Kind::Closed(wire::SessionClosed {})),
-                    None => None,
-                };
-                if let Some(kind) = kind {
-                    let _ = replies.send(Ok(wire::ServerMessage { request: message.request, kind: Some(kind) }));
-                }
-            }
-        });
-        Ok(Response::new(UnboundedReceiverStream::new(receiver)))
     }
 
     type CallbacksStream = Replies<wire::Callback>;

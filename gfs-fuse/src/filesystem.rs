@@ -1,9 +1,10 @@
 //! The callbacks: each converts its arguments, makes one call, maps the answer.
 //!
-//! What can be answered without waiting is answered on the session thread. Everything else is polled
-//! once there, so that its request leaves at once, and goes on as a task of the runtime: no session
-//! thread ever waits for a server.
+//! What can be answered without waiting is answered on the session thread. Everything else begins there, so
+//! that its request leaves at once, and goes on as a task of the runtime ([`call`]): no session thread ever
+//! waits for a server.
 
+use crate::call;
 use crate::convert::{self, GENERATION, caller, errno, file_attr, inode, name};
 use fuser::{
     BsdFileFlags, Errno, FileHandle as FuseHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
@@ -24,7 +25,6 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tracing::warn;
@@ -50,12 +50,7 @@ impl GfsFilesystem {
 
     /// Runs a call to its first wait here and the rest on the runtime.
     fn spawn(&self, call: impl Future<Output = ()> + Send + 'static) {
-        let _inside = self.runtime.enter();
-        let mut call = Box::pin(call);
-        // Woken or not, the runtime polls it again first thing, so this poll needs no waker.
-        if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            self.runtime.spawn(call);
-        }
+        call::begin(&self.runtime, call);
     }
 
     fn done(&self, reply: ReplyEmpty, call: impl Future<Output = Result<(), FsError>> + Send + 'static) {

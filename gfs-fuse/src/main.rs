@@ -2,6 +2,7 @@
 //! it down; what the mount does is in [`filesystem`] and behind it in the client library.
 
 mod background;
+mod call;
 mod convert;
 mod filesystem;
 mod mount;

@@ -94,7 +94,7 @@ impl Node {
         let directory = Arc::new(directory);
         let master = Arc::new(assemble(config, directory.clone(), store)?);
         let checkpointer = Checkpointer::start(master.clone()).map_err(StartError::Thread)?;
-        let server = tokio::spawn(serve(master.clone(), listener, address));
+        let server = tokio::spawn(rpc::serve(master.clone(), listener, address));
         let chores = vec![
             tokio::spawn(chores::run(master.clone())),
             tokio::spawn(garbage::collect(master.clone())),
@@ -186,13 +186,4 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         directory,
         store,
     })
-}
-
-async fn serve(master: Arc<Master>, listener: TcpListener, address: SocketAddr) {
-    let stopping = master.stopping.clone();
-    let served = rpc::router(&master, address)
-        .serve_with_incoming_shutdown(rpc::incoming(listener), async move { stopping.passed().await });
-    if let Err(cause) = served.await {
-        error!("the server ended: {:#}", anyhow::Error::from(cause));
-    }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 use super::link::{self, Link, LinkError, Wanted};
+use super::requests::Outgoing;
 use super::silence::{Beats, Heard};
 use super::{Caller, Current, FsError, Identity, Session, batch, callbacks};
 use crate::config::ConnectError;
@@ -104,7 +105,7 @@ async fn read(session: &Weak<Session>, link: &mut Link) -> End {
     loop {
         let message = tokio::select! {
             biased;
-            message = link.replies.message() => message,
+            message = link.replies.next() => message,
             _ = beat.tick() => {
                 if session.strong_count() == 0 {
                     return End::Unused;
@@ -114,14 +115,14 @@ async fn read(session: &Weak<Session>, link: &mut Link) -> End {
                 }
                 let kind = Some(client_message::Kind::KeepAlive(wire::KeepAlive {}));
                 let request = beats.next(Instant::now());
-                let _ = link.sender.send(wire::ClientMessage { request, kind });
+                link.sender.send(wire::ClientMessage { request, kind });
                 continue;
             }
         };
         let message = match message {
             Ok(Some(message)) => message,
             Ok(None) => return End::Lost("the master closed it".to_owned()),
-            Err(status) => return End::Lost(status.to_string()),
+            Err(error) => return End::Lost(error.to_string()),
         };
         heard = Instant::now();
         let Some(session) = session.upgrade() else { return End::Unused };

@@ -1,7 +1,9 @@
-//! One connection to a master: the channel, the session taken up on it, the two streams.
+//! One link to a master: the channel for calls and callbacks, the session taken up on it, the connection
+//! for requests.
 
 use super::Reclaim;
-use super::requests::Sender;
+use super::requests::Outgoing;
+use super::stream::{self, Receiver, Sender, StreamError};
 use crate::config::ConnectError;
 use gfs_proto::FsError;
 use gfs_proto::ids::{ClusterId, SessionId, Term};
@@ -9,10 +11,8 @@ use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
 use gfs_proto::wire::{self, client_message, server_message, session_client::SessionClient};
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
 use tracing::debug;
 
 /// Bound on reaching a master and on each answer of the handshake: a master that stopped without a
@@ -73,6 +73,15 @@ impl LinkError {
     }
 }
 
+impl From<StreamError> for LinkError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Io(error) => Self::Unreachable(error.to_string()),
+            StreamError::Message(error) => Self::protocol(&error.to_string()),
+        }
+    }
+}
+
 impl From<Status> for LinkError {
     fn from(status: Status) -> Self {
         Self::of(&status)
@@ -84,7 +93,7 @@ pub(super) struct Link {
     pub(super) address: String,
     pub(super) channel: Channel,
     pub(super) sender: Sender,
-    pub(super) replies: Streaming<wire::ServerMessage>,
+    pub(super) replies: Receiver,
     pub(super) identity: Identity,
 }
 
@@ -135,8 +144,7 @@ pub(super) async fn establish(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let identity = bounded(open_session(&mut client, wanted)).await?;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let replies = bounded(attach(&mut client, &identity, &sender, receiver)).await?;
+    let (sender, replies) = bounded(attach(address, &identity)).await?;
     debug!(%address, session = %identity.session, "attached to the master");
     Ok(Link { address: address.clone(), channel, sender, replies, identity })
 }
@@ -168,23 +176,19 @@ async fn open_session(client: &mut SessionClient<Channel>, wanted: &Wanted<'_>) 
     })
 }
 
-async fn attach(
-    client: &mut SessionClient<Channel>,
-    identity: &Identity,
-    sender: &Sender,
-    receiver: mpsc::UnboundedReceiver<wire::ClientMessage>,
-) -> Result<Streaming<wire::ServerMessage>, LinkError> {
+/// Connects for requests and names the session.
+async fn attach(address: &str, identity: &Identity) -> Result<(Sender, Receiver), LinkError> {
+    let (sender, mut replies) = stream::connect(address).await.map_err(StreamError::from)?;
     let kind = Some(client_message::Kind::Attach(identity.attach()));
-    let _ = sender.send(wire::ClientMessage { request: 0, kind });
-    let mut replies = client.requests(UnboundedReceiverStream::new(receiver)).await?.into_inner();
-    let first = replies.message().await?.and_then(|message| message.kind);
-    match first {
-        Some(server_message::Kind::Attached(_)) => Ok(replies),
+    sender.send(wire::ClientMessage { request: 0, kind });
+    match replies.next().await?.and_then(|message| message.kind) {
+        Some(server_message::Kind::Attached(_)) => Ok((sender, replies)),
         Some(server_message::Kind::Error(code)) => match FsError::from_code(code) {
             FsError::SessionExpired => Err(LinkError::Expired),
             error => Err(LinkError::Unreachable(error.to_string())),
         },
-        _ => Err(LinkError::protocol("it did not attach the stream")),
+        Some(_) => Err(LinkError::protocol("it did not attach the connection")),
+        None => Err(LinkError::Unreachable("it closed the connection".to_owned())),
     }
 }
 

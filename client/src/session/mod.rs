@@ -1,4 +1,4 @@
-//! The session with the master: one bidirectional stream of requests and replies, one of callbacks.
+//! The session with the master: a connection for requests and replies, a stream of callbacks.
 //!
 //! [`Session::call`] sends a batch and waits for its answer; the caller's own task puts the request
 //! into the stream, the one task that reads replies wakes it. When the connection or the leader is
@@ -13,6 +13,7 @@ mod keeper;
 mod link;
 mod requests;
 mod silence;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -9,10 +9,15 @@ use gfs_proto::ids::Sequence;
 use gfs_proto::ops::{Batch, BatchReply, Op};
 use gfs_proto::wire;
 use std::collections::BTreeMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 pub(super) type Outcome = Result<BatchReply, FsError>;
-pub(super) type Sender = mpsc::UnboundedSender<wire::ClientMessage>;
+
+/// Where requests go out.
+pub(super) trait Outgoing: Send + Sync {
+    /// Never waits. What is sent on a connection that is gone is lost.
+    fn send(&self, message: wire::ClientMessage);
+}
 
 /// Who is told of an answer.
 pub(super) enum Answer {
@@ -50,7 +55,7 @@ pub(super) struct Requests {
     last: u64,
     pending: BTreeMap<u64, Pending>,
     window: Window,
-    link: Option<Sender>,
+    link: Option<Box<dyn Outgoing>>,
     /// How many sessions there were before this one.
     session: u64,
     closed: bool,
@@ -92,7 +97,7 @@ impl Requests {
     fn send(&self, request: u64, batch: &Batch) {
         if let Some(link) = &self.link {
             let kind = wire::client_message::Kind::Batch(batch.into());
-            let _ = link.send(wire::ClientMessage { request, kind: Some(kind) });
+            link.send(wire::ClientMessage { request, kind: Some(kind) });
         }
     }
 
@@ -137,8 +142,8 @@ impl Requests {
 
     /// A connection is attached to the session: `first` goes out on it, then everything unanswered, in
     /// order.
-    pub(super) fn link_up(&mut self, link: Sender, first: Vec<Batch>) {
-        self.link = Some(link);
+    pub(super) fn link_up(&mut self, link: impl Outgoing + 'static, first: Vec<Batch>) {
+        self.link = Some(Box::new(link));
         let unanswered = self.last;
         for batch in first {
             // A closed session refuses: then nobody cares.
@@ -157,7 +162,7 @@ impl Requests {
     /// A message that nobody waits for.
     pub(super) fn notify(&self, kind: wire::client_message::Kind) {
         if let Some(link) = &self.link {
-            let _ = link.send(wire::ClientMessage { request: 0, kind: Some(kind) });
+            link.send(wire::ClientMessage { request: 0, kind: Some(kind) });
         }
     }
 
@@ -198,6 +203,13 @@ mod tests {
     use gfs_proto::name::Name;
     use gfs_proto::ops::OpResult;
     use std::time::Duration;
+    use tokio::sync::mpsc;
+
+    impl Outgoing for mpsc::UnboundedSender<wire::ClientMessage> {
+        fn send(&self, message: wire::ClientMessage) {
+            Self::send(self, message).expect("the test looks at it later");
+        }
+    }
 
     fn batch(mutation: bool) -> Batch {
         let name = Name::new(b"a").expect("a good name");

@@ -1,9 +1,13 @@
-//! The gRPC services: decode, call, encode. Wire types end here.
+//! What clients, chunkservers and administrators reach: decode, call, encode. Wire types end here.
 
 pub mod admin;
 pub mod chunkserver;
+mod listener;
 mod replies;
+mod requests;
 pub mod session;
+
+pub use listener::serve;
 
 use crate::master::Master;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
@@ -13,9 +17,8 @@ use gfs_proto::wire::session_server::SessionServer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 
 /// HTTP/2 pings find a dead peer within this and as much again.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -23,8 +26,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
-/// All services of a master.
-pub fn router(master: &Arc<Master>, address: SocketAddr) -> Router {
+/// All gRPC services of a master.
+fn router(master: &Arc<Master>, address: SocketAddr) -> Router {
     let session = SessionServer::new(session::SessionService::new(master.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -41,9 +44,4 @@ pub fn router(master: &Arc<Master>, address: SocketAddr) -> Router {
         .add_service(session)
         .add_service(link)
         .add_service(admin)
-}
-
-/// Connections of a listener, without delay of small messages.
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }

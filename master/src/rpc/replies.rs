@@ -1,6 +1,6 @@
-//! One stream of requests and the replies to them.
+//! The requests of one connection and the replies to them.
 //!
-//! [`Replies`] is the stream that the connection sends. Polled, it takes in whatever requests have come,
+//! [`Replies`] is the stream of what the connection sends. Polled, it takes in whatever requests have come,
 //! starts them, and yields replies in the order in which they get ready, so one that waits holds up
 //! nobody. What only looks, and a command that comes alone, is carried out right here, without another
 //! task to be woken. Commands that come together go to tasks of their own: each would otherwise wait for
@@ -10,9 +10,8 @@ use crate::master::Master;
 use crate::requests;
 use crate::sessions::Session;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use futures_util::stream::{BoxStream, FuturesUnordered, Stream, StreamExt};
 use gfs_proto::FsError;
-use gfs_proto::ids::SessionId;
 use gfs_proto::ops::Batch;
 use gfs_proto::wire::{self, client_message, server_message};
 use std::collections::VecDeque;
@@ -20,7 +19,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tonic::{Status, Streaming};
 use tracing::{debug, error};
 
 /// Batches of one stream that are being carried out; further ones wait in the connection.
@@ -29,9 +27,9 @@ const BATCHES_MAX: usize = 1024;
 /// See the module's text.
 pub(super) struct Replies {
     master: Arc<Master>,
-    session: Option<Arc<Session>>,
+    session: Arc<Session>,
     /// Absent after the client's last message.
-    incoming: Option<Streaming<wire::ClientMessage>>,
+    incoming: Option<BoxStream<'static, wire::ClientMessage>>,
     /// Taken in, not yet started.
     taken: Vec<wire::ClientMessage>,
     ready: VecDeque<wire::ServerMessage>,
@@ -68,10 +66,14 @@ fn apart(
 }
 
 impl Replies {
-    pub(super) fn new(master: Arc<Master>, incoming: Streaming<wire::ClientMessage>) -> Self {
+    pub(super) fn new(
+        master: Arc<Master>,
+        session: Arc<Session>,
+        incoming: BoxStream<'static, wire::ClientMessage>,
+    ) -> Self {
         Self {
             master,
-            session: None,
+            session,
             incoming: Some(incoming),
             taken: Vec::new(),
             ready: VecDeque::new(),
@@ -85,8 +87,8 @@ impl Replies {
             let Some(incoming) = &mut self.incoming else { return };
             match incoming.poll_next_unpin(cx) {
                 Poll::Pending => return,
-                Poll::Ready(Some(Ok(message))) => self.taken.push(message),
-                Poll::Ready(Some(Err(_)) | None) => self.incoming = None,
+                Poll::Ready(Some(message)) => self.taken.push(message),
+                Poll::Ready(None) => self.incoming = None,
             }
         }
     }
@@ -94,19 +96,16 @@ impl Replies {
     /// Starts a request: its reply is ready, or under way.
     fn start(&mut self, message: wire::ClientMessage, alone: bool) {
         let request = message.request;
-        let reply = match (message.kind, self.session.clone()) {
-            (Some(client_message::Kind::Attach(attach)), _) => self.attach(request, &attach),
-            (None, _) | (_, None) => refused(request, FsError::Protocol),
-            (_, Some(session)) if session.ended.is_open() => refused(request, FsError::SessionExpired),
-            (Some(kind), Some(session)) => {
+        let session = self.session.clone();
+        let reply = match message.kind {
+            None => Some(refused(request, FsError::Protocol)),
+            Some(_) if session.ended.is_open() => Some(refused(request, FsError::SessionExpired)),
+            Some(kind) => {
                 session.heard(Instant::now());
-                match self.serve(request, kind, session, alone) {
-                    None => return,
-                    Some(reply) => reply,
-                }
+                self.serve(request, kind, session, alone)
             }
         };
-        self.ready.push_back(reply);
+        self.ready.extend(reply);
     }
 
     fn serve(
@@ -136,33 +135,29 @@ impl Replies {
                 master.close_session(session.id).await;
                 answer(request, server_message::Kind::Closed(wire::SessionClosed {}))
             })),
-            client_message::Kind::Attach(_) => {}
+            client_message::Kind::Attach(_) => return Some(refused(request, FsError::Protocol)),
         }
         None
     }
 
-    fn attach(&mut self, request: u64, attach: &wire::Attach) -> wire::ServerMessage {
-        match self.master.sessions.find(SessionId::new(attach.session), &attach.secret) {
-            None => refused(request, FsError::SessionExpired),
-            Some(session) => {
-                session.attach(None, Instant::now());
-                self.session = Some(session);
-                answer(request, server_message::Kind::Attached(wire::Attached {}))
-            }
+    /// Goes on with what is under way and takes in nothing.
+    pub(super) fn go_on(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(reply)) = self.under_way.poll_next_unpin(cx) {
+            self.ready.push_back(reply);
         }
     }
 }
 
 impl Stream for Replies {
-    type Item = Result<wire::ServerMessage, Status>;
+    type Item = wire::ServerMessage;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(reply) = self.ready.pop_front() {
-                return Poll::Ready(Some(Ok(reply)));
+                return Poll::Ready(Some(reply));
             }
             if let Poll::Ready(Some(reply)) = self.under_way.poll_next_unpin(cx) {
-                return Poll::Ready(Some(Ok(reply)));
+                return Poll::Ready(Some(reply));
             }
             self.take_in(cx);
             if self.taken.is_empty() {

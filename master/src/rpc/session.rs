@@ -1,6 +1,5 @@
-//! The Session service: handshakes and callbacks here, streams of requests in `replies`.
+//! The Session service: handshakes and callbacks. Requests have connections of their own: `requests`.
 
-use super::replies::Replies;
 use crate::gate::Gate;
 use crate::master::Master;
 use crate::sessions::Session;
@@ -57,17 +56,6 @@ impl wire::session_server::Session for SessionService {
         Ok(Response::new(hello(&self.master, &session)))
     }
 
-    type RequestsStream = BoxStream<'static, Result<wire::ServerMessage, Status>>;
-
-    async fn requests(
-        &self,
-        request: Request<Streaming<wire::ClientMessage>>,
-    ) -> Result<Response<Self::RequestsStream>, Status> {
-        let stopping = stopping(self.master.stopping.clone());
-        let replies = Replies::new(self.master.clone(), request.into_inner());
-        Ok(Response::new(replies.take_until(stopping).boxed()))
-    }
-
     type CallbacksStream = BoxStream<'static, Result<wire::Callback, Status>>;
 
     async fn callbacks(
@@ -91,10 +79,6 @@ impl wire::session_server::Session for SessionService {
         });
         Ok(Response::new(outgoing.map(|callback| Ok(asked(callback))).take_until(ended).boxed()))
     }
-}
-
-async fn stopping(gate: Gate) {
-    gate.passed().await;
 }
 
 async fn ended(stopping: Gate, session: Gate) {

@@ -1,6 +1,7 @@
-//! The master as its peers see it: a node in this process, talked to over gRPC.
+//! The master as its peers see it: a node in this process, talked to over its port.
 
 mod chunks;
+mod connections;
 mod namespace;
 mod restart;
 mod sharing;

@@ -1,12 +1,14 @@
-//! A client: one session, one stream of requests, one of callbacks.
+//! A client: one session, one connection for requests, one stream of callbacks.
 
 use super::{connect, soon};
+use bytes::BytesMut;
 use gfs_proto::FsError;
 use gfs_proto::attr::Attr;
 use gfs_proto::attr::Mode;
 use gfs_proto::caller::Caller;
 use gfs_proto::chunk::{ChunkGrant, ChunkMap};
 use gfs_proto::ids::{ChunkIndex, InodeId, OpenId, Sequence, SessionId};
+use gfs_proto::message::{self, REQUESTS_PREFACE};
 use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, Batch, BatchReply, Made, Make, MakeKind, Op, OpResult, OpenSpec, Opened};
 use gfs_proto::wire::session_client::SessionClient;
@@ -15,6 +17,9 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -47,6 +52,36 @@ fn hello(resume: Option<wire::Attach>, reclaim: Vec<wire::Reclaim>) -> wire::Ope
     }
 }
 
+/// Sends what is asked and tells whoever waits of the answers, until either end has enough.
+async fn exchange(mut stream: TcpStream, mut requests: UnboundedReceiver<wire::ClientMessage>, waiting: Waiting) {
+    let (mut reader, mut writer) = stream.split();
+    let send = async {
+        let mut out = BytesMut::from(&REQUESTS_PREFACE[..]);
+        while let Some(request) = requests.recv().await {
+            message::encode(&request, &mut out);
+            if writer.write_all_buf(&mut out).await.is_err() {
+                return;
+            }
+        }
+    };
+    let receive = async {
+        let mut came = BytesMut::new();
+        while reader.read_buf(&mut came).await.is_ok_and(|count| count > 0) {
+            while let Some(message) = message::decode::<wire::ServerMessage>(&mut came).expect("a message") {
+                let kind = message.kind.expect("a kind");
+                if let Some(waiter) = waiting.lock().remove(&message.request) {
+                    let _ = waiter.send(kind);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = send => {}
+        () = receive => {}
+    }
+    waiting.lock().clear();
+}
+
 impl Client {
     pub(crate) async fn start(url: &str) -> Self {
         Self::open(url, hello(None, Vec::new()), 1).await.expect("a session")
@@ -59,26 +94,16 @@ impl Client {
             open_id: *open,
             access: (*access).into(),
         });
-        let attach = wire::Attach { session: self.session.get(), secret: self.secret.clone().into() };
-        Self::open(url, hello(Some(attach), reclaim.collect()), self.sequences.load(Ordering::SeqCst)).await
+        Self::open(url, hello(Some(self.attach()), reclaim.collect()), self.sequences.load(Ordering::SeqCst)).await
     }
 
     async fn open(url: &str, hello: wire::OpenSessionRequest, sequence: u64) -> Result<Self, tonic::Status> {
         let mut client = SessionClient::new(connect(url).await);
         let opened = client.open_session(hello).await?.into_inner();
         let (out, receiver) = mpsc::unbounded_channel();
-        let mut replies = client.requests(UnboundedReceiverStream::new(receiver)).await?.into_inner();
         let waiting = Waiting::default();
-        let told = waiting.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(message)) = replies.message().await {
-                let (request, kind) = (message.request, message.kind.expect("a kind"));
-                if let Some(waiter) = told.lock().remove(&request) {
-                    let _ = waiter.send(kind);
-                }
-            }
-            told.lock().clear();
-        });
+        let stream = TcpStream::connect(url.trim_start_matches("http://")).await?;
+        tokio::spawn(exchange(stream, receiver, waiting.clone()));
         let this = Self {
             session: SessionId::new(opened.session),
             secret: opened.secret.to_vec(),
@@ -96,11 +121,15 @@ impl Client {
         Ok(this)
     }
 
+    /// What names the session on a connection.
+    pub(crate) fn attach(&self) -> wire::Attach {
+        wire::Attach { session: self.session.get(), secret: self.secret.clone().into() }
+    }
+
     pub(crate) async fn listen(&self) {
         let mut client = SessionClient::new(connect(&self.url).await);
         let (answers, receiver) = mpsc::unbounded_channel();
-        let attach = wire::Attach { session: self.session.get(), secret: self.secret.clone().into() };
-        let attach = wire::CallbackAnswer { kind: Some(callback_answer::Kind::Attach(attach)) };
+        let attach = wire::CallbackAnswer { kind: Some(callback_answer::Kind::Attach(self.attach())) };
         answers.send(attach).expect("open");
         let stream = client.callbacks(UnboundedReceiverStream::new(receiver)).await.expect("attached");
         *self.callbacks.lock().await = Some(stream.into_inner());

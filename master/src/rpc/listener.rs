@@ -1,0 +1,60 @@
+//! The port: gRPC and connections for requests share it, told apart by their first byte.
+
+use super::{requests, router};
+use crate::master::Master;
+use gfs_proto::message::REQUESTS_PREFACE;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, error, warn};
+
+/// From the connection to its first byte.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// gRPC connections that were accepted and not yet taken up.
+const BACKLOG: usize = 64;
+/// After an accept failed, for want of file descriptors as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a listener until the master stops.
+pub async fn serve(master: Arc<Master>, listener: TcpListener, address: SocketAddr) {
+    let (grpc, connections) = mpsc::channel(BACKLOG);
+    let accepting = tokio::spawn(accept(master.clone(), listener, grpc));
+    let stopping = master.stopping.clone();
+    let served = router(&master, address)
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { stopping.passed().await });
+    if let Err(cause) = served.await {
+        error!("the server ended: {:#}", anyhow::Error::from(cause));
+    }
+    accepting.abort();
+}
+
+async fn accept(master: Arc<Master>, listener: TcpListener, grpc: mpsc::Sender<io::Result<TcpStream>>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(sort(master.clone(), stream, grpc.clone()))),
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Gives a connection to whom it belongs.
+async fn sort(master: Arc<Master>, stream: TcpStream, grpc: mpsc::Sender<io::Result<TcpStream>>) {
+    let mut first = [0];
+    let looked = timeout(FIRST_BYTE_TIMEOUT, stream.peek(&mut first)).await;
+    if !matches!(looked, Ok(Ok(1))) || stream.set_nodelay(true).is_err() {
+        debug!("a connection that said nothing");
+    } else if first[0] == REQUESTS_PREFACE[0] {
+        requests::serve(master, stream).await;
+    } else {
+        // a server that has ended takes no more
+        let _ = grpc.send(Ok(stream)).await;
+    }
+}

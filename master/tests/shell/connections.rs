@@ -1,0 +1,117 @@
+//! Connections for requests: who is let in, and what one that is not read from does to others.
+
+use crate::support::{Client, Cluster, Manners, soon, until};
+use bytes::BytesMut;
+use gfs_proto::FsError;
+use gfs_proto::caller::Caller;
+use gfs_proto::ids::{ChunkIndex, InodeId, Sequence};
+use gfs_proto::limits::MESSAGE_BYTES_MAX;
+use gfs_proto::message::{self, REQUESTS_PREFACE};
+use gfs_proto::ops::{Batch, HeldChunk, Op};
+use gfs_proto::wire::{self, client_message, server_message};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn connect(cluster: &Cluster) -> TcpStream {
+    TcpStream::connect(cluster.node().address()).await.expect("the master listens")
+}
+
+fn batch(request: u64, sequence: Option<u64>, op: Op) -> wire::ClientMessage {
+    let batch = Batch {
+        caller: Caller::root(),
+        sequence: sequence.map(Sequence::new),
+        acknowledged: Sequence::new(1),
+        client_time: None,
+        precondition: None,
+        ops: vec![op],
+    };
+    wire::ClientMessage { request, kind: Some(client_message::Kind::Batch((&batch).into())) }
+}
+
+fn attach(attach: wire::Attach) -> wire::ClientMessage {
+    wire::ClientMessage { request: 0, kind: Some(client_message::Kind::Attach(attach)) }
+}
+
+/// The preface and messages.
+fn stream(messages: &[wire::ClientMessage]) -> BytesMut {
+    let mut bytes = BytesMut::from(&REQUESTS_PREFACE[..]);
+    messages.iter().for_each(|message| message::encode(message, &mut bytes));
+    bytes
+}
+
+/// Everything that the master says until it closes the connection.
+async fn answer_to(cluster: &Cluster, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(cluster).await;
+    stream.write_all(bytes).await.expect("sent");
+    let mut answer = Vec::new();
+    // a reset says the same as an end
+    let _ = soon("the end of the connection", stream.read_to_end(&mut answer)).await;
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_no_client_is_turned_away() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let long = (MESSAGE_BYTES_MAX as u32 + 1).to_le_bytes();
+    let with_preface = |rest: &[u8]| [&REQUESTS_PREFACE[..], rest].concat();
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("another version", b"GFSreq9\n".repeat(2)),
+        ("an absurd length", with_preface(&long)),
+        ("garbage", with_preface(&[3, 0, 0, 0, 0xff, 0xff, 0xff])),
+        ("no session", stream(&[batch(1, None, Op::StatFs)]).to_vec()),
+        ("an absurd length later", [&stream(&[attach(client.attach())])[..], &long].concat()),
+    ];
+    for (what, bytes) in cases {
+        let answer = answer_to(&cluster, &bytes).await;
+        assert_eq!(answer.is_empty(), what != "an absurd length later", "{what}: {answer:?}");
+    }
+    let unknown = wire::Attach { session: client.attach().session, secret: vec![1; 16].into() };
+    let mut answer = BytesMut::from(&answer_to(&cluster, &stream(&[attach(unknown)])).await[..]);
+    let told = message::decode::<wire::ServerMessage>(&mut answer).expect("a message").expect("all of it");
+    assert_eq!(told.kind, Some(server_message::Kind::Error(FsError::SessionExpired.code())), "a wrong secret");
+    client.lookup("x").await.expect_err("there is none, but the master answers");
+}
+
+/// A command goes on, and gives back its locks, though the client that asked takes no replies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_no_replies_holds_up_nobody() {
+    /// As many replies fill all buffers on the way.
+    const LISTINGS: u64 = 100;
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let made = client.create("file", 1).await;
+    let grant = made.grant.expect("a grant");
+    let handle = grant.handle;
+    for server in &servers {
+        server.create(grant.handle, grant.version, 100).await;
+    }
+    let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
+    assert!(client.ask(Op::ReturnChunks { chunks: vec![held] }).await.is_ok());
+    let names = (0..1500).map(|number| format!("{number:0>200}"));
+    futures_util::future::join_all(names.map(async |name| client.ask(Client::make(&name, None, false)).await)).await;
+
+    let mut deaf = connect(&cluster).await;
+    servers.iter().for_each(|server| server.manners(Manners::Mute));
+    let list = |request| {
+        let op = Op::ReadDir {
+            inode: InodeId::ROOT.into(),
+            after: Default::default(),
+            bytes_max: 256 << 10,
+            with_attributes: true,
+        };
+        batch(request, None, op)
+    };
+    let grant = Op::GrantChunk { inode: made.attr.inode.into(), index: ChunkIndex::new(0) };
+    let grant = stream(&[attach(client.attach()), batch(1, None, grant)]);
+    deaf.write_all(&grant).await.expect("sent");
+    until("the first grant has the lock", || !servers[0].installs(handle).is_empty()).await;
+    let mut listings = BytesMut::new();
+    (2..LISTINGS).for_each(|request| message::encode(&list(request), &mut listings));
+    deaf.write_all(&listings).await.expect("sent");
+    servers.iter().for_each(|server| server.manners(Manners::Good));
+    // It waits for the chunk's lock, which the first grant has until its commands have timed out.
+    let granted = soon("the grant", client.grant(made.attr.inode, 0)).await;
+    assert!(granted.is_ok(), "{granted:?}");
+}
