@@ -104,6 +104,7 @@ impl Client {
     /// must not be what the open is given.
     async fn await_release(&self, inode: InodeId, flags: OpenFlags) {
         if let Some(mut released) = self.files.releasing(inode).filter(|_| flags.access.writes() || flags.truncate) {
+            self.session.hurry();
             // Bounded: the answer comes, or the session ends and takes the sender with it.
             let _ = tokio::time::timeout_at(self.session.deadline(), released.wait_for(|done| *done)).await;
         }

@@ -232,7 +232,12 @@ impl Session {
         tokio::time::timeout_at(deadline, attempt).await.unwrap_or(Err(FsError::TimedOut))
     }
 
-    /// Sends a batch without waiting. `then` runs on the task that reads replies, with whatever the
+    /// What was posted leaves now: somebody waits for it after all.
+    pub(crate) fn hurry(&self) {
+        self.requests.lock().hurry();
+    }
+
+    /// Sends a batch without waiting, with the next request or in a millisecond. `then` runs on the task that reads replies, with whatever the
     /// first answer is: it must be quick.
     pub(crate) fn post(&self, caller: &Caller, ops: Vec<Op>, then: impl FnOnce(Outcome) + Send + 'static) {
         let mut requests = self.requests.lock();

@@ -17,6 +17,10 @@ pub(super) type Outcome = Result<BatchReply, FsError>;
 pub(super) trait Outgoing: Send + Sync {
     /// Never waits. What is sent on a connection that is gone is lost.
     fn send(&self, message: wire::ClientMessage);
+    /// Goes with the next one that is sent, or by itself in a millisecond.
+    fn send_behind(&self, message: wire::ClientMessage);
+    /// Sends what lingers.
+    fn hurry(&self);
 }
 
 /// Who is told of an answer.
@@ -88,17 +92,15 @@ impl Requests {
         self.last += 1;
         batch.sequence = ticket.map(|ticket| ticket.sequence);
         batch.acknowledged = self.window.acknowledged();
-        self.send(self.last, &batch);
+        if let Some(link) = &self.link {
+            let message = message(self.last, &batch);
+            match answer {
+                Answer::Caller(_) => link.send(message),
+                Answer::Then(_) => link.send_behind(message),
+            }
+        }
         self.pending.insert(self.last, Pending { batch, answer });
         Ok(self.last)
-    }
-
-    /// A failed send is no loss: the request goes out again with the next connection.
-    fn send(&self, request: u64, batch: &Batch) {
-        if let Some(link) = &self.link {
-            let kind = wire::client_message::Kind::Batch(batch.into());
-            link.send(wire::ClientMessage { request, kind: Some(kind) });
-        }
     }
 
     /// Whoever asked waits no longer. A mutation stays: its outcome must be learned.
@@ -150,7 +152,16 @@ impl Requests {
             let _ = self.submit(batch, None, Answer::Then(Box::new(|_| ())));
         }
         for (request, pending) in self.pending.range(..=unanswered) {
-            self.send(*request, &pending.batch);
+            if let Some(link) = &self.link {
+                link.send(message(*request, &pending.batch));
+            }
+        }
+    }
+
+    /// What was posted leaves now.
+    pub(super) fn hurry(&self) {
+        if let Some(link) = &self.link {
+            link.hurry();
         }
     }
 
@@ -191,6 +202,10 @@ impl Requests {
 }
 
 /// True if the batch registers an open file, which somebody must release again.
+fn message(request: u64, batch: &Batch) -> wire::ClientMessage {
+    wire::ClientMessage { request, kind: Some(wire::client_message::Kind::Batch(batch.into())) }
+}
+
 fn opens(batch: &Batch) -> bool {
     batch.ops.iter().any(|op| matches!(op, Op::Open { .. }) || matches!(op, Op::Make(make) if make.open.is_some()))
 }
@@ -209,6 +224,10 @@ mod tests {
         fn send(&self, message: wire::ClientMessage) {
             Self::send(self, message).expect("the test looks at it later");
         }
+        fn send_behind(&self, message: wire::ClientMessage) {
+            Outgoing::send(self, message);
+        }
+        fn hurry(&self) {}
     }
 
     fn batch(mutation: bool) -> Batch {

@@ -1,6 +1,6 @@
 //! The connection for requests and replies: messages on a plain stream (`gfs_proto::message`). Whoever
 //! has a request writes it itself, so that no task has to be woken first; only what the socket does not
-//! take at once is left to a task.
+//! take at once is left to a task. What nobody waits for travels with the next request, if one comes soon.
 
 use super::requests::Outgoing;
 use bytes::{Buf, BytesMut};
@@ -16,6 +16,8 @@ use tokio::sync::Notify;
 
 /// A master that takes nothing for so long is gone.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is not urgent waits so long for something to travel with.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// Why a connection is of no use any more.
 #[derive(Debug, Error)]
@@ -28,19 +30,36 @@ pub(super) enum StreamError {
 
 struct Shared {
     stream: TcpStream,
-    unsent: Mutex<BytesMut>,
-    /// There are unsent bytes that the socket did not take.
-    left: Notify,
+    unsent: Mutex<Unsent>,
+    /// The socket did not take all there is.
+    full: Notify,
+    /// Something lingers, and nobody looks after it yet.
+    lingers: Notify,
+}
+
+#[derive(Default)]
+struct Unsent {
+    bytes: BytesMut,
+    /// The socket was full: a task writes when it takes more.
+    full: bool,
+    /// Something was left to linger since the task that looks after it looked last.
+    lingered: bool,
+    /// That task is awake.
+    watched: bool,
 }
 
 impl Shared {
     /// Writes what the socket takes now. An error is the reader's to find.
-    fn write(&self, unsent: &mut BytesMut) {
-        while !unsent.is_empty() {
-            match self.stream.try_write(unsent) {
-                Ok(count) => unsent.advance(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.left.notify_one(),
-                Err(_) => return unsent.clear(),
+    fn write(&self, unsent: &mut Unsent) {
+        unsent.full = false;
+        while !unsent.bytes.is_empty() {
+            match self.stream.try_write(&unsent.bytes) {
+                Ok(count) => unsent.bytes.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    unsent.full = true;
+                    return self.full.notify_one();
+                }
+                Err(_) => unsent.bytes.clear(),
             }
         }
     }
@@ -53,9 +72,24 @@ pub(super) struct Sender(Arc<Shared>);
 impl Outgoing for Sender {
     fn send(&self, message: ClientMessage) {
         let mut unsent = self.0.unsent.lock();
-        let idle = unsent.is_empty();
-        message::encode(&message, &mut unsent);
-        if idle {
+        message::encode(&message, &mut unsent.bytes);
+        if !unsent.full {
+            self.0.write(&mut unsent);
+        }
+    }
+
+    fn send_behind(&self, message: ClientMessage) {
+        let mut unsent = self.0.unsent.lock();
+        message::encode(&message, &mut unsent.bytes);
+        unsent.lingered = true;
+        if !std::mem::replace(&mut unsent.watched, true) {
+            self.0.lingers.notify_one();
+        }
+    }
+
+    fn hurry(&self) {
+        let mut unsent = self.0.unsent.lock();
+        if !unsent.full {
             self.0.write(&mut unsent);
         }
     }
@@ -96,19 +130,117 @@ pub(super) async fn connect(address: &str) -> io::Result<(Sender, Receiver)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_tcp_user_timeout(&stream, STALL_TIMEOUT.as_millis() as u32)?;
-    let unsent = Mutex::new(BytesMut::from(&REQUESTS_PREFACE[..]));
-    let shared = Arc::new(Shared { stream, unsent, left: Notify::new() });
-    shared.left.notify_one();
+    let unsent = Unsent { bytes: BytesMut::from(&REQUESTS_PREFACE[..]), ..Unsent::default() };
+    let shared = Arc::new(Shared { stream, unsent: Mutex::new(unsent), full: Notify::new(), lingers: Notify::new() });
     let writer = tokio::spawn(write_left(shared.clone()));
     Ok((Sender(shared.clone()), Receiver { shared, buffer: BytesMut::new(), writer }))
 }
 
+/// Writes what nobody else writes.
 async fn write_left(shared: Arc<Shared>) {
+    tokio::join!(write_when_it_is_taken(&shared), write_what_lingers(&shared));
+}
+
+async fn write_when_it_is_taken(shared: &Shared) {
     loop {
-        shared.left.notified().await;
+        shared.full.notified().await;
         if shared.stream.writable().await.is_err() {
             return;
         }
         shared.write(&mut shared.unsent.lock());
+    }
+}
+
+/// Looks every [`LINGER`] while there is something to look after, so that it is not woken for each message.
+async fn write_what_lingers(shared: &Shared) {
+    loop {
+        shared.lingers.notified().await;
+        loop {
+            tokio::time::sleep(LINGER).await;
+            let mut unsent = shared.unsent.lock();
+            if !unsent.full {
+                shared.write(&mut unsent);
+            }
+            if !std::mem::replace(&mut unsent.lingered, false) {
+                unsent.watched = false;
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gfs_proto::wire::{KeepAlive, client_message::Kind};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    fn message(request: u64) -> ClientMessage {
+        ClientMessage { request, kind: Some(Kind::KeepAlive(KeepAlive {})) }
+    }
+
+    struct Peer {
+        stream: TcpStream,
+        came: BytesMut,
+    }
+
+    impl Peer {
+        /// Numbers of the messages that come with one read.
+        async fn read(&mut self) -> Vec<u64> {
+            self.stream.read_buf(&mut self.came).await.expect("the connection is there");
+            let mut decode = || message::decode::<ClientMessage>(&mut self.came).expect("a message");
+            std::iter::from_fn(|| decode().map(|message| message.request)).collect()
+        }
+    }
+
+    /// A connection, with the preface and message 0 read from it.
+    async fn connected() -> (Sender, Receiver, Peer) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let (sender, receiver) = connect(&address).await.expect("connected");
+        let mut stream = listener.accept().await.expect("connected").0;
+        sender.send(message(0));
+        let mut preface = REQUESTS_PREFACE;
+        stream.read_exact(&mut preface).await.expect("the preface");
+        assert_eq!(preface, REQUESTS_PREFACE);
+        let mut peer = Peer { stream, came: BytesMut::new() };
+        while peer.read().await != [0] {}
+        (sender, receiver, peer)
+    }
+
+    // On one thread nobody else runs before this waits, so nothing leaves by itself.
+    #[tokio::test]
+    async fn what_nobody_waits_for_travels_with_the_next_request() {
+        let (sender, _receiver, mut peer) = connected().await;
+        sender.send_behind(message(1));
+        sender.send_behind(message(2));
+        sender.send(message(3));
+        assert_eq!(peer.read().await, [1, 2, 3]);
+        sender.send_behind(message(4));
+        sender.hurry();
+        assert_eq!(peer.read().await, [4]);
+    }
+
+    #[tokio::test]
+    async fn what_lingers_leaves_by_itself_each_time() {
+        let (sender, _receiver, mut peer) = connected().await;
+        for request in 1..5 {
+            sender.send_behind(message(request));
+            assert_eq!(peer.read().await, [request]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_does_not_take_follows() {
+        const MANY: u64 = 500_000;
+        let (sender, _receiver, mut peer) = connected().await;
+        (1..=MANY).for_each(|request| sender.send(message(request)));
+        assert!(sender.0.unsent.lock().full, "more than all buffers on the way take");
+        let mut came = Vec::new();
+        while came.len() < MANY as usize {
+            came.extend(peer.read().await);
+        }
+        assert!(came.into_iter().eq(1..=MANY), "all, in order");
     }
 }

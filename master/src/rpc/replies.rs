@@ -36,6 +36,16 @@ pub(super) struct Replies {
     under_way: FuturesUnordered<BoxFuture<'static, wire::ServerMessage>>,
 }
 
+/// What became of a request.
+enum Started {
+    /// All done.
+    Answered(server_message::Kind),
+    /// Its reply will come.
+    UnderWay,
+    /// To be carried out; it may wait for the log or for other machines.
+    Command(Batch),
+}
+
 fn answer(request: u64, kind: server_message::Kind) -> wire::ServerMessage {
     wire::ServerMessage { request, kind: Some(kind) }
 }
@@ -93,51 +103,52 @@ impl Replies {
         }
     }
 
-    /// Starts a request: its reply is ready, or under way.
-    fn start(&mut self, message: wire::ClientMessage, alone: bool) {
-        let request = message.request;
-        let session = self.session.clone();
-        let reply = match message.kind {
-            None => Some(refused(request, FsError::Protocol)),
-            Some(_) if session.ended.is_open() => Some(refused(request, FsError::SessionExpired)),
-            Some(kind) => {
-                session.heard(Instant::now());
-                self.serve(request, kind, session, alone)
+    /// Starts what was taken in: each reply is ready, or under way.
+    fn start_all(&mut self) {
+        let idle = self.under_way.is_empty();
+        let mut commands = Vec::new();
+        for message in std::mem::take(&mut self.taken) {
+            let request = message.request;
+            match self.start(message) {
+                Ok(Started::Answered(reply)) => self.ready.push_back(answer(request, reply)),
+                Ok(Started::UnderWay) => {}
+                Ok(Started::Command(batch)) => commands.push((request, batch)),
+                Err(error) => self.ready.push_back(refused(request, error)),
             }
-        };
-        self.ready.extend(reply);
+        }
+        let alone = idle && commands.len() == 1;
+        for (request, batch) in commands {
+            let work = carry_out(self.master.clone(), self.session.clone(), request, batch);
+            self.under_way.push(if alone { Box::pin(work) } else { apart(request, work) });
+        }
     }
 
-    fn serve(
-        &mut self,
-        request: u64,
-        kind: client_message::Kind,
-        session: Arc<Session>,
-        alone: bool,
-    ) -> Option<wire::ServerMessage> {
-        let master = self.master.clone();
+    /// Starts anything but a command. An error is about the request as a whole.
+    fn start(&self, message: wire::ClientMessage) -> Result<Started, FsError> {
+        let (master, session, request) = (self.master.clone(), self.session.clone(), message.request);
+        let kind = message.kind.ok_or(FsError::Protocol)?;
+        if session.ended.is_open() {
+            return Err(FsError::SessionExpired);
+        }
+        session.heard(Instant::now());
         match kind {
             client_message::Kind::KeepAlive(_) => {
-                return Some(answer(request, server_message::Kind::KeptAlive(wire::KeptAlive {})));
+                return Ok(Started::Answered(server_message::Kind::KeptAlive(wire::KeptAlive {})));
             }
-            client_message::Kind::Batch(raw) => match Batch::try_from(raw) {
-                Err(error) => {
-                    debug!(%error, "a batch that makes no sense");
-                    return Some(refused(request, error.into()));
+            client_message::Kind::Batch(raw) => {
+                let batch = Batch::try_from(raw).inspect_err(|error| debug!(%error, "a batch that makes no sense"))?;
+                if requests::is_logged(&batch) {
+                    return Ok(Started::Command(batch));
                 }
-                Ok(batch) => {
-                    let inline = alone || !requests::is_logged(&batch);
-                    let work = carry_out(master, session, request, batch);
-                    self.under_way.push(if inline { Box::pin(work) } else { apart(request, work) });
-                }
-            },
+                self.under_way.push(Box::pin(carry_out(master, session, request, batch)));
+            }
             client_message::Kind::Close(_) => self.under_way.push(Box::pin(async move {
                 master.close_session(session.id).await;
                 answer(request, server_message::Kind::Closed(wire::SessionClosed {}))
             })),
-            client_message::Kind::Attach(_) => return Some(refused(request, FsError::Protocol)),
+            client_message::Kind::Attach(_) => return Err(FsError::Protocol),
         }
-        None
+        Ok(Started::UnderWay)
     }
 
     /// Goes on with what is under way and takes in nothing.
@@ -164,10 +175,7 @@ impl Stream for Replies {
                 let over = self.incoming.is_none() && self.under_way.is_empty();
                 return if over { Poll::Ready(None) } else { Poll::Pending };
             }
-            let alone = self.taken.len() == 1 && self.under_way.is_empty();
-            for message in std::mem::take(&mut self.taken) {
-                self.start(message, alone);
-            }
+            self.start_all();
         }
     }
 }
