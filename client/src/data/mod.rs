@@ -7,7 +7,7 @@
 //! GFS paper, sections 2.7, 3.1 and 3.2.
 //!
 //! ```text
-//!   inode ── reader ── readahead, cache, fetch ── replicas ──┐
+//!   inode ── reader ── readahead, cache, fetch ── replicas ──┐─ local
 //!     └── sync, writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
 //! ```
 //! `readahead`, `dirty`, `outbox`, `frame` and `locations` are pure; `retry` alone waits for time.
@@ -19,6 +19,7 @@ mod dirty;
 mod fetch;
 mod frame;
 mod inode;
+mod local;
 mod locations;
 mod members;
 mod memory;

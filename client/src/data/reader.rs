@@ -6,9 +6,10 @@
 use super::cache::Piece;
 use super::fetch::Fetch;
 use super::inode::{InodeData, State};
+use super::local::Loan;
 use super::locations::Place;
 use super::readahead::UNIT_MAX;
-use super::replicas::{Blocks, FetchError};
+use super::replicas::{Blocks, FetchError, pad};
 use super::retry::Retry;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -44,6 +45,15 @@ enum Part {
     Mine(Arc<Fetch>),
 }
 
+/// Blocks of one chunk that can be read from a file that was lent to us.
+struct Lent {
+    /// In the file system's file.
+    start: u64,
+    blocks: Blocks,
+    loan: Arc<Loan>,
+    location: Arc<ChunkLocation>,
+}
+
 /// Completes a fetch whose task gave up.
 struct Running<'a> {
     inode: &'a InodeData,
@@ -73,30 +83,70 @@ impl InodeData {
         Ok(assemble(&range, &patches, &pieces))
     }
 
-    /// As [`read`](Self::read), if all of it is in memory; waits for nothing.
+    /// As [`read`](Self::read), if all of it is in memory here, or in that of the machine and lent to us; waits
+    /// for nothing.
     pub fn try_read(self: &Arc<Self>, offset: u64, length: u32) -> Option<Bytes> {
         let mut state = self.state.lock();
         let range = offset..(offset + u64::from(length)).min(state.size).max(offset);
         let patches = state.patches(&range, self.plane.authority.chunk_size());
-        let mut pieces = Vec::new();
+        let (mut pieces, mut missing) = (Vec::new(), Vec::new());
         for gap in uncovered(&range, &patches) {
             let mut at = gap.start;
             for piece in self.cached(&state, gap.clone()) {
                 if piece.start > at {
-                    return None;
+                    missing.push(at..piece.start);
                 }
                 at = piece.end();
                 self.used(&piece, gap.end);
                 pieces.push((piece.start, piece.data));
             }
             if at < gap.end {
-                return None;
+                missing.push(at..gap.end);
             }
+        }
+        if !missing.is_empty() {
+            let lent = self.plan_lent(&state, &missing)?;
+            drop(state);
+            for part in lent {
+                pieces.push((part.start, self.read_lent(&part)?));
+            }
+            state = self.state.lock();
         }
         let ahead = self.plan_ahead(&mut state, offset, u64::from(length));
         drop(state);
         self.prefetch(&ahead);
         Some(assemble(&range, &patches, &pieces))
+    }
+
+    /// Where ranges that are not in memory can be read without waiting; `None` if that is not so for all of them,
+    /// if they are much, or on their way already.
+    fn plan_lent(&self, state: &State, missing: &[Range<u64>]) -> Option<Vec<Lent>> {
+        let chunk = self.plane.authority.chunk_size();
+        let mut parts = Vec::new();
+        for range in missing {
+            let (start, end) = (range.start / BLOCK * BLOCK, range.end.next_multiple_of(BLOCK));
+            if end - start > BYPASS || state.fetches.iter().any(|fetch| !fetch.is_tainted() && fetch.overlaps(range)) {
+                return None;
+            }
+            for part in chunk.split(start, end - start) {
+                if state.lanes.get(&part.index).is_some_and(|lane| lane.outbox.is_creating()) {
+                    return None;
+                }
+                let place = state.locations.get(part.index, Instant::now(), state.validity())?;
+                let Place::Chunk(location) = place else { return None };
+                let loan = self.plane.servers.local.loan(&location)?;
+                let blocks = Blocks { offset: part.offset, length: part.length };
+                parts.push(Lent { start: chunk.start_of(part.index) + u64::from(part.offset), blocks, loan, location });
+            }
+        }
+        Some(parts)
+    }
+
+    /// What is lent is not kept: the machine keeps it.
+    fn read_lent(&self, part: &Lent) -> Option<Bytes> {
+        let Lent { blocks, loan, location, .. } = part;
+        let data = self.plane.servers.local.try_read(location.handle, loan, *blocks).ok()?;
+        Some(pad(data, *blocks, location.clip))
     }
 
     fn plan(&self, offset: u64, length: u32) -> Plan {
