@@ -37,7 +37,7 @@ pub(in crate::data) enum Miss {
 
 /// Whether a read may wait for the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Wait {
+pub(in crate::data) enum Wait {
     Never,
     IfCold,
 }
@@ -58,12 +58,22 @@ impl Loan {
     }
 
     /// False if it is of no use any more.
-    pub(super) fn is_good(&self) -> bool {
+    pub(in crate::data) fn is_good(&self) -> bool {
         !matches!(self.look(), Err(Miss::Gone)) && self.lender.is_connected()
     }
 
     /// Whole blocks; zeroes where the chunk ends.
     pub(super) fn read(&self, chunk_size: ChunkSize, blocks: Blocks, wait: Wait) -> Result<Vec<u8>, Miss> {
+        self.read_with(chunk_size, blocks, |into, at| self.fill(into, at, wait))
+    }
+
+    /// `fill` reads from the file.
+    pub(in crate::data) fn read_with(
+        &self,
+        chunk_size: ChunkSize,
+        blocks: Blocks,
+        mut fill: impl FnMut(&mut [u8], u64) -> Result<(), Miss>,
+    ) -> Result<Vec<u8>, Miss> {
         let before = self.look()?;
         let mut data = vec![0; blocks.length as usize];
         let mut sums = [0; SUMS_MAX];
@@ -72,10 +82,10 @@ impl Loan {
         let mut rest = &mut *sums;
         for span in sum_spans(chunk_size, first, count) {
             let (part, later) = rest.split_at_mut(span.bytes());
-            self.fill(part, span.at, wait)?;
+            fill(part, span.at)?;
             rest = later;
         }
-        self.fill(&mut data, data_at(blocks.offset), wait)?;
+        fill(&mut data, data_at(blocks.offset))?;
         if !self.lender.is_connected() {
             return Err(Miss::Gone);
         }
@@ -98,7 +108,7 @@ impl Loan {
     }
 
     /// Bytes of the file; what lies beyond its end stays as it is.
-    fn fill(&self, into: &mut [u8], at: u64, wait: Wait) -> Result<(), Miss> {
+    pub(in crate::data) fn fill(&self, into: &mut [u8], at: u64, wait: Wait) -> Result<(), Miss> {
         let flags = if wait == Wait::Never { ReadWriteFlags::NOWAIT } else { ReadWriteFlags::empty() };
         let mut filled = 0;
         while filled < into.len() {

@@ -8,7 +8,7 @@ mod board;
 mod lender;
 mod loan;
 
-pub(super) use loan::{Loan, Miss};
+pub(super) use loan::{Loan, Miss, Wait};
 
 use super::connection::Introduction;
 use super::replicas::Blocks;
@@ -17,7 +17,6 @@ use gfs_proto::chunk::{ChunkLocation, Replica, ServerAddress};
 use gfs_proto::frame::{DataError, Lend};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ServerId};
 use lender::{LendError, Lender};
-use loan::Wait;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -80,15 +79,21 @@ impl Local {
         (loan.version == location.version && location.replicas.iter().any(named)).then(|| loan.clone())
     }
 
-    /// Reads whole blocks, without waiting for the device.
-    pub(super) fn try_read(&self, handle: ChunkHandle, loan: &Arc<Loan>, blocks: Blocks) -> Result<Bytes, Miss> {
-        let read = loan.read(self.us.chunk_size, blocks, Wait::Never);
+    /// Reads whole blocks, on this thread.
+    pub(super) fn read_now(
+        &self,
+        handle: ChunkHandle,
+        loan: &Arc<Loan>,
+        blocks: Blocks,
+        wait: Wait,
+    ) -> Result<Bytes, Miss> {
+        let read = loan.read(self.us.chunk_size, blocks, wait);
         self.judge(handle, loan, read)
     }
 
     /// Reads whole blocks; what is cold elsewhere than on the runtime.
     pub(super) async fn read(&self, handle: ChunkHandle, loan: &Arc<Loan>, blocks: Blocks) -> Result<Bytes, Miss> {
-        match self.try_read(handle, loan, blocks) {
+        match self.read_now(handle, loan, blocks, Wait::Never) {
             Err(Miss::Cold) => {
                 let (loan, chunk_size) = (loan.clone(), self.us.chunk_size);
                 let cold = self.runtime.spawn_blocking(move || {
