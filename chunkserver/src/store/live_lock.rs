@@ -89,3 +89,57 @@ impl DerefMut for Exclusive<'_> {
         &mut self.0.live
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::index::Entry;
+    use super::*;
+    use crate::loans::Loans;
+
+    const HANDLE: ChunkHandle = ChunkHandle::new(1);
+
+    fn live() -> Live {
+        let version = ChunkVersion::new(1);
+        let entry = Entry { version, dir: 0, unclean_name: false, marked: false, state: ReplicaState::Clean };
+        Live {
+            entry,
+            gone: false,
+            header: true,
+            damaged: false,
+            length: 0,
+            writes: 0,
+            writes_synced: 0,
+            name_synced: true,
+        }
+    }
+
+    #[test]
+    fn what_an_exclusive_holder_leaves_behind_decides_about_the_loan() {
+        type Act = fn(&mut Live);
+        let acts: [(Act, bool); 5] = [
+            (|_| {}, true),
+            (|live| live.length = 7, true),
+            (|live| live.entry.version = ChunkVersion::new(2), false),
+            (|live| live.entry.state = ReplicaState::Suspect, false),
+            (|live| live.gone = true, false),
+        ];
+        for (number, (act, kept)) in acts.into_iter().enumerate() {
+            let loans = Loans::new();
+            let (lock, group) = (LiveLock::new(live()), loans.group());
+            let lent = lock.write().lend(HANDLE, &group);
+            assert!(lent.is_some());
+            act(&mut lock.write());
+            assert_eq!(loans.count(), usize::from(kept), "act {number}");
+            assert!(!kept || lock.write().lend(HANDLE, &group) == lent, "the same loan");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_is_closed_is_not_lent_any_more() {
+        let loans = Loans::new();
+        let lock = LiveLock::new(live());
+        assert!(lock.write().lend(HANDLE, &loans.group()).is_some());
+        drop(lock);
+        assert_eq!(loans.count(), 0);
+    }
+}

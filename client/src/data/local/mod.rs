@@ -135,6 +135,12 @@ impl Local {
         }
     }
 
+    /// A server is being asked for the chunk.
+    #[cfg(test)]
+    pub(super) fn is_asking(&self, handle: ChunkHandle) -> bool {
+        matches!(self.table.lock().candidates.peek(&handle), Some(Candidate::Asked))
+    }
+
     async fn borrow(self: Arc<Self>, lend: Lend, replica: &Replica) {
         let asked = timeout(ASK_TIMEOUT, self.ask(lend, replica)).await;
         let asked = asked.unwrap_or(Err(LendError::Link(super::connection::LinkError::TimedOut)));
