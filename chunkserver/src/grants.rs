@@ -5,6 +5,7 @@
 //! clean and nobody can still resend a write that it remembers.
 
 use crate::chain::{Admission, Applied, Before, InstallStart, Installed, Order, Ticket};
+use crate::loans::{Hold, Loans};
 use gfs_proto::chunk::Replica;
 use gfs_proto::frame::{DataError, Extent};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Serial, ServerId, TruncateGeneration};
@@ -31,11 +32,14 @@ const _: () = assert!(OUTCOMES_KEPT.as_millis() >= LEASE.as_millis());
 #[derive(Debug, Default)]
 pub struct Grants {
     shards: [Mutex<HashMap<ChunkHandle, Arc<Gate>>>; SHARDS],
+    loans: Arc<Loans>,
 }
 
 /// Order and lease of one chunk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gate {
+    handle: ChunkHandle,
+    loans: Arc<Loans>,
     state: Mutex<State>,
     /// A write is no longer in flight.
     settled: Notify,
@@ -85,6 +89,8 @@ struct InFlight {
     epoch: Epoch,
     serial: Serial,
     extents: Vec<Extent>,
+    /// Readers by descriptor wait as well.
+    _hold: Option<Hold>,
 }
 
 /// A decision that is not "wait".
@@ -97,6 +103,10 @@ pub enum Turn {
 }
 
 impl Gate {
+    fn new(handle: ChunkHandle, loans: &Arc<Loans>) -> Arc<Self> {
+        Arc::new(Self { handle, loans: Arc::clone(loans), state: Mutex::default(), settled: Notify::new() })
+    }
+
     /// True if a write with this ticket would be applied at once and costs no dirty mark.
     pub fn is_open_for(&self, ticket: &Ticket) -> bool {
         let state = self.state.lock();
@@ -137,8 +147,8 @@ impl Gate {
             Admission::Known(serial) => (Turn::Known(serial), serial),
         };
         if forwards {
-            let extents = extents.to_vec();
-            state.in_flight.push(InFlight { epoch: ticket.epoch, serial, extents });
+            let (extents, hold) = (extents.to_vec(), self.loans.hold(self.handle));
+            state.in_flight.push(InFlight { epoch: ticket.epoch, serial, extents, _hold: hold });
         }
         if turn == Turn::Known(serial) {
             state.wake_ready();
@@ -200,6 +210,11 @@ impl Gate {
                 && u64::from(range.offset) < u64::from(extent.offset) + u64::from(extent.length)
         };
         self.state.lock().in_flight.iter().any(|write| write.extents.iter().any(overlaps))
+    }
+
+    /// True if any write is in flight.
+    pub fn has_in_flight(&self) -> bool {
+        !self.state.lock().in_flight.is_empty()
     }
 
     /// True if a grant is installed: the bytes may change.
@@ -355,6 +370,11 @@ pub struct Expired {
 }
 
 impl Grants {
+    /// No grants; `loans` are told of writes in flight.
+    pub fn new(loans: Arc<Loans>) -> Self {
+        Self { loans, ..Self::default() }
+    }
+
     fn shard(&self, handle: ChunkHandle) -> &Mutex<HashMap<ChunkHandle, Arc<Gate>>> {
         // handles are counted up: the low bits spread them evenly
         &self.shards[handle.get() as usize % SHARDS]
@@ -369,7 +389,7 @@ impl Grants {
     pub fn entry(&self, handle: ChunkHandle) -> Arc<Gate> {
         match self.shard(handle).lock().entry(handle) {
             Entry::Occupied(gate) => Arc::clone(gate.get()),
-            Entry::Vacant(place) => Arc::clone(place.insert(Arc::default())),
+            Entry::Vacant(place) => Arc::clone(place.insert(Gate::new(handle, &self.loans))),
         }
     }
 
@@ -382,7 +402,7 @@ impl Grants {
             let room = shard.len() < GATES_IDLE_MAX / SHARDS / 2;
             match shard.entry(handle) {
                 Entry::Occupied(gate) => Arc::clone(gate.get()),
-                Entry::Vacant(place) if room => Arc::clone(place.insert(Arc::default())),
+                Entry::Vacant(place) if room => Arc::clone(place.insert(Gate::new(handle, &self.loans))),
                 Entry::Vacant(_) => return,
             }
         };

@@ -2,6 +2,7 @@
 //! lately. A server that is cut off could otherwise serve a version that was replaced without it.
 
 use crate::clock::Clock;
+use crate::loans::Loans;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,17 +12,21 @@ pub struct ReadLease {
     clock: Arc<dyn Clock>,
     /// Nanoseconds on the clock; 0: never held.
     until: AtomicU64,
+    /// Clients that read by themselves keep to it too.
+    loans: Arc<Loans>,
 }
 
 impl ReadLease {
     /// Not held yet.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, until: AtomicU64::new(0) }
+    pub fn new(clock: Arc<dyn Clock>, loans: Arc<Loans>) -> Self {
+        Self { clock, until: AtomicU64::new(0), loans }
     }
 
     /// The master acknowledged what was sent at `sent`.
     pub fn acknowledged(&self, sent: Duration, length: Duration) {
-        self.until.fetch_max(nanos(sent + length), Ordering::AcqRel);
+        let until = nanos(sent + length);
+        self.until.fetch_max(until, Ordering::AcqRel);
+        self.loans.extend_lease(until);
     }
 
     /// True if reads may be answered now.
@@ -30,8 +35,8 @@ impl ReadLease {
     }
 }
 
-/// 584 years fit.
-fn nanos(time: Duration) -> u64 {
+/// Nanoseconds; 584 years fit.
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -43,7 +48,7 @@ mod tests {
     #[test]
     fn the_lease_counts_from_the_send_time() {
         let clock = Arc::new(ManualClock::default());
-        let lease = ReadLease::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let lease = ReadLease::new(Arc::clone(&clock) as Arc<dyn Clock>, Arc::default());
         let second = Duration::from_secs(1);
         clock.advance(10 * second);
         assert!(!lease.is_held());

@@ -2,7 +2,8 @@
 //!
 //! [`store`] owns the bytes on disk and knows nothing of the network. [`chain`] orders mutations and is
 //! pure; [`grants`] lets them through one by one. [`server`] speaks the data protocol, [`link`] the
-//! control stream with the master; [`node`] is what they share.
+//! control stream with the master; [`loans`] says what clients may read without it; [`node`] is what they
+//! share.
 
 pub mod chain;
 pub mod clock;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod grants;
 pub mod lease;
 pub mod link;
+pub mod loans;
 pub mod net;
 pub mod node;
 pub mod outbox;

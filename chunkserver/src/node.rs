@@ -76,17 +76,17 @@ impl Node {
     pub fn new(store: Store, clock: Arc<dyn Clock>, boot_id: String, patience: Patience) -> Self {
         let incarnation = store.identity().incarnation;
         Self {
-            store,
             incarnation,
             boot_id,
-            grants: Grants::default(),
+            grants: Grants::new(Arc::clone(store.loans())),
             peers: Peers::default(),
-            lease: ReadLease::new(Arc::clone(&clock)),
+            lease: ReadLease::new(Arc::clone(&clock), Arc::clone(store.loans())),
             outbox: Outbox::default(),
             patience,
             requests: AtomicU32::new(0),
             membership: RwLock::new(None),
             clock,
+            store,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start: bind the port, open the store (lock, new incarnation), bind the socket, answer, link, workers
-//! stop:  link says goodbye, nothing is accepted, what was asked is answered, everything is flushed and
+//! stop:  loans are revoked, link says goodbye, nothing is accepted, what was asked is answered, everything is flushed and
 //!        marked clean, the clean marker is written
 //! ```
 
@@ -145,6 +145,8 @@ impl Chunkserver {
 
     /// Stops cleanly: the next start need not look at any chunk.
     pub async fn stop(self) -> Result<(), StoreError> {
+        // the master may take it for gone as soon as it says goodbye
+        self.node.store.loans().close();
         self.stop.send_replace(true);
         join(self.link).await;
         self.data.stop(STOP_MAX).await;

@@ -12,6 +12,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags as FuseWriteFlags,
 };
+use gfs_client::data::Tried;
 use gfs_client::{
     Allocate, Client, DirHandle, DirItems, Entry, FileHandle, Lookup, OpenFlags, Opened, Seek, WriteFlags,
 };
@@ -407,11 +408,21 @@ impl Filesystem for GfsFilesystem {
         reply: ReplyData,
     ) {
         let handle = FileHandle::new(handle.0);
-        if let Some(result) = self.client.try_read(handle, offset, size) {
-            return reply_data(reply, result);
-        }
         let client = self.client.clone();
-        self.spawn(async move { reply_data(reply, client.read(handle, offset, size).await) });
+        match client.try_read(handle, offset, size) {
+            Err(error) => reply.error(errno(error)),
+            Ok(Tried::Done(data)) => reply.data(&data),
+            Ok(Tried::Cold(read)) => {
+                let runtime = self.runtime.clone();
+                self.runtime.spawn_blocking(move || match read.wait() {
+                    Some(data) => reply.data(&data),
+                    None => reply_data(reply, runtime.block_on(client.read(handle, offset, size))),
+                });
+            }
+            Ok(Tried::Elsewhere) => {
+                self.spawn(async move { reply_data(reply, client.read(handle, offset, size).await) });
+            }
+        }
     }
 
     fn write(

@@ -91,12 +91,19 @@ pub enum Kind {
     Sync = 7,
     /// No header; answered by `Ack`. Keep-alive.
     Ping = 8,
+    /// [`Lend`]; answered by `Lent` or `Ack`. Only where [`CAPABILITY_LENDS`] was announced.
+    Lend = 9,
+    /// [`Lent`], with descriptors beside its first byte.
+    Lent = 10,
 }
+
+/// Bit of `Welcome::capabilities`: LEND is answered on this connection.
+pub const CAPABILITY_LENDS: u64 = 1;
 
 impl Kind {
     fn from_u8(raw: u8) -> Result<Self, FrameError> {
-        use Kind::{Ack, Data, Hello, Ping, Read, Sync, Welcome, Write};
-        [Hello, Welcome, Read, Data, Write, Ack, Sync, Ping]
+        use Kind::{Ack, Data, Hello, Lend, Lent, Ping, Read, Sync, Welcome, Write};
+        [Hello, Welcome, Read, Data, Write, Ack, Sync, Ping, Lend, Lent]
             .into_iter()
             .find(|kind| *kind as u8 == raw)
             .ok_or(FrameError::Kind(raw))
@@ -316,13 +323,16 @@ pub enum DataError {
     /// The server is of another cluster.
     #[error("the server belongs to another cluster")]
     Cluster = 16,
+    /// No descriptor is passed for this replica; it is read by READ.
+    #[error("no descriptor is passed for this replica")]
+    NotLent = 17,
 }
 
 impl DataError {
     fn from_u16(raw: u16) -> Self {
         use DataError::{
-            Busy, Chain, Cluster, Corrupt, Epoch, Generation, Incarnation, Io, NoChunk, NoReadLease, NoSpace, Protocol,
-            SerialGap, Suspect, Transfer, Version,
+            Busy, Chain, Cluster, Corrupt, Epoch, Generation, Incarnation, Io, NoChunk, NoReadLease, NoSpace, NotLent,
+            Protocol, SerialGap, Suspect, Transfer, Version,
         };
         [
             NoChunk,
@@ -340,11 +350,36 @@ impl DataError {
             Chain,
             Busy,
             Cluster,
+            NotLent,
         ]
         .into_iter()
         .find(|error| *error as u16 == raw)
         .unwrap_or(Protocol)
     }
+}
+
+/// Asks for the descriptor of a replica's file, to read it without the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lend {
+    /// Which chunk.
+    pub handle: ChunkHandle,
+    /// The replica must have exactly this version.
+    pub version: ChunkVersion,
+}
+
+/// A descriptor of a chunk file, for reading only, and where the [board](crate::board) says whether it may be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lent {
+    /// Layout of the file: [`chunk_file::FORMAT`](crate::chunk_file::FORMAT).
+    pub format: u32,
+    /// Slot on the board.
+    pub slot: u32,
+    /// Another tenancy on the board means: revoked.
+    pub tenancy: u32,
+    /// The board's own descriptor follows the file's: with the first answer of a connection.
+    pub with_board: bool,
+    /// Nanoseconds on the clock of the board's lease when this was sent.
+    pub now: u64,
 }
 
 /// Outcome of a WRITE, SYNC, PING or of a READ that failed.
@@ -395,6 +430,51 @@ impl Read {
             Some(_) if read.length == 0 || read.length > FRAME_PAYLOAD_MAX => Err(bad("bytes asked for")),
             Some(_) => Ok(read),
         }
+    }
+}
+
+impl Lend {
+    const LEN: usize = 16;
+    /// As a frame's header.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::LEN);
+        out.put_u64_le(self.handle.get());
+        out.put_u64_le(self.version.get());
+        out
+    }
+    /// From a frame's header.
+    pub fn decode(mut raw: &[u8]) -> Result<Self, FrameError> {
+        if raw.len() != Self::LEN {
+            return Err(FrameError::Malformed { kind: "LEND", what: "length" });
+        }
+        Ok(Self { handle: ChunkHandle::new(raw.get_u64_le()), version: ChunkVersion::new(raw.get_u64_le()) })
+    }
+}
+
+impl Lent {
+    const LEN: usize = 24;
+    /// As a frame's header.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::LEN);
+        out.put_u32_le(self.format);
+        out.put_u32_le(self.slot);
+        out.put_u32_le(self.tenancy);
+        out.put_u32_le(u32::from(self.with_board));
+        out.put_u64_le(self.now);
+        out
+    }
+    /// From a frame's header.
+    pub fn decode(mut raw: &[u8]) -> Result<Self, FrameError> {
+        if raw.len() != Self::LEN {
+            return Err(FrameError::Malformed { kind: "LENT", what: "length" });
+        }
+        Ok(Self {
+            format: raw.get_u32_le(),
+            slot: raw.get_u32_le(),
+            tenancy: raw.get_u32_le(),
+            with_board: raw.get_u32_le() & 1 != 0,
+            now: raw.get_u64_le(),
+        })
     }
 }
 
@@ -621,7 +701,11 @@ mod tests {
         let chunks = vec![SyncChunk { handle: ChunkHandle::new(1), version: ChunkVersion::new(1) }; SYNC_CHUNKS_MAX];
         let s = Sync { incarnation: Incarnation::new(4), chunks };
         assert_eq!(Sync::decode(&s.encode()), Ok(s));
-        for outcome in [Ok(()), Err(DataError::Chain), Err(DataError::Cluster)] {
+        let lend = Lend { handle: ChunkHandle::new(1), version: ChunkVersion::new(2) };
+        assert_eq!(Lend::decode(&lend.encode()), Ok(lend));
+        let lent = Lent { format: 1, slot: 2, tenancy: 3, with_board: true, now: 4 };
+        assert_eq!(Lent::decode(&lent.encode()), Ok(lent));
+        for outcome in [Ok(()), Err(DataError::Chain), Err(DataError::Cluster), Err(DataError::NotLent)] {
             let ack = Ack {
                 outcome,
                 culprit: ServerId::new(2),
@@ -664,6 +748,8 @@ mod tests {
             let _ = Write::decode(&raw, length);
             let _ = Read::decode(&raw);
             let _ = Sync::decode(&raw);
+            let _ = Lend::decode(&raw);
+            let _ = Lent::decode(&raw);
             let _ = Ack::decode(&raw);
             if let Ok(prefix) = raw.as_slice().try_into() as Result<&[u8; PREFIX_LEN], _> {
                 let _ = Prefix::decode(prefix);

@@ -5,9 +5,11 @@
 //! [`wire`] are named by RPC modules alone, which convert with `From`/`TryFrom` at the edge.
 
 pub mod attr;
+pub mod board;
 pub mod caller;
 pub mod checksum;
 pub mod chunk;
+pub mod chunk_file;
 pub mod control;
 pub mod convert;
 pub mod error;

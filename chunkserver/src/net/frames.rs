@@ -183,6 +183,13 @@ impl FrameWriter {
         self.whole(self.socket.send(&mut parts, false)).await
     }
 
+    /// As [`FrameWriter::send`], with descriptors beside the first byte.
+    pub async fn send_descriptors(&self, frame: &Outgoing<'_>, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let head = Prefix::encode(frame.kind, frame.request, frame.header, frame.sums.len(), frame.payload.len());
+        let mut parts = [IoSlice::new(&head), IoSlice::new(frame.sums), IoSlice::new(frame.payload)];
+        self.whole(self.socket.send_descriptors(&mut parts, descriptors)).await
+    }
+
     /// As [`FrameWriter::send`], the payload being `length` bytes of a file.
     pub async fn send_file(
         &self,

@@ -1,8 +1,9 @@
 //! One connected stream socket, TCP or Unix, read and written through a shared reference.
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -11,6 +12,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes that one `sendfile` call moves at most, so that a fast receiver does not keep the thread.
 const SEND_FILE_MAX: usize = 1 << 20;
+/// Descriptors that one call passes at most.
+const DESCRIPTORS_MAX: usize = 2;
 
 /// A connected stream socket. Reads and writes may run at the same time, but only one of each.
 #[derive(Debug)]
@@ -59,6 +62,31 @@ impl Socket {
             IoSlice::advance_slices(&mut parts, sent);
         }
         Ok(())
+    }
+
+    /// True if the other side can be passed descriptors.
+    pub fn passes_descriptors(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
+    /// As [`Socket::send`], with descriptors, which arrive with the first byte.
+    pub async fn send_descriptors(
+        &self,
+        mut parts: &mut [IoSlice<'_>],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        assert!(descriptors.len() <= DESCRIPTORS_MAX, "so many are passed at once");
+        let sent = self
+            .run(Interest::WRITABLE, |fd| {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
+                debug_assert!(fits, "there is room for that many");
+                rustix::net::sendmsg(fd, parts, &mut control, SendFlags::NOSIGNAL)
+            })
+            .await?;
+        IoSlice::advance_slices(&mut parts, sent);
+        self.send(parts, false).await
     }
 
     /// Sends `length` bytes of a file from the page cache, without looking at them.

@@ -1,13 +1,13 @@
 //! One connection: greeting, then requests until it ends. Knows which requests may wait and lets
 //! another task read on before it answers such a one.
 
-use super::{Failure, read, sync, write};
+use super::{Failure, lend, read, sync, write};
 use crate::net::buffer::{Budget, Share};
 use crate::net::frames::{FrameReader, FrameWriter, Outgoing, RawFrame, ReceiveError};
 use crate::net::socket::Socket;
 use crate::node::Node;
 use futures_util::future::BoxFuture;
-use gfs_proto::frame::{Ack, DataError, FrameError, Kind, Read, Sync, Write};
+use gfs_proto::frame::{Ack, DataError, FrameError, Kind, Lend, Read, Sync, Write};
 use gfs_proto::ids::{ClusterId, Serial};
 use gfs_proto::limits::PROTOCOL_VERSION;
 use gfs_proto::wire;
@@ -29,6 +29,7 @@ pub(super) struct Connection {
     pub(super) node: Arc<Node>,
     pub(super) socket: Arc<Socket>,
     pub(super) writer: FrameWriter,
+    pub(super) shown: lend::Shown,
     from: String,
     /// Its own and the server's.
     budgets: [Budget; 2],
@@ -54,6 +55,7 @@ impl Connection {
             node,
             writer: FrameWriter::new(Arc::clone(&socket)),
             socket,
+            shown: lend::Shown::default(),
             from,
             budgets: [Budget::new(CONNECTION_BYTES_MAX), budget],
             _permit: permit,
@@ -96,6 +98,7 @@ enum Job {
     Read(Read),
     Write(Box<write::Incoming>),
     Sync(Sync),
+    Lend(Lend),
     Ping,
 }
 
@@ -119,7 +122,7 @@ async fn greet(connection: &Connection, reader: &mut FrameReader) -> Result<bool
         return Err(malformed("the first frame must be this one").into());
     }
     let hello = wire::Hello::decode(&frame.header[..]).map_err(|_| malformed("fields"))?;
-    match check_hello(&connection.node, &hello) {
+    match check_hello(connection, &hello) {
         Ok(welcome) => {
             let (request, header) = (frame.request, welcome.encode_to_vec());
             let frame = Outgoing { kind: Kind::Welcome, request, header: &header, sums: &[], payload: &[] };
@@ -134,7 +137,8 @@ async fn greet(connection: &Connection, reader: &mut FrameReader) -> Result<bool
     }
 }
 
-fn check_hello(node: &Node, hello: &wire::Hello) -> Result<wire::Welcome, DataError> {
+fn check_hello(connection: &Connection, hello: &wire::Hello) -> Result<wire::Welcome, DataError> {
+    let node = &connection.node;
     if hello.protocol_version != PROTOCOL_VERSION {
         return Err(DataError::Protocol);
     }
@@ -145,7 +149,7 @@ fn check_hello(node: &Node, hello: &wire::Hello) -> Result<wire::Welcome, DataEr
     Ok(wire::Welcome {
         server: membership.server.get(),
         incarnation: node.incarnation.get(),
-        capabilities: 0,
+        capabilities: lend::capability(connection),
         chunk_size: membership.chunk_size.get(),
     })
 }
@@ -211,8 +215,9 @@ impl Job {
                 Self::Write(Box::new(write::Incoming { write, sums: Arc::new(sums), payload: Arc::new(payload) }))
             }
             Kind::Sync => Self::Sync(Sync::decode(&header)?),
+            Kind::Lend => Self::Lend(Lend::decode(&header)?),
             Kind::Ping => Self::Ping,
-            Kind::Hello | Kind::Welcome | Kind::Data | Kind::Ack => {
+            Kind::Hello | Kind::Welcome | Kind::Data | Kind::Ack | Kind::Lent => {
                 return Err(FrameError::Malformed { kind: "request", what: "kind" });
             }
         };
@@ -222,7 +227,7 @@ impl Job {
     /// True if the answer may have to wait for a disk, another server or another request.
     fn waits(&self, node: &Node) -> bool {
         match self {
-            Self::Read(_) | Self::Sync(_) => true,
+            Self::Read(_) | Self::Sync(_) | Self::Lend(_) => true,
             Self::Write(incoming) => write::may_wait(node, incoming),
             Self::Send(_) | Self::Ping => false,
         }
@@ -235,6 +240,7 @@ impl Job {
             Self::Read(read) => read::send(connection, number, read::later(node, &read).await).await,
             Self::Write(incoming) => connection.answer(number, write::write(node, *incoming, may_wait).await).await,
             Self::Sync(sync) => connection.answer(number, sync::sync(node, &sync)).await,
+            Self::Lend(request) => lend::send(connection, number, lend::lend(connection, &request)).await,
             Self::Ping => connection.answer(number, Ok(Done::default())).await,
         };
         if let Err(error) = sent {

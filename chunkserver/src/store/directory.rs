@@ -14,6 +14,7 @@ use super::format_file::FormatFile;
 use super::layout::ChunkName;
 use super::marks::MarkJournal;
 use super::spares::Spares;
+use crate::loans::LoanGroup;
 use gfs_proto::control::DirectorySpace;
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::ChunkHandle;
@@ -45,6 +46,8 @@ pub(super) struct Directory<D: Disk> {
     pub format: Mutex<FormatFile>,
     pub chunks: AtomicU64,
     pub spares: Spares<D>,
+    /// Of its replicas.
+    pub loans: LoanGroup,
     disk: Arc<D>,
     /// Open, and so locked, as long as the directory is in use.
     lock: D::File,
@@ -67,6 +70,7 @@ pub(super) struct Parts<D: Disk> {
     pub thresholds: Thresholds,
     pub chunks: u64,
     pub spares: Spares<D>,
+    pub loans: LoanGroup,
 }
 
 impl<D: Disk> Directory<D> {
@@ -77,6 +81,7 @@ impl<D: Disk> Directory<D> {
             format: Mutex::new(parts.format),
             chunks: AtomicU64::new(parts.chunks),
             spares: parts.spares,
+            loans: parts.loans,
             disk: parts.disk,
             lock: parts.lock,
             thresholds: parts.thresholds,
@@ -222,7 +227,7 @@ impl<D: Disk> Directory<D> {
         !self.out_of_service.load(Ordering::Acquire)
     }
 
-    /// Takes the directory out of service until the next start: nothing is written, reads are tried.
+    /// Takes the directory out of service until the next start: nothing is written or lent, reads are tried.
     pub(super) fn fail(&self, reason: &str) {
         let mut first = self.reason.lock();
         if !self.out_of_service.swap(true, Ordering::AcqRel) {
@@ -230,6 +235,7 @@ impl<D: Disk> Directory<D> {
                 directory = %self.path.display(), reason,
                 "storage directory is out of service: replace the disk; its chunks have a copy less"
             );
+            self.loans.revoke();
             reason.clone_into(&mut first);
         }
     }

@@ -8,9 +8,10 @@
 //! the file; the index of an open replica changes only under that lock.
 
 use super::layout::{ChunkName, VERSION_MAX};
+use super::live_lock::LiveLock;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +77,7 @@ pub(super) struct Open<F> {
     pub handle: ChunkHandle,
     pub file: Arc<F>,
     /// Writers exclude everybody; readers, who want data and sums of one moment, exclude writers.
-    pub live: RwLock<Live>,
+    pub live: LiveLock,
     used: AtomicBool,
 }
 
@@ -99,7 +100,7 @@ pub(super) struct Live {
 
 impl<F> Open<F> {
     pub(super) fn new(handle: ChunkHandle, file: F, live: Live) -> Arc<Self> {
-        Arc::new(Self { handle, file: Arc::new(file), live: RwLock::new(live), used: AtomicBool::new(true) })
+        Arc::new(Self { handle, file: Arc::new(file), live: LiveLock::new(live), used: AtomicBool::new(true) })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Bytes of a chunk file and its name. Pure; `docs/format.md` has the same as tables.
+//! Bytes of a chunk file and its name. Pure; `docs/format.md` has the same as tables. Where data and sums are
+//! is in [`gfs_proto::chunk_file`]: clients on this machine read them too.
 //!
 //! ```text
 //! 0      fixed fields, with a CRC32C       504  length slot      512  sums of the first 896 blocks
@@ -8,26 +9,20 @@
 //! zeroes and the sums of holes.
 
 use gfs_proto::checksum::BlockSum;
+use gfs_proto::chunk_file::{self, FORMAT, SUM_LEN, SumSpan};
+pub(super) use gfs_proto::chunk_file::{FIELDS_LEN, HEADER_LEN};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
 use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::BLOCK_SIZE;
 
-/// Bytes before the data.
-pub(super) const HEADER_LEN: usize = 4096;
-/// Bytes of the fields before the sums.
-pub(super) const FIELDS_LEN: usize = 512;
-/// Sums in the header.
-const HEADER_SUMS: u32 = ((HEADER_LEN - FIELDS_LEN) / SUM_LEN) as u32;
-const SUM_LEN: usize = 4;
 const LENGTH_AT: usize = FIELDS_LEN - LENGTH_LEN;
 const LENGTH_LEN: usize = 8;
 const FIXED_LEN: usize = 28;
 const MAGIC: [u8; 8] = *b"GFSchunk";
-const FORMAT: u32 = 1;
 /// Block size as an index.
 pub(super) const BLOCK: usize = BLOCK_SIZE as usize;
 
-const _: () = assert!(HEADER_SUMS == 896 && FIXED_LEN + 4 <= LENGTH_AT);
+const _: () = assert!(FIXED_LEN + 4 <= LENGTH_AT);
 
 /// Why a header does not describe the chunk that its name promises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -48,21 +43,6 @@ pub(super) struct Layout {
     chunk_size: ChunkSize,
 }
 
-/// Consecutive sums that are together in the file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct SumSpan {
-    /// Offset in the file.
-    pub at: u64,
-    /// Blocks.
-    pub count: u32,
-}
-
-impl SumSpan {
-    pub(super) const fn bytes(self) -> usize {
-        self.count as usize * SUM_LEN
-    }
-}
-
 impl Layout {
     pub(super) const fn new(chunk_size: ChunkSize) -> Self {
         Self { chunk_size }
@@ -74,17 +54,12 @@ impl Layout {
 
     /// Offset in the file of a byte of the chunk.
     pub(super) const fn data_at(offset: u32) -> u64 {
-        HEADER_LEN as u64 + offset as u64
+        chunk_file::data_at(offset)
     }
 
-    /// Where the sums of `count` blocks from `first` are: in the header, after the data, or both.
+    /// See [`chunk_file::sum_spans`].
     pub(super) fn sum_spans(self, first: u32, count: u32) -> impl Iterator<Item = SumSpan> {
-        let in_header = HEADER_SUMS.saturating_sub(first).min(count);
-        let tail_first = (first + in_header).saturating_sub(HEADER_SUMS);
-        let header = SumSpan { at: (FIELDS_LEN + first as usize * SUM_LEN) as u64, count: in_header };
-        let tail_at = HEADER_LEN as u64 + u64::from(self.chunk_size.get()) + u64::from(tail_first) * SUM_LEN as u64;
-        let tail = SumSpan { at: tail_at, count: count - in_header };
-        [header, tail].into_iter().filter(|span| span.count > 0)
+        chunk_file::sum_spans(self.chunk_size, first, count)
     }
 
     /// A whole header with a length and the sums of the first blocks, as far as they fit into it.
@@ -205,19 +180,6 @@ mod tests {
 
     fn layout(bytes: u32) -> Layout {
         Layout::new(ChunkSize::new(bytes).expect("chunk size"))
-    }
-
-    #[test]
-    fn sums_are_split_between_header_and_tail() {
-        let l = layout(64 << 20);
-        let spans = |first, count| l.sum_spans(first, count).map(|s| (s.at, s.count)).collect::<Vec<_>>();
-        let tail = 4096 + (64 << 20);
-        assert_eq!(spans(0, 1), [(512, 1)]);
-        assert_eq!(spans(895, 1), [(4092, 1)]);
-        assert_eq!(spans(896, 2), [(tail, 2)]);
-        assert_eq!(spans(895, 3), [(4092, 1), (tail, 2)]);
-        assert_eq!(spans(1000, 1), [(tail + 104 * 4, 1)]);
-        assert_eq!(spans(7, 0), []);
     }
 
     #[test]

@@ -28,6 +28,8 @@ mod format_file;
 mod import;
 mod index;
 mod layout;
+mod lend;
+mod live_lock;
 mod marks;
 pub mod mem;
 mod open;
@@ -46,6 +48,7 @@ pub use api::{Adopted, Identity, ReadOut, SendPlan, StoreConfig, WriteData};
 pub use error::StoreError;
 pub use import::Importer;
 
+use crate::loans::Loans;
 use chunk_file::{ChunkFile, Header};
 use directory::Directory;
 use disk::{Disk, OpenMode};
@@ -73,6 +76,7 @@ pub struct ChunkStore<D: Disk> {
     /// Known once the chunk size is.
     layout: OnceLock<Layout>,
     stopped: AtomicBool,
+    loans: Arc<Loans>,
 }
 
 impl<D: Disk> ChunkStore<D> {

@@ -10,6 +10,7 @@ use super::marks::{self, MarkJournal};
 use super::recover::{Found, LastRun, recover};
 use super::spares::{SPARE, Spares};
 use super::{ChunkStore, Identity, StoreConfig, StoreError, expect_same};
+use crate::loans::Loans;
 use gfs_proto::control::{DirectorySpace, ReplicaState};
 use gfs_proto::ids::{Incarnation, Term};
 use parking_lot::RwLock;
@@ -42,7 +43,8 @@ impl<D: Disk> ChunkStore<D> {
         let locked = keep_working(&mut failed, config.directories.iter().map(|path| lock(&*disk, path)))?;
         let before = agree(&locked, &config)?;
         let identity = Identity { incarnation: before.incarnation.next(), ..before };
-        let ready = locked.into_iter().map(|one| bring_up(&disk, one, &config, &identity));
+        let loans = Loans::new();
+        let ready = locked.into_iter().map(|one| bring_up(&disk, one, &config, (&identity, &loans)));
         let ready = keep_working(&mut failed, ready)?;
         let index = Index::new(config.open_files_max.max(64));
         let (directories, found): (Vec<_>, Vec<_>) = ready.into_iter().map(|one| (one.directory, one.found)).unzip();
@@ -58,6 +60,7 @@ impl<D: Disk> ChunkStore<D> {
             identity: RwLock::new(identity),
             layout,
             stopped: AtomicBool::new(false),
+            loans,
         })
     }
 }
@@ -219,7 +222,7 @@ fn bring_up<D: Disk>(
     disk: &Arc<D>,
     locked: Locked<D>,
     config: &StoreConfig,
-    identity: &Identity,
+    (identity, loans): (&Identity, &Arc<Loans>),
 ) -> Result<Ready<D>, StoreError> {
     let Locked { path, lock, format } = locked;
     make_subdirs(&**disk, &path).map_err(failing("make the subdirectories of", &path))?;
@@ -247,7 +250,9 @@ fn bring_up<D: Disk>(
         .map_err(failing("write the format file of", &path))?;
     let thresholds = Thresholds { reserve: config.reserve_bytes, watermark: config.watermark_bytes };
     let chunks = recovered.found.len() as u64;
-    let directory = Directory::new(Parts { disk: disk.clone(), path, lock, marks, format, thresholds, chunks, spares });
+    let loans = loans.group();
+    let disk = disk.clone();
+    let directory = Directory::new(Parts { disk, path, lock, marks, format, thresholds, chunks, spares, loans });
     if let Some(note) = note {
         let flag = directory.path.join(FAILED);
         let note = String::from_utf8_lossy(&note).into_owned();

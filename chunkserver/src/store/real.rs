@@ -5,7 +5,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Most parts of one `pwritev` (Linux `UIO_MAXIOV` is 1024).
@@ -22,6 +22,14 @@ pub struct RealFile(File);
 impl AsFd for RealFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl RealFile {
+    /// The same file opened once more, for reading only, whatever its name is now.
+    pub fn reopen_for_reading(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        Ok(retry(|| rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?)
     }
 }
 

@@ -3,6 +3,7 @@
 mod binary;
 mod harness;
 mod link;
+mod loans;
 mod protocol;
 mod reads;
 mod writes;

@@ -8,7 +8,7 @@ use super::stream::{FrameReader, StreamError, write_frame};
 use super::tally::Tally;
 use bytes::Bytes;
 use gfs_proto::chunk::ServerAddress;
-use gfs_proto::frame::{Ack, DataReply, Kind, Prefix};
+use gfs_proto::frame::{Ack, CAPABILITY_LENDS, DataReply, Kind, Prefix};
 use gfs_proto::ids::{ClusterId, Incarnation, ServerId, SessionId};
 use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::PROTOCOL_VERSION;
@@ -70,6 +70,31 @@ pub(super) struct Introduction {
     pub host: String,
 }
 
+impl Introduction {
+    /// The first frame of a connection.
+    pub(super) fn hello(&self) -> Vec<u8> {
+        let hello = wire::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            cluster_id: self.cluster.as_bytes().to_vec().into(),
+            session: self.session.get(),
+            capabilities: 0,
+            name: String::new(),
+        };
+        Prefix::encode(Kind::Hello, 0, &hello.encode_to_vec(), 0, 0)
+    }
+
+    /// The answer to it, if it is that of `server`.
+    pub(super) fn welcome(&self, server: ServerId, prefix: &Prefix, header: &[u8]) -> Result<wire::Welcome, LinkError> {
+        let welcome = wire::Welcome::decode(header).ok().filter(|_| prefix.kind == Kind::Welcome);
+        let welcome = welcome.ok_or(LinkError::Stranger)?;
+        if welcome.server != server.get() || welcome.chunk_size != self.chunk_size.get() {
+            tracing::warn!(%server, found = welcome.server, chunk_size = welcome.chunk_size, "another server answers");
+            return Err(LinkError::Stranger);
+        }
+        Ok(welcome)
+    }
+}
+
 enum Waiter {
     One { reply: oneshot::Sender<Result<Answer, LinkError>>, length_max: u32 },
     Many { tally: Arc<Tally>, slot: usize },
@@ -129,6 +154,7 @@ pub(super) struct Connection {
     pending: Arc<Pending>,
     next_request: AtomicU64,
     incarnation: Incarnation,
+    lends: bool,
 }
 
 /// A request as it goes on the wire.
@@ -191,36 +217,29 @@ impl Connection {
         mut writer: Box<dyn AsyncWrite + Send + Unpin>,
         runtime: &Handle,
     ) -> Result<Arc<Self>, LinkError> {
-        let hello = wire::Hello {
-            protocol_version: PROTOCOL_VERSION,
-            cluster_id: us.cluster.as_bytes().to_vec().into(),
-            session: us.session.get(),
-            capabilities: 0,
-            name: String::new(),
-        };
-        let head = Prefix::encode(Kind::Hello, 0, &hello.encode_to_vec(), 0, 0);
-        write_frame(&mut *writer, &head, &[], &[]).await.map_err(|_| LinkError::Closed)?;
+        write_frame(&mut *writer, &us.hello(), &[], &[]).await.map_err(|_| LinkError::Closed)?;
         let mut reader = FrameReader::new(reader);
         let (prefix, header) = reader.head().await.map_err(|error| match error {
             StreamError::Io(_) => LinkError::Closed,
             StreamError::Frame(_) => LinkError::Stranger,
         })?;
-        let welcome = wire::Welcome::decode(header).ok().filter(|_| prefix.kind == Kind::Welcome);
-        let welcome = welcome.ok_or(LinkError::Stranger)?;
-        if welcome.server != server.get() || welcome.chunk_size != us.chunk_size.get() {
-            tracing::warn!(%server, found = welcome.server, chunk_size = welcome.chunk_size, "another server answers");
-            return Err(LinkError::Stranger);
-        }
+        let welcome = us.welcome(server, &prefix, &header)?;
         let pending = Pending::new();
         runtime.spawn(answers(server, reader, pending.clone()));
         let writer = tokio::sync::Mutex::new(writer);
         let incarnation = Incarnation::new(welcome.incarnation);
-        Ok(Arc::new(Self { writer, pending, next_request: AtomicU64::new(1), incarnation }))
+        let lends = welcome.capabilities & CAPABILITY_LENDS != 0;
+        Ok(Arc::new(Self { writer, pending, next_request: AtomicU64::new(1), incarnation, lends }))
     }
 
     /// The server's run, as it said at the handshake.
     pub(super) const fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// The server answers LEND, as it said at the handshake.
+    pub(super) const fn lends(&self) -> bool {
+        self.lends
     }
 
     /// Requests without an answer yet.

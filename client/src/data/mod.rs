@@ -7,7 +7,8 @@
 //! GFS paper, sections 2.7, 3.1 and 3.2.
 //!
 //! ```text
-//!   inode ── reader ── readahead, cache, fetch ── replicas ──┐
+//!   inode ── try_read ─────────────────────────────────────────┐
+//!     ├── reader ── readahead, cache, fetch ── replicas ──┐─ local
 //!     └── sync, writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
 //! ```
 //! `readahead`, `dirty`, `outbox`, `frame` and `locations` are pure; `retry` alone waits for time.
@@ -19,6 +20,7 @@ mod dirty;
 mod fetch;
 mod frame;
 mod inode;
+mod local;
 mod locations;
 mod members;
 mod memory;
@@ -34,8 +36,10 @@ mod sync;
 mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
+mod try_read;
 mod writer;
 
 pub use authority::ChunkAuthority;
 pub use inode::{Cut, InodeData, OpenData, SizeChange};
 pub use plane::{DataConfig, DataPlane};
+pub use try_read::{ColdRead, Tried};

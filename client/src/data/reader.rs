@@ -21,10 +21,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::timeout_at;
 
-const BLOCK: u64 = BLOCK_SIZE as u64;
+pub(super) const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Fetches on demand of this size are not kept: a stream is served by readahead, and what else reads
 /// so much at once does not come back soon.
-const BYPASS: u64 = 128 << 10;
+pub(super) const BYPASS: u64 = 128 << 10;
 /// Locations asked for at once.
 const LOCATE_COUNT: u32 = 64;
 
@@ -73,32 +73,6 @@ impl InodeData {
         Ok(assemble(&range, &patches, &pieces))
     }
 
-    /// As [`read`](Self::read), if all of it is in memory; waits for nothing.
-    pub fn try_read(self: &Arc<Self>, offset: u64, length: u32) -> Option<Bytes> {
-        let mut state = self.state.lock();
-        let range = offset..(offset + u64::from(length)).min(state.size).max(offset);
-        let patches = state.patches(&range, self.plane.authority.chunk_size());
-        let mut pieces = Vec::new();
-        for gap in uncovered(&range, &patches) {
-            let mut at = gap.start;
-            for piece in self.cached(&state, gap.clone()) {
-                if piece.start > at {
-                    return None;
-                }
-                at = piece.end();
-                self.used(&piece, gap.end);
-                pieces.push((piece.start, piece.data));
-            }
-            if at < gap.end {
-                return None;
-            }
-        }
-        let ahead = self.plan_ahead(&mut state, offset, u64::from(length));
-        drop(state);
-        self.prefetch(&ahead);
-        Some(assemble(&range, &patches, &pieces))
-    }
-
     fn plan(&self, offset: u64, length: u32) -> Plan {
         let mut state = self.state.lock();
         let range = offset..(offset + u64::from(length)).min(state.size).max(offset);
@@ -112,7 +86,7 @@ impl InodeData {
     }
 
     /// Pieces of the cache that may still be served.
-    fn cached(&self, state: &State, range: Range<u64>) -> Vec<Piece> {
+    pub(super) fn cached(&self, state: &State, range: Range<u64>) -> Vec<Piece> {
         let mut pieces = self.plane.cache.get(self.id(), range);
         if let (Some(validity), false) = (state.validity(), pieces.is_empty()) {
             let now = Instant::now();
@@ -122,7 +96,7 @@ impl InodeData {
     }
 
     /// A piece was read up to `end`. What a stream has read to its end is the first to go.
-    fn used(&self, piece: &Piece, end: u64) {
+    pub(super) fn used(&self, piece: &Piece, end: u64) {
         if piece.end() <= end && piece.data.len() as u64 >= BYPASS {
             self.plane.cache.demote(self.id(), piece.start);
         }
@@ -174,7 +148,7 @@ impl InodeData {
         fetches
     }
 
-    fn plan_ahead(&self, state: &mut State, offset: u64, length: u64) -> Vec<Arc<Fetch>> {
+    pub(super) fn plan_ahead(&self, state: &mut State, offset: u64, length: u64) -> Vec<Arc<Fetch>> {
         let size = state.size;
         let Some(range) = state.readahead.on_read(offset, length, size) else { return Vec::new() };
         let mut fetches = Vec::new();
@@ -192,7 +166,7 @@ impl InodeData {
         fetches
     }
 
-    fn prefetch(self: &Arc<Self>, fetches: &[Arc<Fetch>]) {
+    pub(super) fn prefetch(self: &Arc<Self>, fetches: &[Arc<Fetch>]) {
         for fetch in fetches {
             let (inode, fetch) = (self.clone(), fetch.clone());
             self.plane.runtime.spawn(async move { drop(inode.run(&fetch).await) });
@@ -317,7 +291,7 @@ fn units(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// Parts of `range` that no patch covers, in order.
-fn uncovered(range: &Range<u64>, patches: &[(u64, Bytes)]) -> Vec<Range<u64>> {
+pub(super) fn uncovered(range: &Range<u64>, patches: &[(u64, Bytes)]) -> Vec<Range<u64>> {
     let mut covered: Vec<Range<u64>> = patches.iter().map(|(at, bytes)| *at..at + bytes.len() as u64).collect();
     covered.sort_by_key(|patch| patch.start);
     let mut gaps = Vec::new();
@@ -335,7 +309,7 @@ fn uncovered(range: &Range<u64>, patches: &[(u64, Bytes)]) -> Vec<Range<u64>> {
 }
 
 /// Pieces, then patches over them in order; no copy if one of them is all.
-fn assemble(range: &Range<u64>, patches: &[(u64, Bytes)], pieces: &[(u64, Bytes)]) -> Bytes {
+pub(super) fn assemble(range: &Range<u64>, patches: &[(u64, Bytes)], pieces: &[(u64, Bytes)]) -> Bytes {
     let whole = match (patches, pieces) {
         ([], [only]) | ([only], []) => Some(only),
         _ => None,

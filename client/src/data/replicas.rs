@@ -1,7 +1,9 @@
-//! One read from the replicas of a chunk: which first, what is checked, who is next.
+//! One read from the replicas of a chunk: which first, what is checked, who is next. One that was lent to us is
+//! read without its server; where that gives nothing, the servers are asked as if it had not been tried.
 
 use super::authority::ChunkAuthority;
 use super::connection::{Answer, LinkError, Request};
+use super::local::Miss;
 use super::servers::Servers;
 use bytes::{Bytes, BytesMut};
 use gfs_proto::checksum::{block_sums, decode_sums};
@@ -42,15 +44,29 @@ impl Servers {
         if location.clip.is_some_and(|clip| clip <= blocks.offset) {
             return Ok(BytesMut::zeroed(blocks.length as usize).freeze());
         }
+        let mut doubted = None;
+        if let Some(loan) = self.local.loan(location) {
+            match self.local.read(location.handle, &loan, blocks).await {
+                Ok(data) => return Ok(pad(data, blocks, location.clip)),
+                Err(Miss::Bad) => doubted = Some(loan.server()),
+                Err(Miss::Cold | Miss::NotNow | Miss::Gone) => {}
+            }
+        }
         let mut order: Vec<&Replica> = location.replicas.iter().collect();
         if order.len() > 1 {
-            order.sort_by_cached_key(|replica| self.cost(replica));
+            // what did not match its sums is asked for from the same server: that decides whether it is reported
+            order.sort_by_cached_key(|replica| (Some(replica.server) != doubted, self.cost(replica)));
         }
         let mut gravest = None;
         for replica in order {
             let deadline = Instant::now() + request_timeout;
             match self.fetch_from(replica, location, blocks, deadline).await {
-                Ok(data) => return Ok(pad(data, blocks, location.clip)),
+                Ok(data) => {
+                    if self.lends(replica) {
+                        self.local.was_read(location, replica);
+                    }
+                    return Ok(pad(data, blocks, location.clip));
+                }
                 Err(error) => {
                     if error == FetchError::Corrupt {
                         tracing::warn!(chunk = %location.handle, server = %replica.server, "replica is corrupt");
@@ -108,7 +124,8 @@ fn verified(blocks: Blocks, chunk_length: u32, sums: &[u8], data: &[u8]) -> bool
         && block_sums(data).eq(decode_sums(sums))
 }
 
-fn pad(data: Bytes, blocks: Blocks, clip: Option<u32>) -> Bytes {
+/// As many bytes as asked for: zeroes where the chunk ends or is clipped.
+pub(super) fn pad(data: Bytes, blocks: Blocks, clip: Option<u32>) -> Bytes {
     let length = blocks.length as usize;
     let keep = clip.map_or(length, |clip| (clip.saturating_sub(blocks.offset) as usize).min(length)).min(data.len());
     if keep == length {

@@ -4,13 +4,14 @@
 //! another replica at once and a write reports it at once.
 
 use super::connection::{Answer, Connection, Introduction, LinkError, Request};
+use super::local::Local;
 use super::tally::Tally;
 use gfs_proto::chunk::{Replica, ServerAddress};
 use gfs_proto::ids::{ChunkHandle, ServerId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::{Instant as Deadline, timeout};
@@ -25,6 +26,8 @@ const REST_MAX: Duration = Duration::from_secs(8);
 
 /// All of them.
 pub(super) struct Servers {
+    /// Those on this machine, read without asking.
+    pub(super) local: Arc<Local>,
     us: Introduction,
     runtime: Handle,
     table: Mutex<HashMap<ServerId, Arc<Server>>>,
@@ -37,6 +40,8 @@ pub(super) struct Server {
     slots: [Slot; CONNECTIONS],
     rest: Mutex<Rest>,
     in_flight: AtomicUsize,
+    /// In the run that we are connected to.
+    lends: AtomicBool,
 }
 
 /// After a failure.
@@ -60,7 +65,7 @@ impl Slot {
 
 impl Servers {
     pub(super) fn new(us: Introduction, runtime: Handle) -> Self {
-        Self { us, runtime, table: Mutex::default() }
+        Self { local: Local::new(us.clone(), runtime.clone()), us, runtime, table: Mutex::default() }
     }
 
     /// The server of a replica. If it has moved, connections to the old place are forgotten.
@@ -75,6 +80,7 @@ impl Servers {
                     slots: Default::default(),
                     rest: Mutex::default(),
                     in_flight: AtomicUsize::new(0),
+                    lends: AtomicBool::new(false),
                 });
                 table.insert(replica.server, server.clone());
                 server
@@ -86,6 +92,11 @@ impl Servers {
     pub(super) fn cost(&self, replica: &Replica) -> (bool, bool, usize) {
         let server = self.get(replica);
         (server.rests(), replica.address.host != self.us.host, server.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// True if the server is on this machine and lends descriptors.
+    pub(super) fn lends(&self, replica: &Replica) -> bool {
+        replica.address.host == self.us.host && self.get(replica).lends.load(Ordering::Relaxed)
     }
 
     /// Asks a server, on its least busy connection.
@@ -178,6 +189,7 @@ impl Server {
             Ok(connection) => {
                 tracing::debug!(server = %self.id, incarnation = %connection.incarnation(), "connected");
                 *self.rest.lock() = Rest::default();
+                self.lends.store(connection.lends(), Ordering::Relaxed);
                 *slot.open.lock() = Some(connection.clone());
                 Ok(connection)
             }

@@ -1,7 +1,7 @@
 //! Reading, writing and syncing open files.
 
 use super::Client;
-use crate::data::{InodeData, OpenData};
+use crate::data::{InodeData, OpenData, Tried};
 use crate::files::{OpenFile, OpenInode, UnsentReport};
 use crate::{Allocate, FileHandle, Seek, WriteFlags};
 use bytes::Bytes;
@@ -28,16 +28,13 @@ impl Client {
         file.inode.data.read(offset, length).await
     }
 
-    /// [`Client::read`] from memory.
-    pub fn try_read(&self, handle: FileHandle, offset: u64, length: u32) -> Option<Result<Bytes, FsError>> {
-        let file = match self.readable(handle) {
-            Ok(file) => file,
-            Err(error) => return Some(Err(error)),
-        };
+    /// [`Client::read`] as far as it goes without waiting.
+    pub fn try_read(&self, handle: FileHandle, offset: u64, length: u32) -> Result<Tried, FsError> {
+        let file = self.readable(handle)?;
         if self.may_have_grown(&file.inode, offset, length) {
-            return None;
+            return Ok(Tried::Elsewhere);
         }
-        file.inode.data.try_read(offset, length).map(Ok)
+        Ok(file.inode.data.try_read(offset, length))
     }
 
     fn readable(&self, handle: FileHandle) -> Result<Arc<OpenFile>, FsError> {

@@ -172,6 +172,7 @@ impl Cluster {
         known.entitled = live;
         let clip = known.clip.take();
         for server in self.replicas_of(&known) {
+            server.revoke(known.handle);
             let mut chunks = server.chunks.lock();
             let chunk = chunks.get_mut(&known.handle).expect("it has it");
             (chunk.version, chunk.epoch, chunk.next) = (known.version, known.epoch, Serial::new(1));

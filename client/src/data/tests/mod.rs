@@ -2,6 +2,8 @@
 
 mod cluster;
 mod faults;
+mod lending;
+mod lent;
 mod links;
 mod model;
 mod paths;

@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, config};
 use super::pattern;
 use crate::data::DataConfig;
+use crate::data::Tried;
 use gfs_proto::frame::DataError;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -107,7 +108,7 @@ async fn run(anchor: usize, steps: Vec<Step>) {
             Step::Read { offset, length } => {
                 let (from, to) =
                     ((offset as usize).min(model.len()), (offset as usize + length as usize).min(model.len()));
-                if let Some(read) = file.try_read(offset, length) {
+                if let Tried::Done(read) = file.try_read(offset, length) {
                     assert!(read == model[from..to], "in memory: {offset}+{length}");
                 }
                 let read = file.read(offset, length).await.expect("read");

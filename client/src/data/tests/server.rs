@@ -1,10 +1,11 @@
 //! A chunkserver in memory that speaks the real frames, and fails on demand.
 
 use super::super::stream::{FrameReader, write_frame};
+use super::lending::Lending;
 use bytes::Bytes;
 use gfs_proto::checksum::{block_sums, decode_sums, encode_sums, piece_sums};
 use gfs_proto::chunk::{ChunkGrant, Replica, ServerAddress};
-use gfs_proto::frame::{Ack, DataError, DataReply, Kind, Prefix, Read, Sync, Write};
+use gfs_proto::frame::{Ack, CAPABILITY_LENDS, DataError, DataReply, Kind, Lend, Prefix, Read, Sync, Write};
 use gfs_proto::ids::{
     ChunkHandle, ChunkVersion, Epoch, Incarnation, Sequence, Serial, ServerId, SessionId, TruncateGeneration,
 };
@@ -12,6 +13,7 @@ use gfs_proto::wire;
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -48,6 +50,8 @@ pub(crate) struct Faults {
     pub held: bool,
     /// Keep answers to READ back while this is true.
     pub reads_held: bool,
+    /// Refuse LEND with these.
+    pub refuse_lends: VecDeque<DataError>,
     /// Refuse connections, close those that come.
     pub down: bool,
 }
@@ -58,6 +62,7 @@ pub(crate) struct Seen {
     pub writes: Vec<Write>,
     pub reads: Vec<Read>,
     pub syncs: usize,
+    pub lends: usize,
     pub connections: usize,
 }
 
@@ -71,6 +76,8 @@ pub(crate) struct FakeServer {
     pub seen: Mutex<Seen>,
     pub changed: Notify,
     pub peers: Mutex<HashMap<ServerId, Weak<FakeServer>>>,
+    /// `None`: a server without the capability.
+    pub lending: Mutex<Option<Lending>>,
 }
 
 type Answer = (Kind, Vec<u8>, Vec<u8>, Vec<Bytes>);
@@ -91,6 +98,7 @@ impl FakeServer {
             seen: Mutex::default(),
             changed: Notify::new(),
             peers: Mutex::default(),
+            lending: Mutex::default(),
         });
         let weak = Arc::downgrade(&server);
         tokio::spawn(async move {
@@ -98,7 +106,7 @@ impl FakeServer {
                 let Some(server) = weak.upgrade() else { return };
                 stream.set_nodelay(true).expect("nodelay");
                 let (reader, writer) = stream.into_split();
-                tokio::spawn(server.serve(reader, writer));
+                tokio::spawn(server.serve(reader, writer, None));
             }
         });
         if let Some(local) = local {
@@ -106,8 +114,9 @@ impl FakeServer {
             tokio::spawn(async move {
                 while let Ok((stream, _)) = local.accept().await {
                     let Some(server) = weak.upgrade() else { return };
+                    let socket = stream.as_fd().try_clone_to_owned().expect("a descriptor");
                     let (reader, writer) = stream.into_split();
-                    tokio::spawn(server.serve(reader, writer));
+                    tokio::spawn(server.serve(reader, writer, Some(Arc::new(socket))));
                 }
             });
         }
@@ -120,6 +129,7 @@ impl FakeServer {
 
     /// A grant of a newer epoch; the first chunk of a file is cut at `size`.
     pub(crate) fn install(&self, grant: &ChunkGrant, size: u64) {
+        self.revoke(grant.handle);
         if let Some(chunk) = self.chunks.lock().get_mut(&grant.handle) {
             (chunk.epoch, chunk.next) = (grant.epoch, Serial::new(1));
             chunk.generation = grant.truncate_generation;
@@ -149,7 +159,7 @@ impl FakeServer {
         self.changed.notify_waiters();
     }
 
-    async fn serve<R, W>(self: Arc<Self>, reader: R, mut writer: W)
+    async fn serve<R, W>(self: Arc<Self>, reader: R, mut writer: W, socket: Option<Arc<OwnedFd>>)
     where
         R: AsyncRead + Unpin + Send + 'static,
         W: AsyncWrite + Unpin + Send + 'static,
@@ -162,7 +172,7 @@ impl FakeServer {
         let welcome = wire::Welcome {
             server: self.id.get(),
             incarnation: self.incarnation.lock().get(),
-            capabilities: 0,
+            capabilities: if socket.is_some() && self.lending.lock().is_some() { CAPABILITY_LENDS } else { 0 },
             chunk_size: self.chunk_size,
         };
         let head = Prefix::encode(Kind::Welcome, 0, &welcome.encode_to_vec(), 0, 0);
@@ -184,9 +194,16 @@ impl FakeServer {
                 () = async { loop { changed.as_mut().await; if self.is_down() { return } changed.set(self.changed.notified()); } } => return,
             };
             let Some((prefix, header, sums, payload)) = next else { return };
-            let (server, writer, hang_up) = (self.clone(), writer.clone(), hang_up.clone());
+            let (server, writer, hang_up, socket) = (self.clone(), writer.clone(), hang_up.clone(), socket.clone());
             tokio::spawn(async move {
-                match server.handle(prefix, &header, &sums, payload).await {
+                let answer = match prefix.kind {
+                    Kind::Lend => match server.lend(&socket.expect("a local socket"), prefix.request, &header) {
+                        Ok(()) => return,
+                        Err(error) => Some(server.ack(Err(error), server.id)),
+                    },
+                    _ => server.handle(prefix, &header, &sums, payload).await,
+                };
+                match answer {
                     Some((kind, header, sums, payload)) => {
                         let length = payload.iter().map(Bytes::len).sum();
                         let head = Prefix::encode(kind, prefix.request, &header, sums.len(), length);
@@ -223,6 +240,26 @@ impl FakeServer {
                 Some(self.ack(self.sync(&sync).map(|()| Serial::default()), self.id))
             }
             kind => panic!("{kind:?} is not for a server"),
+        }
+    }
+
+    fn lend(&self, socket: &OwnedFd, request: u64, header: &[u8]) -> Result<(), DataError> {
+        let lend = Lend::decode(header).expect("a request");
+        self.seen.lock().lends += 1;
+        if let Some(error) = self.faults.lock().refuse_lends.pop_front() {
+            return Err(error);
+        }
+        let chunks = self.chunks.lock();
+        let chunk = chunks.get(&lend.handle).filter(|chunk| chunk.version == lend.version).ok_or(DataError::NoChunk)?;
+        let mut lending = self.lending.lock();
+        lending.as_mut().expect("it lends").lend(socket, request, (lend.handle, &chunk.data), self.chunk_size);
+        Ok(())
+    }
+
+    /// The replica has changed.
+    pub(super) fn revoke(&self, handle: ChunkHandle) {
+        if let Some(lending) = &mut *self.lending.lock() {
+            lending.revoke(handle);
         }
     }
 
@@ -386,6 +423,7 @@ impl FakeServer {
             chunk.next = serial.next();
         }
         if !known {
+            self.revoke(write.handle);
             chunk.put(write, payload);
         }
         if write.sync {

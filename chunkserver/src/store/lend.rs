@@ -1,0 +1,36 @@
+//! Lending: a replica's file for a client on this machine to read by itself. See [`loans`](crate::loans).
+
+use super::ChunkStore;
+use super::disk::Disk;
+use crate::loans::{Loans, Tenancy};
+use gfs_proto::frame::DataError;
+use gfs_proto::ids::{ChunkHandle, ChunkVersion};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl<D: Disk> ChunkStore<D> {
+    /// The file of a replica, and where the board says whether it may be read. [`DataError::NotLent`] if it is not
+    /// lent. The caller looks for writes in flight afterwards.
+    pub fn lend(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(Arc<D::File>, Tenancy), DataError> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(DataError::NotLent);
+        }
+        loop {
+            let open = self.open_replica(handle)?;
+            let mut live = open.live.write();
+            if live.gone {
+                continue;
+            }
+            live.check(version)?;
+            let directory = self.directory(live.entry);
+            let tenancy = live.lend(handle, &directory.loans).ok_or(DataError::NotLent)?;
+            // one that failed meanwhile has revoked the loan, or is seen to have failed
+            return if directory.in_service() { Ok((open.file.clone(), tenancy)) } else { Err(DataError::NotLent) };
+        }
+    }
+
+    /// All loans of replicas.
+    pub fn loans(&self) -> &Arc<Loans> {
+        &self.loans
+    }
+}
