@@ -81,7 +81,8 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     fn flush_one(&self, open: &Open<D::File>, writes: u64) -> Result<(), DataError> {
-        let done = open.file.sync();
+        let file = open.live.read().bytes.file.clone();
+        let done = file.sync();
         let mut live = open.live.write();
         let Err(error) = done else {
             live.flushed(writes);
@@ -154,7 +155,7 @@ impl<D: Disk> ChunkStore<D> {
         if live.header || live.gone {
             return Ok(());
         }
-        let written = self.chunk_file(open)?.write_header(0);
+        let written = self.image(open, &live)?.write_header(0);
         written.map_err(|error| self.failed(open, &live, &error))?;
         live.header = true;
         live.writes += 1;
@@ -191,7 +192,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 }
 
-impl Live {
+impl<F> Live<F> {
     /// The first `writes` changes are durable.
     fn flushed(&mut self, writes: u64) {
         self.writes_synced = self.writes_synced.max(writes);

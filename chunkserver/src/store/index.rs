@@ -8,6 +8,7 @@
 //! the file; the index of an open replica changes only under that lock.
 
 use super::layout::{ChunkName, VERSION_MAX};
+use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -74,15 +75,15 @@ impl Entry {
 /// An open replica.
 pub(super) struct Open<F> {
     pub handle: ChunkHandle,
-    pub file: Arc<F>,
     /// Writers exclude everybody; readers, who want data and sums of one moment, exclude writers.
-    pub live: RwLock<Live>,
+    pub live: RwLock<Live<F>>,
     used: AtomicBool,
 }
 
 /// What changes of an open replica.
-pub(super) struct Live {
+pub(super) struct Live<F> {
     pub entry: Entry,
+    pub bytes: Slice<F>,
     /// Deleted or replaced: whoever still holds it must look again.
     pub gone: bool,
     /// The header is in the file.
@@ -98,8 +99,8 @@ pub(super) struct Live {
 }
 
 impl<F> Open<F> {
-    pub(super) fn new(handle: ChunkHandle, file: F, live: Live) -> Arc<Self> {
-        Arc::new(Self { handle, file: Arc::new(file), live: RwLock::new(live), used: AtomicBool::new(true) })
+    pub(super) fn new(handle: ChunkHandle, live: Live<F>) -> Arc<Self> {
+        Arc::new(Self { handle, live: RwLock::new(live), used: AtomicBool::new(true) })
     }
 }
 
@@ -267,6 +268,7 @@ mod tests {
     fn open(handle: u64, writes: u64) -> Arc<Open<()>> {
         let live = Live {
             entry: entry(1),
+            bytes: Slice::whole(()),
             gone: false,
             header: true,
             damaged: false,
@@ -275,7 +277,7 @@ mod tests {
             writes_synced: 0,
             name_synced: true,
         };
-        Open::new(ChunkHandle::new(handle), (), live)
+        Open::new(ChunkHandle::new(handle), live)
     }
 
     fn enter(index: &Index<()>, opened: Arc<Open<()>>) -> Vec<Arc<Open<()>>> {

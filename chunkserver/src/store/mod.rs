@@ -18,13 +18,13 @@
 
 mod adopt;
 mod api;
-mod chunk_file;
 mod cut;
 mod directory;
 pub mod disk;
 mod error;
 mod flush;
 mod format_file;
+mod image;
 mod import;
 mod index;
 mod layout;
@@ -35,6 +35,7 @@ mod read;
 pub mod real;
 mod recover;
 mod replica;
+mod slice;
 mod spares;
 mod write;
 mod write_plan;
@@ -46,7 +47,6 @@ pub use api::{Adopted, Identity, ReadOut, SendPlan, StoreConfig, WriteData};
 pub use error::StoreError;
 pub use import::Importer;
 
-use chunk_file::{ChunkFile, Header};
 use directory::Directory;
 use disk::{Disk, OpenMode};
 use format_file::FormatFile;
@@ -54,10 +54,12 @@ use gfs_proto::control::{DirectorySpace, ReplicaRow, ReplicaState};
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term};
 use gfs_proto::layout::ChunkSize;
+use image::{Header, Image};
 use index::{Entry, Index, Live, Open, Seen};
 use layout::Layout;
 use marks::Mark;
 use parking_lot::RwLock;
+use slice::Slice;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -180,8 +182,8 @@ impl<D: Disk> ChunkStore<D> {
         self.layout.get().copied().ok_or(DataError::Cluster)
     }
 
-    fn chunk_file<'f>(&self, open: &'f Open<D::File>) -> Result<ChunkFile<'f, D::File>, DataError> {
-        Ok(ChunkFile { file: &open.file, layout: self.layout()?, handle: open.handle })
+    fn image(&self, open: &Open<D::File>, live: &Live<D::File>) -> Result<Image<D::File>, DataError> {
+        Ok(Image { bytes: live.bytes.clone(), layout: self.layout()?, handle: open.handle })
     }
 
     /// The replica, opened if need be.
@@ -212,10 +214,11 @@ impl<D: Disk> ChunkStore<D> {
             }
             Err(error) => return Err(directory.failed(&error, &path)),
         };
-        let chunk = ChunkFile { file: &file, layout: self.layout()?, handle };
+        let bytes = Slice::whole(file);
+        let chunk = Image { bytes: bytes.clone(), layout: self.layout()?, handle };
         let header = chunk.header().map_err(|error| directory.failed(&error, &path))?;
-        let live = live_of(entry, header, &path)?;
-        let open = self.index.enter(Open::new(handle, file, live), seen);
+        let live = live_of((entry, bytes), header, &path)?;
+        let open = self.index.enter(Open::new(handle, live), seen);
         self.close_idle(handle);
         Ok(open)
     }
@@ -234,7 +237,7 @@ impl<D: Disk> ChunkStore<D> {
         &self,
         handle: ChunkHandle,
         version: ChunkVersion,
-        act: impl FnOnce(&Open<D::File>, &mut Live) -> Result<T, DataError>,
+        act: impl FnOnce(&Open<D::File>, &mut Live<D::File>) -> Result<T, DataError>,
     ) -> Result<T, DataError> {
         loop {
             let open = self.open_replica(handle)?;
@@ -251,7 +254,7 @@ impl<D: Disk> ChunkStore<D> {
         &self,
         handle: ChunkHandle,
         version: ChunkVersion,
-        act: impl FnOnce(&Open<D::File>, &Live) -> Result<T, DataError>,
+        act: impl FnOnce(&Open<D::File>, &Live<D::File>) -> Result<T, DataError>,
     ) -> Result<T, DataError> {
         loop {
             let open = self.open_replica(handle)?;
@@ -264,13 +267,13 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Changes what the index says of a replica; the caller has it exclusively.
-    fn publish(&self, open: &Open<D::File>, live: &mut Live, change: impl FnOnce(&mut Entry)) {
+    fn publish(&self, open: &Open<D::File>, live: &mut Live<D::File>, change: impl FnOnce(&mut Entry)) {
         change(&mut live.entry);
         self.index.update(open.handle, live.entry);
     }
 
     /// An operation left the replica in a state that nobody asked for: it is not used any more.
-    fn poison(&self, open: &Open<D::File>, live: &mut Live, why: &str) {
+    fn poison(&self, open: &Open<D::File>, live: &mut Live<D::File>, why: &str) {
         tracing::warn!(chunk = %open.handle, version = %live.entry.version, why, "replica is suspect");
         let marks = &self.directory(live.entry).marks;
         marks.mark_later(open.handle, Mark::Suspect);
@@ -282,7 +285,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Makes sure that a power cut leaves no doubt that the replica was modified. Before every change.
-    fn guard(&self, open: &Open<D::File>, live: &mut Live) -> Result<(), DataError> {
+    fn guard(&self, open: &Open<D::File>, live: &mut Live<D::File>) -> Result<(), DataError> {
         if self.stopped.load(Ordering::Acquire) {
             return Err(DataError::Busy);
         }
@@ -302,7 +305,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 }
 
-impl Live {
+impl<F> Live<F> {
     /// Fails unless the replica has this version and may be used.
     fn check(&self, version: ChunkVersion) -> Result<(), DataError> {
         if self.entry.version != version {
@@ -316,10 +319,11 @@ impl Live {
 }
 
 /// What an open replica begins with.
-fn live_of(entry: Entry, header: Header, path: &Path) -> Result<Live, DataError> {
+fn live_of<F>((entry, bytes): (Entry, Slice<F>), header: Header, path: &Path) -> Result<Live<F>, DataError> {
     let clean = entry.state == ReplicaState::Clean;
     let live = |header, length, damaged| Live {
         entry,
+        bytes,
         gone: false,
         header,
         damaged,

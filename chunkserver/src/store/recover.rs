@@ -11,14 +11,15 @@
 //! A replica that was ever called suspect stays it until it is adopted or replaced: suspect marks are
 //! written before the new run is.
 
-use super::chunk_file::{ChunkFile, Header};
 use super::directory::subdir;
 use super::disk::{Disk, OpenMode};
 use super::format_file::FormatFile;
+use super::image::{Header, Image};
 use super::index::Entry;
 use super::layout::{ChunkName, Layout, SUBDIRS};
 use super::marks::{self, Mark, Marks, Replayed};
 use super::open::read_file;
+use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::ChunkHandle;
 use gfs_proto::layout::ChunkSize;
@@ -166,7 +167,7 @@ fn compare_dirty<D: Disk>(disk: &D, path: &Path, found: &mut [Found], layout: La
 /// True if header and blocks match; what an unfinished write left beyond the length is removed.
 fn is_whole<D: Disk>(disk: &D, path: &Path, handle: ChunkHandle, layout: Layout) -> io::Result<bool> {
     let file = disk.open(path, OpenMode::Existing)?;
-    let chunk = ChunkFile { file: &file, layout, handle };
+    let chunk = Image { bytes: Slice::whole(file), layout, handle };
     let length = match chunk.header()? {
         Header::None if path.extension().is_some_and(|suffix| suffix == "d") => 0,
         Header::None => return Ok(false),

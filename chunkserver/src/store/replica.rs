@@ -4,6 +4,7 @@ use super::ChunkStore;
 use super::disk::Disk;
 use super::index::{Entry, Live, Open, Seen};
 use super::layout::{HEADER_LEN, VERSION_MAX};
+use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::frame::{DataError, SyncChunk};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
@@ -42,6 +43,7 @@ impl<D: Disk> ChunkStore<D> {
         directory.chunks.fetch_add(1, Ordering::Relaxed);
         let live = Live {
             entry,
+            bytes: Slice::whole(file),
             gone: false,
             header: false,
             damaged: false,
@@ -50,7 +52,7 @@ impl<D: Disk> ChunkStore<D> {
             writes_synced: 0,
             name_synced: false,
         };
-        self.index.enter(Open::new(handle, file, live), seen);
+        self.index.enter(Open::new(handle, live), seen);
         self.close_idle(handle);
         Ok(())
     }
@@ -87,7 +89,7 @@ impl<D: Disk> ChunkStore<D> {
     pub(super) fn rename(
         &self,
         open: &Open<D::File>,
-        live: &mut Live,
+        live: &mut Live<D::File>,
         change: impl FnOnce(&mut Entry),
     ) -> Result<(), DataError> {
         let directory = self.directory(live.entry);
@@ -144,10 +146,10 @@ impl<D: Disk> ChunkStore<D> {
         let (entry, held) =
             self.take_out(handle, |entry| if entry.version == version { Ok(()) } else { Err(DataError::Version) })?;
         let directory = self.directory(entry);
-        let file = held.as_deref().map(|open| &open.file);
+        let file = held.as_deref().map(|open| open.live.read().bytes.file.clone());
         // an answer that is being sent may still read from the file
-        let unread = file.is_none_or(|file| Arc::strong_count(file) == 1);
-        directory.remove_file(entry.name(handle), file.map(|file| &**file), unread).inspect_err(|_| {
+        let unread = file.as_ref().is_none_or(|file| Arc::strong_count(file) == 2);
+        directory.remove_file(entry.name(handle), file.as_deref(), unread).inspect_err(|_| {
             // it is still there, and must not be forgotten
             self.index.insert(handle, entry);
         })?;
