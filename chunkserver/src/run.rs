@@ -29,6 +29,8 @@ use tokio::task::JoinHandle;
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Chunk files kept open at most; as many again are left for connections.
 const OPEN_FILES_MAX: usize = 16 << 10;
+/// 8,000 of the smallest chunks: making a pack takes a flush, and one that a few are left in keeps a file open.
+const PACK_BYTES: u64 = 64 << 20;
 /// Chunk files kept open at least, whatever the limit of the process.
 const OPEN_FILES_MIN: usize = 64;
 
@@ -188,6 +190,7 @@ fn open_store(config: &Config, boot_id: String) -> Result<Store, StartError> {
         boot_id,
         uuid_if_new: ServerUuid::new(uuid),
         open_files_max: open_files_max(),
+        pack_bytes: PACK_BYTES,
     };
     Ok(Store::open(store, RealDisk)?)
 }

@@ -1,6 +1,6 @@
 //! Comparing replicas with their checksums, and making a suspect one count.
 
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::image::{Comparison, STEP};
 use super::index::{Live, Open};
 use super::replica::check_version;
@@ -70,10 +70,10 @@ impl<D: Disk> ChunkStore<D> {
             let found = chunk.compare_all(live.length)?;
             chunk.resum(&found.bad, live.length)?;
             chunk.clear_beyond(live.length)?;
-            chunk.bytes.file.sync()?;
             Ok(found.bad)
         };
         let bad = work().map_err(|error| self.failed(open, live, &error))?;
+        self.flush_bytes(open.handle, live)?;
         if !bad.is_empty() {
             tracing::warn!(chunk = %open.handle, blocks = ?bad, "blocks of an adopted replica got new checksums");
         }
@@ -95,7 +95,7 @@ impl<D: Disk> ChunkStore<D> {
             entry.version = to;
             entry.unclean_name = false;
         })?;
-        directory.sync_names(open.handle)?;
+        self.sync_name(open.handle, live.entry)?;
         live.name_synced = true;
         directory.marks.clear(open.handle);
         directory.marks.flush()?;

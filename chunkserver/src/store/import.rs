@@ -42,7 +42,7 @@ impl<D: Disk> ChunkStore<D> {
             Some(entry) => may_replace(entry, version).map(|()| entry.dir)?,
             None => self.place()?,
         };
-        let entry = Entry { version, dir, unclean_name: false, marked: false, state: ReplicaState::Clean };
+        let entry = Entry { version, dir, place: None, unclean_name: false, marked: false, state: ReplicaState::Clean };
         let directory = self.directory(entry);
         directory.take_room(HEADER_LEN as u64)?;
         let path = directory.import_path(entry.name(handle));
@@ -151,21 +151,18 @@ impl<D: Disk> Importer<'_, D> {
         settled.and(entered.map(|_| ()).ok_or(DataError::Busy))
     }
 
-    /// Removes what was replaced, makes the name durable, then takes the mark away.
+    /// Makes the name durable, then removes what was replaced, then takes the mark away.
     fn settle(&self, old: Option<Entry>) -> Result<(), DataError> {
         let (store, handle, entry) = (self.store, self.handle, self.entry);
         let directory = store.directory(entry);
-        match old {
-            None => {
-                directory.chunks.fetch_add(1, Ordering::Relaxed);
-            }
-            Some(old) if old.name(handle) != entry.name(handle) => {
-                let path = directory.chunk_path(old.name(handle));
-                store.disk.remove(&path).map_err(|error| directory.failed(&error, &path))?;
-            }
-            Some(_) => {}
+        if old.is_none() {
+            directory.chunks.fetch_add(1, Ordering::Relaxed);
         }
         directory.sync_names(handle)?;
+        if let Some(old) = old.filter(|old| !old.is_named_as(entry, handle)) {
+            directory.remove(handle, old)?;
+            store.sync_name(handle, old)?;
+        }
         directory.marks.clear(handle);
         directory.marks.flush()
     }

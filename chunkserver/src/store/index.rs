@@ -1,6 +1,6 @@
-//! Which replicas there are, in 16 bytes each, and those that are open.
+//! Which replicas there are, in 24 bytes each, and those that are open.
 //!
-//! The index says what a directory listing and the mark journal say, for every replica; an [`Open`]
+//! The index says what a directory listing, the tables of the packs and the mark journal say, for every replica; an [`Open`]
 //! is there only for replicas in use. Both are kept together in shards, so that "is it there, is it
 //! open" is one question.
 //!
@@ -8,6 +8,7 @@
 //! the file; the index of an open replica changes only under that lock.
 
 use super::layout::{ChunkName, VERSION_MAX};
+use super::pack::Place;
 use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
@@ -27,15 +28,25 @@ pub(super) struct Entry {
     pub version: ChunkVersion,
     /// Number of its storage directory.
     pub dir: u8,
-    /// Its file name says that it was never clean.
+    /// Where it is in a pack; `None`: it has a file of its own.
+    pub place: Option<Place>,
+    /// Its file name, or its record in the pack, says that it was never clean.
     pub unclean_name: bool,
     /// The mark journal says that it is modified or suspect.
     pub marked: bool,
     pub state: ReplicaState,
 }
 
+/// An entry as it is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Packed {
+    state: u64,
+    /// 0: a file of its own.
+    place: u64,
+}
+
 impl Entry {
-    fn pack(self) -> u64 {
+    fn pack(self) -> Packed {
         let state = match self.state {
             ReplicaState::Clean => 0,
             ReplicaState::Dirty => 1,
@@ -43,14 +54,17 @@ impl Entry {
         };
         debug_assert!(self.version.get() <= VERSION_MAX, "versions are bounded where they enter");
         let flags = u64::from(self.unclean_name) | u64::from(self.marked) << 1 | state << 2;
-        self.version.get() << 16 | flags << 8 | u64::from(self.dir)
+        let state = self.version.get() << 16 | flags << 8 | u64::from(self.dir);
+        Packed { state, place: self.place.map_or(0, Place::pack) }
     }
 
-    fn unpack(raw: u64) -> Self {
+    fn unpack(packed: Packed) -> Self {
+        let Packed { state: raw, place } = packed;
         let flags = raw >> 8;
         Self {
             version: ChunkVersion::new(raw >> 16),
             dir: raw as u8,
+            place: Place::unpack(place),
             unclean_name: flags & 1 != 0,
             marked: flags & 2 != 0,
             state: match flags >> 2 & 3 {
@@ -64,6 +78,11 @@ impl Entry {
     /// Name of its file.
     pub(super) const fn name(self, handle: ChunkHandle) -> ChunkName {
         ChunkName { handle, version: self.version, unclean: self.unclean_name }
+    }
+
+    /// True if both are the same file or place, and are called the same.
+    pub(super) fn is_named_as(self, other: Self, handle: ChunkHandle) -> bool {
+        self.dir == other.dir && self.place == other.place && self.name(handle) == other.name(handle)
     }
 
     /// True if a power cut leaves no doubt that it was modified.
@@ -94,7 +113,7 @@ pub(super) struct Live<F> {
     /// Changes of content so far, and how many of them are durable.
     pub writes: u64,
     pub writes_synced: u64,
-    /// The file's present name is durable.
+    /// The present name of its file is durable, or its record in a pack.
     pub name_synced: bool,
 }
 
@@ -111,7 +130,7 @@ pub(super) struct Index<F> {
 }
 
 struct Shard<F> {
-    entries: HashMap<ChunkHandle, u64>,
+    entries: HashMap<ChunkHandle, Packed>,
     open: HashMap<ChunkHandle, Arc<Open<F>>>,
     /// Clock hand over the open ones.
     order: VecDeque<ChunkHandle>,
@@ -222,7 +241,11 @@ impl<F> Index<F> {
             let Some(open) = shard.open.get(&handle).cloned() else { continue };
             // one is the table's, one is ours: clones are made under the shard's lock only
             let busy = Arc::strong_count(&open) > 2 || open.used.swap(false, Ordering::Relaxed);
-            let flushed = open.live.try_read().is_some_and(|live| live.writes == live.writes_synced);
+            // a pack stays open, and remembers a flush that failed
+            let flushed = open
+                .live
+                .try_read()
+                .is_some_and(|live| live.entry.place.is_some() || live.writes == live.writes_synced);
             if busy || !flushed {
                 shard.order.push_back(handle);
                 if !busy {
@@ -259,6 +282,7 @@ mod tests {
         Entry {
             version: ChunkVersion::new(version),
             dir: 3,
+            place: None,
             unclean_name: false,
             marked: false,
             state: ReplicaState::Clean,
@@ -288,11 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn entries_round_trip_in_eight_bytes() {
+    fn entries_round_trip_in_sixteen_bytes() {
         for state in [ReplicaState::Clean, ReplicaState::Dirty, ReplicaState::Suspect] {
             for bits in 0..4 {
-                let e =
-                    Entry { unclean_name: bits & 1 != 0, marked: bits & 2 != 0, state, dir: 255, ..entry(VERSION_MAX) };
+                let place = (bits == 3).then_some(Place { pack: 9, first: 8, units: 7 });
+                let (unclean_name, marked) = (bits & 1 != 0, bits & 2 != 0);
+                let e = Entry { unclean_name, marked, state, dir: 255, place, ..entry(VERSION_MAX) };
                 assert_eq!(Entry::unpack(e.pack()), e);
             }
         }

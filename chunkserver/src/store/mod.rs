@@ -1,5 +1,5 @@
-//! The chunk store: replicas as files in one or several storage directories, with block checksums,
-//! versions, dirty marks and crash recovery (GFS paper, 2.4, 5.2). It knows nothing of leases, epochs,
+//! The chunk store: replicas in one or several storage directories, small ones in packs, others in files
+//! of their own, with block checksums, versions, dirty marks and crash recovery (GFS paper, 2.4, 5.2). It knows nothing of leases, epochs,
 //! chains or the network; those who call it decide what may be written and served.
 //!
 //! Invariant: a replica whose state is [`ReplicaState::Clean`] has exactly the bytes that were last
@@ -24,6 +24,7 @@ pub mod disk;
 mod error;
 mod flush;
 mod format_file;
+mod grow;
 mod image;
 mod import;
 mod index;
@@ -31,12 +32,12 @@ mod layout;
 mod marks;
 pub mod mem;
 mod open;
+mod pack;
 mod read;
 pub mod real;
 mod recover;
 mod replica;
 mod slice;
-mod spares;
 mod write;
 mod write_plan;
 
@@ -153,7 +154,7 @@ impl<D: Disk> ChunkStore<D> {
         dirty
     }
 
-    /// Chunk files open at the moment.
+    /// Replicas open at the moment.
     pub fn open_files(&self) -> usize {
         self.index.open_count()
     }
@@ -202,19 +203,22 @@ impl<D: Disk> ChunkStore<D> {
         Err(DataError::Busy)
     }
 
-    /// Opens a file; `None` if it was renamed meanwhile.
+    /// Opens a replica; `None` if it was renamed or moved meanwhile.
     fn open_file(&self, handle: ChunkHandle, seen: Seen) -> Result<Option<Arc<Open<D::File>>>, DataError> {
         let entry = seen.entry;
         let directory = self.directory(entry);
-        let path = directory.chunk_path(entry.name(handle));
-        let file = match self.disk.open(&path, OpenMode::Existing) {
-            Ok(file) => file,
+        let path = directory.file_path(handle, entry);
+        let opened = match entry.place {
+            Some(place) => directory.packs.slice(place),
+            None => self.disk.open(&path, OpenMode::Existing).map(Slice::whole),
+        };
+        let bytes = match opened {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return if self.index.get(handle) == Some(entry) { Err(DataError::NoChunk) } else { Ok(None) };
             }
             Err(error) => return Err(directory.failed(&error, &path)),
         };
-        let bytes = Slice::whole(file);
         let chunk = Image { bytes: bytes.clone(), layout: self.layout()?, handle };
         let header = chunk.header().map_err(|error| directory.failed(&error, &path))?;
         let live = live_of((entry, bytes), header, &path)?;

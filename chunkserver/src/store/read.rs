@@ -93,14 +93,14 @@ impl<D: Disk> ChunkStore<D> {
         let directory = self.directory(live.entry);
         chunk
             .read_sums(offset / BLOCK_SIZE, count, &mut sums)
-            .map_err(|error| directory.failed(&error, &directory.chunk_path(live.entry.name(chunk.handle))))?;
+            .map_err(|error| directory.failed(&error, &directory.file_path(chunk.handle, live.entry)))?;
         Ok(sums)
     }
 
     /// Judges an error of an operation on a replica.
     pub(super) fn failed(&self, open: &Open<D::File>, live: &Live<D::File>, error: &io::Error) -> DataError {
         let directory = self.directory(live.entry);
-        directory.failed(error, &directory.chunk_path(live.entry.name(open.handle)))
+        directory.failed(error, &directory.file_path(open.handle, live.entry))
     }
 }
 

@@ -50,8 +50,12 @@ impl<D: Disk> ChunkStore<D> {
             }
         })?;
         let header = if live.header { 0 } else { HEADER_LEN as u32 };
-        directory.take_room(u64::from(plan.length - live.length + header))?;
+        // one in a pack has its room already, or will be moved
+        let grown = if live.entry.place.is_some() { 0 } else { plan.length - live.length + header };
+        directory.take_room(u64::from(grown))?;
         self.guard(open, live)?;
+        self.make_room(open, live, plan.length)?;
+        let chunk = self.image(open, live)?;
         let mut progress = Progress { data: Vec::new(), sums: false };
         let done = if live.header {
             write_over(&chunk, pieces, (&plan, live.length), &mut progress)
@@ -59,7 +63,7 @@ impl<D: Disk> ChunkStore<D> {
             write_first(&chunk, pieces, &plan)
         };
         if let Err(error) = done {
-            let error = directory.failed(&error, &directory.chunk_path(live.entry.name(open.handle)));
+            let error = directory.failed(&error, &directory.file_path(open.handle, live.entry));
             self.undo(open, live, (&plan, &progress), error);
             return Err(error);
         }

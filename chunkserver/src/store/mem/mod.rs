@@ -447,14 +447,12 @@ impl DiskFile for MemFile {
         self.with(act, |_, _, _| ())
     }
 
-    fn zero(&self, length: u64) -> io::Result<()> {
-        // ordered with the names: as if it were durable at once
-        let act = |file: &mut Inode| {
-            let end = (length as usize).min(file.now.len());
-            file.write(0, &vec![0; end]);
-            file.flush();
-        };
-        self.with(act, |_, _, _| ())
+    fn allocate(&self, length: u64) -> io::Result<bool> {
+        self.set_len(length).map(|()| true)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.length()
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

@@ -109,7 +109,7 @@ fn a_suspect_replica_stays_suspect_over_any_kind_of_restart() {
 fn after_the_death_of_a_process_whole_replicas_are_dirty_and_go_on() {
     let (disk, store) = fresh();
     for n in 1..20 {
-        store.create(h(n), V1, 0).expect("create");
+        store.create(h(n), V1, LARGE).expect("create");
         store.put(h(n), 0, &pattern(n as u8, 5000)).expect("write");
     }
     drop(store);
@@ -129,7 +129,7 @@ fn after_the_death_of_a_process_whole_replicas_are_dirty_and_go_on() {
 #[test]
 fn what_a_killed_write_left_beyond_the_length_is_never_read() {
     let (disk, store) = fresh();
-    store.create(h(1), V1, 0).expect("create");
+    store.create(h(1), V1, LARGE).expect("create");
     store.put(h(1), 0, &pattern(1, 100)).expect("write");
     drop(store);
     disk.restart(Loss::Process);

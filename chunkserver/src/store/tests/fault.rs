@@ -131,7 +131,7 @@ fn extending_over_old_blocks_needs_room_before_it_destroys_them() {
 #[test]
 fn an_io_error_takes_the_directory_out_of_service() {
     let (disk, store) = fresh();
-    store.create(h(1), V1, 0).expect("create");
+    store.create(h(1), V1, LARGE).expect("create");
     store.put(h(1), 0, b"data").expect("write");
     disk.fail(0, Fault::Eio);
     assert_eq!(store.put(h(1), 0, b"more"), Err(DataError::Io));

@@ -1,0 +1,287 @@
+//! Packs: what becomes of a table that is damaged, of room, of what older runs left.
+
+use super::*;
+use crate::store::ReplicaState::{Clean, Suspect};
+use crate::store::disk::Room;
+use crate::store::mem::Loss;
+use std::path::Path;
+
+/// Bytes of the tables of the packs here: 32 units, rounded up to a block.
+const TABLE: usize = 4096;
+
+fn files_in(disk: &MemDisk, part: &str) -> Vec<PathBuf> {
+    disk.files().into_iter().filter(|path| path.to_string_lossy().contains(part)).collect()
+}
+
+fn small(store: &ChunkStore<MemDisk>, n: u64) {
+    store.create(h(n), V1, BLOCK).expect("create");
+    store.put(h(n), 0, &pattern(n as u8, BLOCK)).expect("write");
+}
+
+fn delete(store: &ChunkStore<MemDisk>, n: u64) {
+    assert_eq!(store.delete(&[SyncChunk { handle: h(n), version: V1 }]), [Ok(())]);
+}
+
+fn pack_of(disk: &MemDisk) -> (PathBuf, Vec<u8>) {
+    let path = files_in(disk, "/packs/").remove(0);
+    let raw = disk.content(&path).expect("pack");
+    (path, raw)
+}
+
+#[test]
+fn small_chunks_share_a_file_and_large_ones_have_their_own() {
+    let (disk, store) = fresh();
+    (1..9).for_each(|n| small(&store, n));
+    store.create(h(9), V1, 64 << 10).expect("create");
+    assert_eq!((files_in(&disk, "/packs/").len(), files_in(&disk, "/chunks/").len()), (2, 0), "17 units do not fit");
+    store.create(h(10), V1, (64 << 10) + 1).expect("create");
+    assert_eq!((files_in(&disk, "/packs/").len(), files_in(&disk, "/chunks/").len()), (2, 1));
+    let none = StoreConfig { pack_bytes: 0, directories: vec!["/other".into()], ..config("boot-1") };
+    let store = ChunkStore::open(none, disk.clone()).expect("open");
+    store.join(CLUSTER, ChunkSize::new(CHUNK).expect("size")).expect("join");
+    store.create(h(1), V1, 1).expect("create");
+    assert_eq!(files_in(&disk, "/other/chunks/").len(), 1);
+}
+
+#[test]
+fn one_flush_covers_all_replicas_of_a_pack_with_their_records() {
+    let (disk, store) = fresh();
+    (1..9).for_each(|n| small(&store, n));
+    let chunks: Vec<_> = (1..9).map(|n| SyncChunk { handle: h(n), version: V1 }).collect();
+    let operations = |act: &dyn Fn()| {
+        let before = disk.operations();
+        act();
+        disk.operations() - before
+    };
+    assert_eq!(operations(&|| store.sync(&chunks).expect("flush")), 1);
+    assert_eq!(operations(&|| store.sync(&chunks).expect("flush")), 0, "nothing was written since");
+    let handles: Vec<_> = (1..9).map(h).collect();
+    assert_eq!(operations(&|| assert_eq!(store.mark_clean(&handles).len(), 8)), 8 + 1, "the records, a flush");
+    assert_eq!(operations(&|| store.raise(h(1), V1, V2).expect("raise")), 2);
+    assert_eq!(operations(&|| assert_eq!(store.delete(&chunks[1..]), [Ok(()); 7])), 7 + 1);
+}
+
+#[test]
+fn a_packed_replica_is_found_again_as_it_was() {
+    let (disk, store) = fresh();
+    (1..5).for_each(|n| small(&store, n));
+    store.put(h(1), BLOCK, &pattern(9, 2 * BLOCK)).expect("moved");
+    store.raise(h(2), V1, V2).expect("raise");
+    assert_eq!(store.mark_clean(&[h(1), h(2), h(4)]).len(), 3);
+    delete(&store, 4);
+    disk.restart(Loss::Power(1));
+    let store = open(&disk, "boot-2");
+    let row = |n| store.row(h(n)).map(|row| (row.version, row.state));
+    assert_eq!([1, 2, 3, 4].map(row), [Some((V1, Clean)), Some((V2, Clean)), Some((V1, Suspect)), None]);
+    assert_eq!(store.get(h(1)), Ok([pattern(1, BLOCK), pattern(9, 2 * BLOCK)].concat()));
+    store.put(h(2), 10, b"written on").expect("write");
+    small(&store, 7);
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "a pack of an earlier run is not filled further");
+}
+
+#[test]
+fn nothing_of_a_deleted_chunk_is_ever_in_a_new_one() {
+    for seed in 0..40 {
+        let (disk, store) = fresh();
+        let secret = vec![0xee; 3 * BLOCK as usize];
+        for n in 1..40 {
+            store.create(h(n), V1, 3 * BLOCK).expect("create");
+            store.put(h(n), 0, &secret).expect("write");
+            store.mark_clean(&[h(n)]);
+            delete(&store, n);
+            // never flushed: what was written of it before the power cut is arbitrary
+            store.create(h(100 + n), V1, 3 * BLOCK).expect("create");
+            store.put(h(100 + n), 2 * BLOCK, &pattern(1, 100)).expect("write behind a hole");
+        }
+        disk.restart(Loss::Power(seed));
+        let store = open(&disk, "boot-2");
+        for row in store.rows() {
+            store.adopt(row.handle, V1, V2).expect("adopt");
+            let content = store.get(row.handle).expect("read");
+            assert!(!content.contains(&0xee), "seed {seed}: chunk {} has bytes of another", row.handle);
+        }
+    }
+}
+
+#[test]
+fn a_record_with_any_bit_flipped_is_not_believed() {
+    let (disk, store) = fresh();
+    (1..4).for_each(|n| small(&store, n));
+    store.stop().expect("stop");
+    drop(store);
+    let (path, good) = pack_of(&disk);
+    for bit in 0..32 * 8 {
+        let disk = disk.fork();
+        let mut bad = good.clone();
+        // the second replica begins at unit 2
+        bad[4096 + 2 * 32 + bit / 8] ^= 1 << (bit % 8);
+        disk.put(&path, bad);
+        let store = open(&disk, "boot-1");
+        assert_eq!(store.get(h(2)), Err(DataError::NoChunk), "bit {bit}");
+        assert_eq!((store.get(h(1)), store.get(h(3))), (Ok(pattern(1, BLOCK)), Ok(pattern(3, BLOCK))), "bit {bit}");
+        delete(&store, 1);
+        delete(&store, 3);
+        assert_eq!(files_in(&disk, "/packs/").len(), 1, "bit {bit}: the bytes of the second are kept");
+    }
+}
+
+#[test]
+fn an_older_copy_does_not_count_where_a_record_is_damaged() {
+    let (disk, store) = fresh();
+    small(&store, 1);
+    store.mark_clean(&[h(1)]);
+    let (path, old) = pack_of(&disk);
+    small(&store, 2);
+    store.put(h(1), BLOCK, &pattern(2, BLOCK)).expect("moved");
+    store.mark_clean(&[h(1), h(2)]);
+    drop(store);
+    let mut raw = disk.content(&path).expect("pack");
+    // as if the old record had not been erased, and the new one were damaged
+    raw[4096..4096 + 32].copy_from_slice(&old[4096..4096 + 32]);
+    raw[4096 + 4 * 32] ^= 1;
+    disk.put(&path, raw);
+    let store = open(&disk, "boot-2");
+    assert_eq!((store.get(h(1)), store.get(h(2))), (Err(DataError::Suspect), Ok(pattern(2, BLOCK))));
+}
+
+#[test]
+fn replicas_that_overlap_are_not_believed() {
+    let (disk, store) = fresh();
+    (1..4).for_each(|n| small(&store, n));
+    store.stop().expect("stop");
+    drop(store);
+    let (path, mut raw) = pack_of(&disk);
+    // units 1 to 4 for another one: nothing makes that
+    let mut record = [0; 28];
+    (record[0], record[8], record[16], record[24], record[26]) = (5, 1, 99, 4, 1);
+    let place = [0, 0, 0, 0, 1, 0];
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&place), &record);
+    raw[4096 + 32..4096 + 32 + 28].copy_from_slice(&record);
+    raw[4096 + 32 + 28..4096 + 64].copy_from_slice(&crc.to_le_bytes());
+    disk.put(&path, raw);
+    let store = open(&disk, "boot-1");
+    assert_eq!([1, 2, 3, 5].map(|n| store.get(h(n))), [const { Err(DataError::NoChunk) }; 4]);
+    assert!(store.rows().is_empty());
+}
+
+#[test]
+fn a_pack_with_a_damaged_header_is_left_as_it_is() {
+    let (disk, store) = fresh();
+    small(&store, 1);
+    store.stop().expect("stop");
+    drop(store);
+    let (path, mut raw) = pack_of(&disk);
+    raw[17] ^= 1;
+    disk.put(&path, raw.clone());
+    let store = open(&disk, "boot-1");
+    assert_eq!(store.get(h(1)), Err(DataError::NoChunk));
+    small(&store, 2);
+    assert_eq!(disk.content(&path), Some(raw));
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "its number is not used again");
+}
+
+#[test]
+fn damage_of_data_sums_and_header_is_seen_as_in_a_file() {
+    let (disk, store) = fresh();
+    store.create(h(1), V1, 2 * BLOCK).expect("create");
+    store.put(h(1), 0, &pattern(1, 2 * BLOCK)).expect("write");
+    store.stop().expect("stop");
+    drop(store);
+    let (path, good) = pack_of(&disk);
+    let image = 4096 + TABLE;
+    for (byte, seen) in [(4096, 1), (8192 + 4095, 1), (512, 1), (520, 0), (0, 9), (12, 9), (504, 9)] {
+        let disk = disk.fork();
+        let mut bad = good.clone();
+        bad[image + byte] ^= 4;
+        disk.put(&path, bad);
+        let store = open(&disk, "boot-1");
+        let found = store.verify(h(1), V1);
+        match seen {
+            9 => assert_eq!(found, Err(DataError::Corrupt), "byte {byte}"),
+            count => assert_eq!(found, Ok(count), "byte {byte}"),
+        }
+    }
+}
+
+#[test]
+fn a_failed_flush_of_a_pack_makes_all_suspect_that_were_not_durable() {
+    let (disk, store) = fresh();
+    (1..4).for_each(|n| small(&store, n));
+    store.mark_clean(&[h(3)]);
+    store.put(h(1), 0, &pattern(9, 10)).expect("write");
+    disk.fail(0, crate::store::mem::Fault::Eio);
+    assert_eq!(store.flush(h(1)), Err(DataError::Io));
+    assert_eq!((store.get(h(1)), store.get(h(2))), (Err(DataError::Suspect), Err(DataError::Suspect)));
+    assert_eq!(store.get(h(3)), Ok(pattern(3, BLOCK)), "that was durable before");
+    assert!(store.space()[0].error.contains("flush of /store/packs/00000000 failed"), "{:?}", store.space());
+    assert!(store.mark_clean(&[h(1), h(2)]).is_empty());
+    assert!(store.stop().is_err());
+}
+
+#[test]
+fn a_pack_goes_with_its_last_replica() {
+    let (disk, store) = fresh();
+    (0..48).for_each(|n| small(&store, n));
+    assert_eq!(files_in(&disk, "/packs/").len(), 3);
+    (0..31).for_each(|n| delete(&store, n));
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "the second has one replica left");
+    delete(&store, 31);
+    (32..48).for_each(|n| delete(&store, n));
+    assert_eq!(files_in(&disk, "/packs/").len(), 1, "the last one is being filled");
+    drop(store);
+    open(&disk, "boot-1");
+    assert!(files_in(&disk, "/packs/").is_empty(), "nobody fills it any more");
+}
+
+#[test]
+fn room_in_packs_counts_as_free_and_is_given_back_when_it_is_short() {
+    let (disk, store) = fresh();
+    let room = |free| disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: free });
+    (0..16).for_each(|n| small(&store, n));
+    (1..16).for_each(|n| delete(&store, n));
+    small(&store, 20);
+    room(10_000);
+    let free = |store: &ChunkStore<MemDisk>| store.space()[0].bytes_free;
+    assert_eq!(free(&store), 9000 + 60 * u64::from(BLOCK), "two packs of 32 units, two replicas");
+    room(1500);
+    free(&store);
+    assert_eq!(free(&store), 500, "below the watermark nothing is kept");
+    assert_eq!((store.get(h(0)), store.get(h(20))), (Ok(pattern(0, BLOCK)), Ok(pattern(20, BLOCK))));
+    room(1 << 20);
+    store.create(h(21), V1, 1).expect("create");
+    assert_eq!(files_in(&disk, "/chunks/").len(), 1, "a pack would take too much of what is left");
+}
+
+#[test]
+fn an_idle_packed_replica_is_closed_without_a_flush() {
+    let (disk, store) = fresh();
+    (0..14).for_each(|n| small(&store, n));
+    let syncs = disk.operations();
+    (14..500).for_each(|n| small(&store, n));
+    assert!(store.open_files() <= 128, "{}", store.open_files());
+    let made = files_in(&disk, "/packs/").len() as u64 - 1;
+    assert_eq!(disk.operations() - syncs, 486 * 2 + made * 6, "records, images, and six for a pack");
+    assert!((0..500).all(|n| store.get(h(n)) == Ok(pattern(n as u8, BLOCK))));
+}
+
+#[test]
+fn a_directory_of_the_first_format_is_taken_over() {
+    let (disk, store) = fresh();
+    store.create(h(1), V1, LARGE).expect("create");
+    store.put(h(1), 0, b"old").expect("write");
+    store.stop().expect("stop");
+    drop(store);
+    let format = Path::new(DIR).join("format");
+    let text = String::from_utf8(disk.content(&format).expect("format file")).expect("text");
+    let text = text.replacen("directory 2", "directory 1", 1);
+    let body = &text[..text.len() - "crc 00000000\n".len()];
+    disk.put(&format, format!("{body}crc {:08x}\n", crc32c::crc32c(body.as_bytes())).into_bytes());
+    disk.make_dir(&Path::new(DIR).join("spare")).expect("folder");
+    disk.put(&Path::new(DIR).join("spare/7.2"), vec![0; 8192]);
+    let store = open(&disk, "boot-2");
+    assert_eq!(store.get(h(1)), Ok(b"old".to_vec()));
+    assert!(files_in(&disk, "/spare/").is_empty());
+    small(&store, 2);
+    let text = String::from_utf8(disk.content(&format).expect("format file")).expect("text");
+    assert!(text.starts_with("gfs-chunkserver-directory 2\n"), "{text}");
+}
