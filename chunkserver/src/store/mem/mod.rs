@@ -75,6 +75,8 @@ struct State {
     operations: u64,
     fault: Option<(u64, Fault)>,
     room: Room,
+    /// Room can be kept for files.
+    allocates: bool,
     /// Directories that are file systems of their own.
     mounts: Vec<PathBuf>,
     random: Random,
@@ -110,6 +112,7 @@ impl Default for MemDisk {
             operations: 0,
             fault: None,
             room,
+            allocates: true,
             mounts: Vec::new(),
             random: Random(1),
         };
@@ -138,6 +141,10 @@ impl MemDisk {
     /// What [`Disk::room`] answers.
     pub fn set_room(&self, room: Room) {
         self.0.lock().room = room;
+    }
+    /// No room can be kept for files from now on.
+    pub fn cannot_allocate(&self) {
+        self.0.lock().allocates = false;
     }
     /// What [`Disk::room`] says of this directory is about a file system of its own.
     pub fn mount(&self, dir: &Path) {
@@ -448,7 +455,8 @@ impl DiskFile for MemFile {
     }
 
     fn allocate(&self, length: u64) -> io::Result<bool> {
-        self.set_len(length).map(|()| true)
+        self.set_len(length)?;
+        Ok(self.disk.0.lock().allocates)
     }
 
     fn allocated(&self) -> io::Result<u64> {

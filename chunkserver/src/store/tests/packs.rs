@@ -253,6 +253,28 @@ fn room_in_packs_counts_as_free_and_is_given_back_when_it_is_short() {
 }
 
 #[test]
+fn where_no_room_can_be_kept_it_is_taken_by_each_replica() {
+    let (disk, store) = fresh();
+    disk.cannot_allocate();
+    disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: 3 << 20 });
+    store.space();
+    small(&store, 1);
+    // the room of the file system is not asked for again until it seems short
+    let mut made = 1;
+    disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: 0 });
+    while store.create(h(made + 1), V1, BLOCK).is_ok() {
+        made += 1;
+    }
+    let (files, packs) = (files_in(&disk, "/chunks/").len() as u64, files_in(&disk, "/packs/").len() as u64);
+    assert!(packs > 4 && files > 0, "a pack takes a sixteenth of what is left");
+    // a header for a file; two units for a packed one, header and table for a pack
+    let taken = u64::from(BLOCK) * (files + 2 * (made - files) + 2 * packs);
+    assert!((3 << 20) - 2 * u64::from(BLOCK) <= taken + 1000 && taken <= 3 << 20, "{taken} bytes");
+    assert_eq!(store.put(h(1), 0, &pattern(7, BLOCK)), Err(DataError::NoSpace));
+    assert_eq!(store.get(h(1)), Ok(pattern(1, BLOCK)));
+}
+
+#[test]
 fn an_idle_packed_replica_is_closed_without_a_flush() {
     let (disk, store) = fresh();
     (0..14).for_each(|n| small(&store, n));
