@@ -39,14 +39,14 @@ pub(super) struct Entry {
 
 /// An entry as it is kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Packed {
+struct Compact {
     state: u64,
     /// 0: a file of its own.
     place: u64,
 }
 
 impl Entry {
-    fn pack(self) -> Packed {
+    fn compact(self) -> Compact {
         let state = match self.state {
             ReplicaState::Clean => 0,
             ReplicaState::Dirty => 1,
@@ -55,16 +55,16 @@ impl Entry {
         debug_assert!(self.version.get() <= VERSION_MAX, "versions are bounded where they enter");
         let flags = u64::from(self.unclean_name) | u64::from(self.marked) << 1 | state << 2;
         let state = self.version.get() << 16 | flags << 8 | u64::from(self.dir);
-        Packed { state, place: self.place.map_or(0, Place::pack) }
+        Compact { state, place: self.place.map_or(0, Place::to_bits) }
     }
 
-    fn unpack(packed: Packed) -> Self {
-        let Packed { state: raw, place } = packed;
+    fn expand(compact: Compact) -> Self {
+        let Compact { state: raw, place } = compact;
         let flags = raw >> 8;
         Self {
             version: ChunkVersion::new(raw >> 16),
             dir: raw as u8,
-            place: Place::unpack(place),
+            place: Place::from_bits(place),
             unclean_name: flags & 1 != 0,
             marked: flags & 2 != 0,
             state: match flags >> 2 & 3 {
@@ -130,7 +130,7 @@ pub(super) struct Index<F> {
 }
 
 struct Shard<F> {
-    entries: HashMap<ChunkHandle, Packed>,
+    entries: HashMap<ChunkHandle, Compact>,
     open: HashMap<ChunkHandle, Arc<Open<F>>>,
     /// Clock hand over the open ones.
     order: VecDeque<ChunkHandle>,
@@ -158,13 +158,13 @@ impl<F> Index<F> {
     }
 
     pub(super) fn get(&self, handle: ChunkHandle) -> Option<Entry> {
-        self.shard(handle).entries.get(&handle).map(|raw| Entry::unpack(*raw))
+        self.shard(handle).entries.get(&handle).map(|raw| Entry::expand(*raw))
     }
 
     /// The replica if it is open, and its entry.
     pub(super) fn get_open(&self, handle: ChunkHandle) -> Option<(Seen, Option<Arc<Open<F>>>)> {
         let shard = self.shard(handle);
-        let seen = Seen { entry: Entry::unpack(*shard.entries.get(&handle)?), removals: shard.removals };
+        let seen = Seen { entry: Entry::expand(*shard.entries.get(&handle)?), removals: shard.removals };
         let open = shard.open.get(&handle).cloned();
         if let Some(open) = &open {
             open.used.store(true, Ordering::Relaxed);
@@ -178,14 +178,14 @@ impl<F> Index<F> {
         if shard.entries.contains_key(&handle) {
             return None;
         }
-        shard.entries.insert(handle, entry.pack());
+        shard.entries.insert(handle, entry.compact());
         Some(Seen { entry, removals: shard.removals })
     }
 
     /// Changes the entry of a replica that is there.
     pub(super) fn update(&self, handle: ChunkHandle, entry: Entry) {
         if let Some(raw) = self.shard(handle).entries.get_mut(&handle) {
-            *raw = entry.pack();
+            *raw = entry.compact();
         }
     }
 
@@ -194,13 +194,13 @@ impl<F> Index<F> {
         let mut shard = self.shard(handle);
         shard.open.remove(&handle);
         shard.removals += 1;
-        shard.entries.remove(&handle).map(Entry::unpack)
+        shard.entries.remove(&handle).map(Entry::expand)
     }
 
     /// Removes a replica that is exactly `entry` and not open.
     pub(super) fn remove_closed(&self, handle: ChunkHandle, entry: Entry) -> bool {
         let mut shard = self.shard(handle);
-        let same = shard.entries.get(&handle) == Some(&entry.pack()) && !shard.open.contains_key(&handle);
+        let same = shard.entries.get(&handle) == Some(&entry.compact()) && !shard.open.contains_key(&handle);
         if same {
             shard.entries.remove(&handle);
             shard.removals += 1;
@@ -216,7 +216,7 @@ impl<F> Index<F> {
         if let Some(open) = shard.open.get(&handle) {
             return Some(open.clone());
         }
-        if shard.entries.get(&handle) != Some(&seen.entry.pack()) || shard.removals != seen.removals {
+        if shard.entries.get(&handle) != Some(&seen.entry.compact()) || shard.removals != seen.removals {
             return None;
         }
         shard.open.insert(handle, opened.clone());
@@ -263,7 +263,7 @@ impl<F> Index<F> {
         for shard in &self.shards {
             let shard = shard.lock();
             for (handle, raw) in &shard.entries {
-                visit(*handle, Entry::unpack(*raw), shard.open.get(handle));
+                visit(*handle, Entry::expand(*raw), shard.open.get(handle));
             }
         }
     }
@@ -318,7 +318,7 @@ mod tests {
                 let place = (bits == 3).then_some(Place { pack: 9, first: 8, units: 7 });
                 let (unclean_name, marked) = (bits & 1 != 0, bits & 2 != 0);
                 let e = Entry { unclean_name, marked, state, dir: 255, place, ..entry(VERSION_MAX) };
-                assert_eq!(Entry::unpack(e.pack()), e);
+                assert_eq!(Entry::expand(e.compact()), e);
             }
         }
     }

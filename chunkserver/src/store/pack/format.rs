@@ -64,11 +64,11 @@ impl Place {
     }
 
     /// The same in eight bytes, which are never zero.
-    pub(in crate::store) const fn pack(self) -> u64 {
+    pub(in crate::store) const fn to_bits(self) -> u64 {
         1 << 63 | (self.pack as u64) << 24 | (self.first as u64) << 8 | self.units as u64
     }
 
-    pub(in crate::store) const fn unpack(raw: u64) -> Option<Self> {
+    pub(in crate::store) const fn from_bits(raw: u64) -> Option<Self> {
         if raw == 0 {
             return None;
         }
@@ -235,8 +235,8 @@ mod tests {
     fn places_round_trip_in_eight_bytes() {
         for place in [Place { pack: 0, first: 0, units: 2 }, Place { pack: u32::MAX, first: u16::MAX, units: u8::MAX }]
         {
-            assert_eq!(Place::unpack(place.pack()), Some(place));
+            assert_eq!(Place::from_bits(place.to_bits()), Some(place));
         }
-        assert_eq!(Place::unpack(0), None);
+        assert_eq!(Place::from_bits(0), None);
     }
 }

@@ -16,6 +16,7 @@
 mod file;
 mod format;
 mod scan;
+mod units;
 
 pub(super) use format::{PACK_BYTES_MAX, PACKED_MAX, Place, Record, units_for};
 pub(super) use scan::Scanned;
@@ -30,6 +31,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use units::Units;
 
 /// Subdirectory of a storage directory.
 pub(super) const PACKS: &str = "packs";
@@ -73,46 +75,6 @@ struct Member<F> {
     allocated: bool,
     /// Its table cannot be read as a whole: units may be used that seem free.
     damaged: bool,
-}
-
-/// A set of units.
-struct Units(Vec<u64>);
-
-impl Units {
-    fn new(units: u32) -> Self {
-        Self(vec![0; units.div_ceil(64) as usize])
-    }
-
-    fn set(&mut self, place: Place, used: bool) {
-        for unit in u32::from(place.first)..place.end() {
-            let (word, bit) = (&mut self.0[unit as usize / 64], 1 << (unit % 64));
-            *word = if used { *word | bit } else { *word & !bit };
-        }
-    }
-
-    fn contains(&self, unit: u32) -> bool {
-        self.0[unit as usize / 64] & 1 << (unit % 64) != 0
-    }
-
-    fn touches(&self, place: Place) -> bool {
-        (u32::from(place.first)..place.end()).any(|unit| self.contains(unit))
-    }
-
-    fn count(&self) -> u64 {
-        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
-    }
-
-    /// Runs of units that are not in it, up to `end`: first and number.
-    fn gaps(&self, end: u32) -> Vec<(u32, u32)> {
-        let mut gaps: Vec<(u32, u32)> = Vec::new();
-        for unit in (0..end).filter(|unit| !self.contains(*unit)) {
-            match gaps.last_mut() {
-                Some((first, count)) if *first + *count == unit => *count += 1,
-                _ => gaps.push((unit, 1)),
-            }
-        }
-        gaps
-    }
 }
 
 impl<F: DiskFile> Member<F> {

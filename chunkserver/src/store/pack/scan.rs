@@ -5,7 +5,8 @@
 //! suspect. A damaged pack keeps its bytes, for a person to look at.
 
 use super::format::{Geometry, Place, Record, SLOT, Slot, UNIT};
-use super::{Member, Members, NEW, Pack, Packs, Units, folder, parse};
+use super::units::Units;
+use super::{Member, Members, NEW, Pack, Packs, folder, parse};
 use crate::store::disk::{Disk, DiskFile, OpenMode};
 use crate::store::layout::{HEADER_LEN, Layout};
 use gfs_proto::ids::ChunkHandle;

@@ -161,3 +161,37 @@ fn an_acknowledged_cut_survives_a_power_cut() {
         assert_eq!(store.get(h(1)), Ok(pattern(1, 10)), "seed {seed}");
     }
 }
+
+#[test]
+fn a_power_cut_at_any_operation_of_a_move_keeps_what_was_flushed() {
+    let base = base();
+    let flushed = pattern(1, 2 * BLOCK);
+    // to another place, to a file of its own
+    for end in [5 * BLOCK, (64 << 10) + BLOCK] {
+        for seed in 0..30 {
+            for operation in 0.. {
+                let disk = base.fork();
+                // what a crash leaves of an operation is chosen by the seed too
+                disk.restart(Loss::Power(seed));
+                let store = open(&disk, "boot-1");
+                store.create(h(1), V1, 2 * BLOCK).expect("create");
+                store.put(h(1), 0, &flushed).expect("write");
+                store.create(h(2), V1, 1).expect("create");
+                store.flush(h(1)).expect("flush");
+                disk.fail(operation, Fault::Crash);
+                let over = store.put(h(1), end - BLOCK, &pattern(2, BLOCK)).is_ok();
+                drop(store);
+                disk.restart(Loss::Power(seed));
+                let store = open(&disk, "boot-2");
+                store.adopt(h(1), V1, V2).expect("adopt");
+                let content = store.get(h(1)).expect("read");
+                let context = format!("up to {end}, operation {operation}, seed {seed}");
+                assert!(content.starts_with(&flushed), "{context}");
+                if over {
+                    assert!(operation > 5, "{context}: not moved");
+                    break;
+                }
+            }
+        }
+    }
+}

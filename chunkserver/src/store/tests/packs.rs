@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::ReplicaState::{Clean, Suspect};
-use crate::store::disk::Room;
+use crate::store::disk::{Disk as _, Room};
 use crate::store::mem::Loss;
 use std::path::Path;
 
@@ -145,6 +145,75 @@ fn an_older_copy_does_not_count_where_a_record_is_damaged() {
 }
 
 #[test]
+fn of_two_records_the_later_counts_and_before_both_a_file() {
+    let (disk, store) = fresh();
+    small(&store, 1);
+    store.mark_clean(&[h(1)]);
+    let (path, first) = pack_of(&disk);
+    small(&store, 2);
+    store.put(h(1), BLOCK, &pattern(2, BLOCK)).expect("moved");
+    store.mark_clean(&[h(1)]);
+    let (_, second) = pack_of(&disk);
+    store.put(h(1), 2 * BLOCK, &pattern(3, 64 << 10)).expect("moved to a file");
+    store.mark_clean(&[h(1)]);
+    let third = store.get(h(1)).expect("read");
+    drop(store);
+    // as if the records had not been erased
+    let with = |records: &[&[u8]]| {
+        let disk = disk.fork();
+        let mut raw = disk.content(&path).expect("pack");
+        for (slot, good) in [(0, records.first()), (4, records.get(1))] {
+            let at = 4096 + slot * 32;
+            if let Some(good) = good {
+                raw[at..at + 32].copy_from_slice(&good[at..at + 32]);
+            }
+        }
+        disk.put(&path, raw);
+        disk
+    };
+    let both = with(&[&first, &second]);
+    let store = open(&both, "boot-1");
+    assert_eq!(store.get(h(1)), Ok(third));
+    delete(&store, 1);
+    drop(store);
+    both.restart(Loss::Power(1));
+    assert_eq!(open(&both, "boot-2").row(h(1)), None, "nothing comes back");
+    let both = with(&[&first, &second]);
+    both.remove(&files_in(&both, "/chunks/")[0]).expect("remove");
+    let store = open(&both, "boot-1");
+    assert_eq!(store.get(h(1)), Ok([pattern(1, BLOCK), pattern(2, BLOCK)].concat()));
+}
+
+#[test]
+fn replicas_of_many_threads_grow_are_flushed_and_deleted_beside_each_other() {
+    let (_, store) = fresh();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..60_u64 {
+                    let n = thread * 1000 + round;
+                    small(store, n);
+                    let more = pattern(round as u8, 1 + (round as u32 * 1777) % (80 << 10));
+                    store.put(h(n), BLOCK, &more).expect("write");
+                    match round % 3 {
+                        0 => store.flush(h(n)).expect("flush"),
+                        1 => drop(store.mark_clean(&[h(n)])),
+                        _ => store.raise(h(n), V1, V1).expect("raise"),
+                    }
+                    assert_eq!(store.get(h(n)), Ok([pattern(n as u8, BLOCK), more].concat()));
+                    if round % 4 != 0 {
+                        delete(store, n);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(store.rows().len(), 4 * 15);
+    assert!(store.rows().iter().all(|row| store.verify(row.handle, V1) == Ok(0)));
+}
+
+#[test]
 fn replicas_that_overlap_are_not_believed() {
     let (disk, store) = fresh();
     (1..4).for_each(|n| small(&store, n));
@@ -215,6 +284,7 @@ fn a_failed_flush_of_a_pack_makes_all_suspect_that_were_not_durable() {
     assert_eq!(store.get(h(3)), Ok(pattern(3, BLOCK)), "that was durable before");
     assert!(store.space()[0].error.contains("flush of /store/packs/00000000 failed"), "{:?}", store.space());
     assert!(store.mark_clean(&[h(1), h(2)]).is_empty());
+    assert!(store.directories[0].packs.flush(0).is_err(), "the disk would say that all is well");
     assert!(store.stop().is_err());
 }
 
@@ -231,6 +301,53 @@ fn a_pack_goes_with_its_last_replica() {
     drop(store);
     open(&disk, "boot-1");
     assert!(files_in(&disk, "/packs/").is_empty(), "nobody fills it any more");
+}
+
+#[test]
+fn a_pack_stays_until_it_is_durable_that_it_has_no_replica() {
+    let (disk, store) = fresh();
+    small(&store, 1);
+    store.mark_clean(&[h(1)]);
+    drop(store);
+    let store = open(&disk, "boot-1");
+    let packs = &store.directories[0].packs;
+    packs.erase(store.index.get(h(1)).and_then(|entry| entry.place).expect("in a pack")).expect("erase");
+    packs.remove_empty();
+    assert_eq!(files_in(&disk, "/packs/").len(), 1, "its record could come back");
+    packs.flush(0).expect("flush");
+    packs.remove_empty();
+    assert!(files_in(&disk, "/packs/").is_empty());
+}
+
+#[test]
+fn room_is_given_back_only_of_what_is_durably_erased() {
+    for seed in 0..20 {
+        let (disk, store) = fresh();
+        (1..3).for_each(|n| small(&store, n));
+        assert_eq!(store.mark_clean(&[h(1), h(2)]).len(), 2);
+        let packs = &store.directories[0].packs;
+        packs.erase(store.index.get(h(1)).and_then(|entry| entry.place).expect("in a pack")).expect("erase");
+        assert!(packs.release());
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        let store = open(&disk, "boot-2");
+        let found = store.get(h(1));
+        assert!(found == Ok(pattern(1, BLOCK)) || found == Err(DataError::NoChunk), "seed {seed}: {found:?}");
+    }
+}
+
+#[test]
+fn what_a_chunk_held_before_it_began_again_does_not_come_back() {
+    for seed in 0..20 {
+        let (disk, store) = fresh();
+        small(&store, 1);
+        store.mark_clean(&[h(1)]);
+        store.create(h(1), V2, LARGE).expect("begins again");
+        assert_eq!(store.delete(&[SyncChunk { handle: h(1), version: V2 }]), [Ok(())]);
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        assert_eq!(open(&disk, "boot-2").row(h(1)), None, "seed {seed}");
+    }
 }
 
 #[test]
