@@ -13,7 +13,7 @@ use crate::node::{Node, Patience, Store};
 use crate::server::{self, BindError, DataServer, Limits, may_block};
 use crate::store::real::RealDisk;
 use crate::store::{StoreConfig, StoreError};
-use crate::workers::{self, Flusher};
+use crate::workers::{self, Compactor, Flusher};
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::ids::ServerUuid;
 use std::io;
@@ -111,7 +111,9 @@ impl Chunkserver {
             }
         });
         let flusher = Arc::new(Flusher(Arc::clone(&node)));
-        let workers = vec![tokio::spawn(workers::run(flusher, stopped))];
+        let compactor = Arc::new(Compactor(Arc::clone(&node)));
+        let workers =
+            vec![tokio::spawn(workers::run(flusher, stopped.clone())), tokio::spawn(workers::run(compactor, stopped))];
         tracing::info!(%address, socket = %config.socket.display(), incarnation = %node.incarnation, "listening");
         Ok(Self { node, address, socket: config.socket, data, stop, link, refusal, workers })
     }

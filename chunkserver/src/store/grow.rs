@@ -1,4 +1,5 @@
-//! Giving a packed replica more room: where it is, in another place, or in a file of its own.
+//! Giving a packed replica more room: where it is, in another place, or in a file of its own; and moving
+//! it, whatever for.
 //!
 //! ```text
 //! new copy written -> flushed -> record or name -> flushed -> old record erased -> flushed
@@ -43,11 +44,7 @@ impl<D: Disk> ChunkStore<D> {
             return self.stretch(open, live, place);
         }
         match directory.take_place(wanted)? {
-            Some(place) => self.move_to_place(open, live, place).inspect_err(|_| {
-                if live.entry.place != Some(place) {
-                    directory.packs.free(place);
-                }
-            }),
+            Some(place) => self.move_to_place(open, live, place),
             None => self.move_to_file(open, live),
         }
     }
@@ -65,7 +62,21 @@ impl<D: Disk> ChunkStore<D> {
         Ok(())
     }
 
-    fn move_to_place(&self, open: &Open<D::File>, live: &mut Live<D::File>, place: Place) -> Result<(), DataError> {
+    /// Moves a replica to units that were taken for it, or frees them.
+    pub(super) fn move_to_place(
+        &self,
+        open: &Open<D::File>,
+        live: &mut Live<D::File>,
+        place: Place,
+    ) -> Result<(), DataError> {
+        let moved = self.move_to(open, live, place);
+        if live.entry.place != Some(place) {
+            self.directory(live.entry).packs.free(place);
+        }
+        moved
+    }
+
+    fn move_to(&self, open: &Open<D::File>, live: &mut Live<D::File>, place: Place) -> Result<(), DataError> {
         let directory = self.directory(live.entry);
         let entry = Entry { place: Some(place), ..live.entry };
         let bytes = directory.packs.slice(place).map_err(|error| self.failed(open, live, &error))?;

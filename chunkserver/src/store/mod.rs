@@ -18,6 +18,7 @@
 
 mod adopt;
 mod api;
+mod compact;
 mod cut;
 mod directory;
 pub mod disk;

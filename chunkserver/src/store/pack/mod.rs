@@ -4,7 +4,7 @@
 //! ```text
 //!               take           extend, erase                  no replica is left
 //!   (made) ---> filling ---> full, or older than this run ---> removed
-//!                  \________ room is short ________^
+//!                  \________ room is short ________^      (the last few are moved away)
 //! ```
 //! Invariants:
 //! - A unit is given out once in the life of a pack. So what a new replica has not written reads as
@@ -39,6 +39,8 @@ pub(super) const PACKS: &str = "packs";
 const NEW: &str = ".new";
 /// A new pack takes at most this part of the room that may be used.
 const SHARE: u64 = 16;
+/// A pack is nearly empty if less than this part of it is used.
+const SPARSE: u64 = 16;
 /// Smaller packs are not made, unless the store is told to make no larger ones.
 const PACK_MIN: u64 = 1 << 20;
 
@@ -259,6 +261,20 @@ impl<D: Disk> Packs<D> {
             }
             !removed
         });
+    }
+
+    /// Packs with so few replicas that these had better be elsewhere, the emptiest first, without the fullest.
+    pub(super) fn sparse(&self) -> Vec<u32> {
+        let members = self.members.lock();
+        let sealed =
+            members.packs.iter().filter(|(number, member)| members.filling != Some(**number) && !member.damaged);
+        let few = |member: &Member<D::File>| {
+            Some(member.used.count()).filter(|used| used * SPARSE <= u64::from(member.pack.geometry.units))
+        };
+        let mut sparse: Vec<_> = sealed.filter_map(|(number, member)| Some((few(member)?, *number))).collect();
+        sparse.sort_unstable();
+        sparse.pop();
+        sparse.into_iter().map(|(_, number)| number).collect()
     }
 
     /// Bytes that could be used for replicas, or given back.

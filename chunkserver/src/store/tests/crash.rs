@@ -1,6 +1,6 @@
 //! The machine stops at every single operation of every script, with every kind of loss.
 
-use super::script::{World, acknowledge, begin, check, scripts};
+use super::script::{Step, World, acknowledge, begin, check, scripts, scripts_in_files, scripts_of_growth};
 use super::*;
 use crate::store::mem::{Fault, Loss};
 
@@ -15,8 +15,22 @@ fn base() -> MemDisk {
 
 #[test]
 fn a_crash_at_any_operation_loses_nothing_that_was_flushed_and_shows_nothing_wrong() {
+    crash_at_any_operation(&scripts());
+}
+
+#[test]
+fn a_crash_at_any_operation_on_files_loses_nothing_that_was_flushed_and_shows_nothing_wrong() {
+    crash_at_any_operation(&scripts_in_files());
+}
+
+#[test]
+fn a_crash_at_any_operation_of_growing_chunks_loses_nothing_that_was_flushed_and_shows_nothing_wrong() {
+    crash_at_any_operation(&scripts_of_growth());
+}
+
+fn crash_at_any_operation(scripts: &[Vec<Step>]) {
     let base = base();
-    for (number, script) in scripts().iter().enumerate() {
+    for (number, script) in scripts.iter().enumerate() {
         let mut operation = 0;
         loop {
             let mut over = false;
@@ -168,7 +182,7 @@ fn a_power_cut_at_any_operation_of_a_move_keeps_what_was_flushed() {
     let flushed = pattern(1, 2 * BLOCK);
     // to another place, to a file of its own
     for end in [5 * BLOCK, (64 << 10) + BLOCK] {
-        for seed in 0..30 {
+        for seed in 0..16 {
             for operation in 0.. {
                 let disk = base.fork();
                 // what a crash leaves of an operation is chosen by the seed too

@@ -1,6 +1,6 @@
 //! Every single operation of every script fails once, with EIO and with ENOSPC.
 
-use super::script::{Step, World, acknowledge, begin, check, scripts};
+use super::script::{Step, World, acknowledge, begin, check, scripts, scripts_in_files, scripts_of_growth};
 use super::*;
 use crate::store::ReplicaState;
 use crate::store::mem::{Fault, Loss};
@@ -40,7 +40,8 @@ fn every_operation_fails(fault: Fault) {
     let (base, store) = fresh();
     store.stop().expect("stop");
     drop(store);
-    for (number, script) in scripts().iter().enumerate() {
+    let scripts = [scripts(), scripts_in_files(), scripts_of_growth()].concat();
+    for (number, script) in scripts.iter().enumerate() {
         for operation in 0.. {
             let disk = base.fork();
             let store = open(&disk, "boot-1");

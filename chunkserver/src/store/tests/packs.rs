@@ -350,6 +350,63 @@ fn what_a_chunk_held_before_it_began_again_does_not_come_back() {
     }
 }
 
+/// Three packs with one clean replica in each, and their store.
+fn three_sparse() -> (MemDisk, ChunkStore<MemDisk>) {
+    let (disk, store) = fresh();
+    (0..48).for_each(|n| small(&store, n));
+    assert_eq!(store.mark_clean(&store.dirty()).len(), 48);
+    (0..48).filter(|n| n % 16 != 7).for_each(|n| delete(&store, n));
+    assert_eq!(files_in(&disk, "/packs/").len(), 3);
+    (disk, store)
+}
+
+#[test]
+fn nearly_empty_packs_become_one() {
+    let (disk, store) = three_sparse();
+    store.put(h(7), 5, b"dirty").expect("write");
+    assert_eq!(store.compact(), 0, "the emptiest has a replica that is in use, the third is being filled");
+    store.mark_clean(&[h(7)]);
+    assert_eq!(store.compact(), 1);
+    assert_eq!(files_in(&disk, "/packs/").len(), 3, "two units of the third were left, so there is a fourth");
+    assert_eq!(store.compact(), 1);
+    assert_eq!(store.compact(), 0);
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "one that is nearly empty, one that is being filled");
+    drop(store);
+    let store = open(&disk, "boot-2");
+    let mut changed = pattern(7, BLOCK);
+    changed[5..10].copy_from_slice(b"dirty");
+    let expect = [changed, pattern(23, BLOCK), pattern(39, BLOCK)];
+    assert_eq!([7, 23, 39].map(|n| store.get(h(n))), expect.map(Ok));
+    assert!(store.rows().iter().all(|row| row.state == Clean) && store.rows().len() == 3);
+}
+
+#[test]
+fn a_power_cut_at_any_operation_of_a_compaction_loses_nothing() {
+    let (base, store) = three_sparse();
+    store.stop().expect("stop");
+    drop(store);
+    for seed in 0..8 {
+        for operation in 0.. {
+            let disk = base.fork();
+            disk.restart(Loss::Power(seed));
+            let store = open(&disk, "boot-2");
+            store.join(CLUSTER, ChunkSize::new(CHUNK).expect("size")).expect("join");
+            disk.fail(operation, crate::store::mem::Fault::Crash);
+            let over = store.compact() == 2;
+            drop(store);
+            disk.restart(Loss::Power(seed));
+            let store = open(&disk, "boot-3");
+            for n in [7, 23, 39] {
+                assert_eq!(store.get(h(n)), Ok(pattern(n as u8, BLOCK)), "{n}, operation {operation}, seed {seed}");
+            }
+            if over {
+                break;
+            }
+            assert!(operation < 100, "it never ends");
+        }
+    }
+}
+
 #[test]
 fn room_in_packs_counts_as_free_and_is_given_back_when_it_is_short() {
     let (disk, store) = fresh();

@@ -244,20 +244,17 @@ fn check_suspect(store: &ChunkStore<MemDisk>, (n, truth): (u64, &Truth), version
     }
 }
 
-/// Scripts that between them have every operation after every kind of state, with chunks in packs and in
-/// files of their own.
-pub(super) fn scripts() -> Vec<Vec<Step>> {
+/// The same with chunks in files of their own.
+pub(super) fn scripts_in_files() -> Vec<Vec<Step>> {
     let in_file = |step: &Step| match step {
         Step::Create(n) => Step::CreateFile(*n),
         other => other.clone(),
     };
-    let packed = operations();
-    let in_files: Vec<Vec<Step>> = packed.iter().map(|script| script.iter().map(in_file).collect()).collect();
-    [packed, in_files, growth()].concat()
+    scripts().iter().map(|script| script.iter().map(in_file).collect()).collect()
 }
 
 /// Packed chunks that grow: where they are, into another place, another pack, a file of their own.
-fn growth() -> Vec<Vec<Step>> {
+pub(super) fn scripts_of_growth() -> Vec<Vec<Step>> {
     use Step::{Clean, Create, Cut, Delete, Import, Put, Raise, Sync};
     let room = 64 << 10;
     vec![
@@ -331,7 +328,8 @@ fn growth() -> Vec<Vec<Step>> {
     ]
 }
 
-fn operations() -> Vec<Vec<Step>> {
+/// Scripts that between them have every operation after every kind of state, with chunks in packs.
+pub(super) fn scripts() -> Vec<Vec<Step>> {
     use Step::{Clean, Create, Cut, Delete, Import, Put, PutTwo, Raise, Stop, Sync};
     vec![
         vec![
