@@ -74,6 +74,8 @@ struct State {
     crashed: bool,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    /// The fault happens again at every later operation.
+    lasting: bool,
     room: Room,
     /// Room can be kept for files.
     allocates: bool,
@@ -111,6 +113,7 @@ impl Default for MemDisk {
             crashed: false,
             operations: 0,
             fault: None,
+            lasting: false,
             room,
             allocates: true,
             mounts: Vec::new(),
@@ -129,6 +132,12 @@ impl MemDisk {
     pub fn fail(&self, number: u64, fault: Fault) {
         let mut state = self.0.lock();
         state.fault = Some((state.operations + number, fault));
+        state.lasting = false;
+    }
+    /// Makes the `number`-th operation from now fail, and all after it until [`MemDisk::heal`].
+    pub fn fail_from(&self, number: u64, fault: Fault) {
+        self.fail(number, fault);
+        self.0.lock().lasting = true;
     }
     /// True once the injected fault has happened.
     pub fn failed(&self) -> bool {
@@ -205,8 +214,10 @@ impl State {
         }
         self.operations += 1;
         match self.fault {
-            Some((at, fault)) if at + 1 == self.operations => {
-                self.fault = None;
+            Some((at, fault)) if at + 1 == self.operations || self.lasting && at < self.operations => {
+                if !self.lasting {
+                    self.fault = None;
+                }
                 self.crashed = fault == Fault::Crash;
                 Ok(Some(fault))
             }

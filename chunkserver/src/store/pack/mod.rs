@@ -207,18 +207,18 @@ impl<D: Disk> Packs<D> {
     }
 
     /// Writes the record of a replica, not durable yet. `old` is the one that is there, put back if that
-    /// fails for want of room.
+    /// fails.
     pub(super) fn write_record(&self, place: Place, record: &Record, old: Option<&Record>) -> io::Result<()> {
         let pack = self.get(place.pack)?;
-        pack.write_record(place.first, record).inspect_err(|_| {
-            // whether it is there or not: the directory is out of service unless the disk was full only
-            let undone = match old {
-                Some(old) => pack.write_record(place.first, old),
-                None => pack.erase_record(place.first),
-            };
-            if let Err(error) = undone {
-                tracing::error!(pack = place.pack, unit = place.first, %error, "a record of a pack is not certain");
-            }
+        let Err(error) = pack.write_record(place.first, record) else { return Ok(()) };
+        let undone = match old {
+            Some(old) => pack.write_record(place.first, old),
+            None => pack.erase_record(place.first),
+        };
+        // never as if the disk were full only: the next start may find either record
+        Err(match undone {
+            Ok(()) => error,
+            Err(worse) => io::Error::other(format!("a record is not certain: {error}, {worse}")),
         })
     }
 
@@ -239,28 +239,33 @@ impl<D: Disk> Packs<D> {
         }
     }
 
-    /// Makes everything durable that was written to this pack before the call, records included.
+    /// Makes everything durable that was written to this pack before the call, records included. Of one that
+    /// was removed meanwhile it is durable that it has no replicas.
     pub(super) fn flush(&self, pack: u32) -> io::Result<()> {
-        self.get(pack)?.flush()
+        self.get(pack).map_or(Ok(()), |pack| pack.flush())
     }
 
     /// Removes packs without replicas, once it is durable that they have none: until then their records
     /// would come back if the removal is lost.
     pub(super) fn remove_empty(&self) {
+        let mut empty = Vec::new();
         let mut members = self.members.lock();
         let filling = members.filling;
-        let empty = |member: &Member<D::File>| {
-            let kept = filling == Some(member.pack.geometry.number) || member.damaged || member.pack.has_erased();
-            !kept && member.used.count() == 0
-        };
         members.packs.retain(|number, member| {
-            let path = self.path(*number);
-            let removed = empty(member) && self.disk.remove(&path).is_ok();
-            if removed {
+            let kept = filling == Some(*number) || member.damaged || member.pack.has_erased();
+            let kept = kept || member.used.count() > 0;
+            if !kept {
                 self.idle.fetch_sub(member.idle * UNIT, Ordering::Relaxed);
+                empty.push(*number);
             }
-            !removed
+            kept
         });
+        drop(members);
+        for path in empty.into_iter().map(|number| self.path(number)) {
+            if let Err(error) = self.disk.remove(&path) {
+                tracing::warn!(file = %path.display(), %error, "a pack without replicas stays until the next start");
+            }
+        }
     }
 
     /// Packs with so few replicas that these had better be elsewhere, the emptiest first, without the fullest.

@@ -145,6 +145,30 @@ fn an_older_copy_does_not_count_where_a_record_is_damaged() {
 }
 
 #[test]
+fn deletions_compaction_and_giving_back_room_go_on_beside_each_other() {
+    let (_, store) = fresh();
+    (0..400).for_each(|n| small(&store, n));
+    store.mark_clean(&store.dirty());
+    let busy = std::sync::atomic::AtomicUsize::new(4);
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (store, busy) = (&store, &busy);
+            scope.spawn(move || {
+                (0..400).filter(|n| n % 4 == thread && n % 25 != 0).for_each(|n| delete(store, n));
+                busy.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        while busy.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+            store.compact();
+            store.directories[0].packs.release();
+        }
+    });
+    while store.compact() > 0 {}
+    assert!((0..400).step_by(25).all(|n| store.get(h(n)) == Ok(pattern(n as u8, BLOCK))));
+    assert_eq!((store.rows().len(), store.space()[0].error.as_str()), (16, ""));
+}
+
+#[test]
 fn of_two_records_the_later_counts_and_before_both_a_file() {
     let (disk, store) = fresh();
     small(&store, 1);
@@ -317,6 +341,20 @@ fn a_pack_stays_until_it_is_durable_that_it_has_no_replica() {
     packs.flush(0).expect("flush");
     packs.remove_empty();
     assert!(files_in(&disk, "/packs/").is_empty());
+    packs.flush(0).expect("somebody who deleted from it at the same time comes later");
+}
+
+#[test]
+fn a_record_that_may_be_either_takes_the_directory_out_of_service() {
+    let (disk, store) = fresh();
+    small(&store, 1);
+    disk.fail(0, crate::store::mem::Fault::Enospc);
+    assert_eq!(store.raise(h(1), V1, V2), Err(DataError::NoSpace), "the old record was put back");
+    assert_eq!(store.row(h(1)).map(|row| row.version), Some(V1));
+    disk.fail_from(0, crate::store::mem::Fault::Enospc);
+    assert_eq!(store.raise(h(1), V1, V2), Err(DataError::Io));
+    disk.heal();
+    assert!(store.space()[0].error.contains("a record is not certain"), "{:?}", store.space());
 }
 
 #[test]
