@@ -198,7 +198,8 @@ impl<D: Disk> Directory<D> {
     pub(super) fn extend_place(&self, place: Place, bytes: u32) -> Result<Option<Place>, DataError> {
         let Some((longer, needs_room)) = self.packs.extend(place, units_for(bytes)) else { return Ok(None) };
         let more = u64::from(longer.units - place.units) * BLOCK as u64;
-        if needs_room { self.take_room(more).map(|()| Some(longer)) } else { Ok(Some(longer)) }
+        let taken = if needs_room { self.take_room(more) } else { Ok(()) };
+        taken.map(|()| Some(longer)).inspect_err(|_| self.packs.free(longer.behind(place)))
     }
 
     /// Writes the record of a packed replica as `entry` says, not durable yet; `old` is what it said before.

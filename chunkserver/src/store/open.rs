@@ -159,7 +159,7 @@ fn make_dir<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
 
 /// A directory without a format file must hold nothing but what an interrupted formatting leaves.
 fn refuse_foreign<D: Disk>(disk: &D, path: &Path) -> Result<(), StoreError> {
-    const LEFT_BEHIND: [&str; 7] = [LOCK, FORMAT_NEW, marks::FILE, marks::FILE_NEW, CHUNKS, PACKS, "lost+found"];
+    const LEFT_BEHIND: [&str; 8] = [LOCK, FORMAT_NEW, marks::FILE, marks::FILE_NEW, CHUNKS, PACKS, SPARE, "lost+found"];
     let listed = disk.list(path).map_err(failing("list", path))?;
     if listed.iter().any(|entry| entry.name == FORMAT) {
         return Ok(());

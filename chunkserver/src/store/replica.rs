@@ -171,7 +171,9 @@ impl<D: Disk> ChunkStore<D> {
             self.take_out(handle, |entry| if entry.version == version { Ok(()) } else { Err(DataError::Version) })?;
         let directory = self.directory(entry);
         directory.remove(handle, entry).inspect_err(|_| {
-            // it is still there, and must not be forgotten
+            // it is still there, and must not be forgotten; if its record cannot be put back, the directory
+            // is out of service
+            let _ = directory.write_record(handle, entry, None).and_then(|()| self.sync_name(handle, entry));
             self.index.insert(handle, entry);
         })?;
         directory.chunks.fetch_sub(1, Ordering::Relaxed);

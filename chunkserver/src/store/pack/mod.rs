@@ -206,8 +206,8 @@ impl<D: Disk> Packs<D> {
         Ok((Pack::new(geometry, file), allocated))
     }
 
-    /// Writes the record of a replica, not durable yet. `old` is the one that is there, put back if that
-    /// fails.
+    /// Writes the record of a replica, not durable yet. `old` is the one that is there, put back durably if
+    /// that fails.
     pub(super) fn write_record(&self, place: Place, record: &Record, old: Option<&Record>) -> io::Result<()> {
         let pack = self.get(place.pack)?;
         let Err(error) = pack.write_record(place.first, record) else { return Ok(()) };
@@ -216,7 +216,7 @@ impl<D: Disk> Packs<D> {
             None => pack.erase_record(place.first),
         };
         // never as if the disk were full only: the next start may find either record
-        Err(match undone {
+        Err(match undone.and_then(|()| pack.flush()) {
             Ok(()) => error,
             Err(worse) => io::Error::other(format!("a record is not certain: {error}, {worse}")),
         })

@@ -345,6 +345,44 @@ fn a_pack_stays_until_it_is_durable_that_it_has_no_replica() {
 }
 
 #[test]
+fn a_chunk_whose_deletion_failed_is_still_there() {
+    for seed in 0..20 {
+        let (disk, store) = fresh();
+        // what a failed operation leaves is chosen by the seed
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        let store = open(&disk, "boot-2");
+        (0..8).for_each(|n| small(&store, n));
+        store.mark_clean(&store.dirty());
+        disk.fail(0, crate::store::mem::Fault::Enospc);
+        assert_eq!(store.delete(&[SyncChunk { handle: h(7), version: V1 }]), [Err(DataError::NoSpace)]);
+        store.stop().expect("stop");
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        assert_eq!(open(&disk, "boot-3").get(h(7)), Ok(pattern(7, BLOCK)), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_chunk_that_could_not_be_called_clean_is_not_taken_for_it() {
+    for seed in 0..20 {
+        let (disk, store) = fresh();
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        let store = open(&disk, "boot-2");
+        // a record in the last slots of a sector: a failed write may well have written all of it
+        (0..8).for_each(|n| small(&store, n));
+        // the flush, then the record
+        disk.fail(1, crate::store::mem::Fault::Enospc);
+        assert!(store.mark_clean(&[h(7)]).is_empty() && disk.failed());
+        store.put(h(7), 0, &pattern(9, BLOCK)).expect("write");
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        assert_eq!(open(&disk, "boot-3").state(h(7)), Some(Suspect), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_record_that_may_be_either_takes_the_directory_out_of_service() {
     let (disk, store) = fresh();
     small(&store, 1);
