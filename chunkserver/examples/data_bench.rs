@@ -2,21 +2,24 @@
 //! own, CPU seconds of both sides. `cargo run --release --example data_bench -- [DIRECTORY [LOAD]]`, LOAD being part of a
 //! load's name.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use gfs_chunkserver::clock::BootClock;
 use gfs_chunkserver::config::{Config, Settings};
 use gfs_chunkserver::net::dial::{DataConnection, Endpoint};
 use gfs_chunkserver::net::frames::Outgoing;
 use gfs_chunkserver::node::{Membership, Patience};
 use gfs_chunkserver::run::{Chunkserver, Seams};
+use gfs_chunkserver::store::ChunkStore;
+use gfs_chunkserver::store::disk::Disk;
 use gfs_proto::checksum::{block_sums, decode_sums, encode_sums, piece_sums};
-use gfs_proto::frame::{Extent, Kind, Read, Write};
+use gfs_proto::frame::{Extent, Kind, Read, SyncChunk, Write};
 use gfs_proto::ids::{
     ChunkHandle, ChunkVersion, ClusterId, Epoch, Incarnation, Sequence, Serial, ServerId, SessionId, Term,
     TruncateGeneration,
 };
 use gfs_proto::layout::ChunkSize;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -27,6 +30,7 @@ const CLUSTER: ClusterId = ClusterId::new([1; 16]);
 const CHUNK: u32 = 64 << 20;
 const VERSION: ChunkVersion = ChunkVersion::new(1);
 const DEADLINE: Duration = Duration::from_secs(60);
+const DELETED_TOGETHER: usize = 512;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -66,11 +70,22 @@ async fn serve(directory: PathBuf) -> Result<()> {
     node.joined(Membership { server: ServerId::new(1), cluster: CLUSTER, chunk_size });
     node.lease.acknowledged(Duration::ZERO, Duration::from_secs(1 << 32));
     writeln!(std::io::stdout(), "{}", server.address())?;
-    // each line asks to end all leases, so that reads are sent from the page cache
     for line in std::io::stdin().lines() {
-        line?;
-        node.grants.expire(Duration::MAX);
+        match line?.split_once(' ') {
+            // reads are sent from the page cache once no lease is left
+            None => drop(node.grants.expire(Duration::MAX)),
+            Some((first, end)) => delete(&node.store, first.parse()?..end.parse()?)?,
+        }
         writeln!(std::io::stdout(), "done")?;
+    }
+    Ok(())
+}
+
+/// Deletes chunks as a master has them deleted: many with one request.
+fn delete<D: Disk>(store: &ChunkStore<D>, handles: Range<u64>) -> Result<()> {
+    let chunks: Vec<_> = handles.map(|raw| SyncChunk { handle: ChunkHandle::new(raw), version: VERSION }).collect();
+    for batch in chunks.chunks(DELETED_TOGETHER) {
+        store.delete(batch).into_iter().collect::<Result<(), _>>()?;
     }
     Ok(())
 }
@@ -97,7 +112,16 @@ impl Server {
     }
 
     fn end_leases(&mut self) -> Result<()> {
-        writeln!(self.process.stdin.as_mut().context("its input")?)?;
+        self.command("")
+    }
+
+    fn delete(&mut self, handles: Range<u64>) -> Result<()> {
+        self.command(&format!("{} {}", handles.start, handles.end))
+    }
+
+    /// Has the server do something, and waits until it is done.
+    fn command(&mut self, line: &str) -> Result<()> {
+        writeln!(self.process.stdin.as_mut().context("its input")?, "{line}")?;
         self.says.read_line(&mut String::new())?;
         Ok(())
     }
@@ -124,9 +148,17 @@ static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
 /// What one client does, over and over.
 #[derive(Clone, Copy, PartialEq)]
 enum Work {
-    Write { sync: bool },
-    Create,
-    Read { by_copy: bool },
+    Write {
+        sync: bool,
+    },
+    Create {
+        sync: bool,
+    },
+    /// Of chunks that were made for it.
+    Delete,
+    Read {
+        by_copy: bool,
+    },
 }
 
 struct Load {
@@ -143,8 +175,24 @@ async fn load(server: &mut Server, only: &str) -> Result<()> {
         Load { name: "write 4 KiB", work: Work::Write { sync: false }, size: small, clients: 1, count: 40_000 },
         Load { name: "write 4 KiB", work: Work::Write { sync: false }, size: small, clients: 16, count: 80_000 },
         Load { name: "write 4 KiB + sync", work: Work::Write { sync: true }, size: small, clients: 1, count: 4_000 },
-        Load { name: "create + 4 KiB", work: Work::Create, size: small, clients: 1, count: 5_000 },
-        Load { name: "create + 4 KiB", work: Work::Create, size: small, clients: 16, count: 10_000 },
+        Load { name: "create + 4 KiB", work: Work::Create { sync: false }, size: small, clients: 1, count: 5_000 },
+        Load { name: "delete 4 KiB", work: Work::Delete, size: small, clients: 1, count: 5_000 },
+        Load { name: "create + 4 KiB", work: Work::Create { sync: false }, size: small, clients: 16, count: 10_000 },
+        Load { name: "delete 4 KiB", work: Work::Delete, size: small, clients: 1, count: 10_000 },
+        Load {
+            name: "create + 4 KiB + sync",
+            work: Work::Create { sync: true },
+            size: small,
+            clients: 1,
+            count: 2_000,
+        },
+        Load {
+            name: "create + 4 KiB + sync",
+            work: Work::Create { sync: true },
+            size: small,
+            clients: 16,
+            count: 4_000,
+        },
         Load { name: "write 1 MiB", work: Work::Write { sync: false }, size: large, clients: 1, count: 1024 },
         Load { name: "write 1 MiB", work: Work::Write { sync: false }, size: large, clients: 4, count: 2048 },
         Load { name: "read 4 KiB", work: Work::Read { by_copy: false }, size: small, clients: 1, count: 40_000 },
@@ -156,12 +204,12 @@ async fn load(server: &mut Server, only: &str) -> Result<()> {
     let mut out = std::io::stdout();
     writeln!(
         out,
-        "load                  socket clients     ops/s   MiB/s   us/op  cpu s/GiB server client  cpu us/op server client"
+        "load                   socket clients     ops/s   MiB/s   us/op  cpu s/GiB server client  cpu us/op server client"
     )?;
     for load in loads.into_iter().filter(|load| load.name.contains(only)) {
         for (name, endpoint) in server.endpoints.clone() {
             let report = run(server, &endpoint, &load).await?;
-            writeln!(out, "{:<21} {name:<6} {:>7} {report}", load.name, load.clients)?;
+            writeln!(out, "{:<22} {name:<6} {:>7} {report}", load.name, load.clients)?;
         }
     }
     Ok(())
@@ -169,6 +217,9 @@ async fn load(server: &mut Server, only: &str) -> Result<()> {
 
 /// Clients on one connection each, one request at a time.
 async fn run(server: &mut Server, endpoint: &Endpoint, load: &Load) -> Result<String> {
+    if load.work == Work::Delete {
+        return run_delete(server, endpoint, load).await;
+    }
     let mut clients = Vec::new();
     for _ in 0..load.clients {
         clients.push(Client::prepare(endpoint, load).await?);
@@ -192,10 +243,27 @@ async fn run(server: &mut Server, endpoint: &Endpoint, load: &Load) -> Result<St
         done??;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let (theirs, ours) = (server.cpu()? - theirs, own_cpu()? - ours);
-    let count = (each * load.clients) as f64;
+    let cpu = (server.cpu()? - theirs, own_cpu()? - ours);
+    Ok(report(load, each * load.clients, seconds, cpu))
+}
+
+/// Chunks are made, which does not count, and deleted.
+async fn run_delete(server: &mut Server, endpoint: &Endpoint, load: &Load) -> Result<String> {
+    let mut client = Client::prepare(endpoint, load).await?;
+    let first = NEXT_HANDLE.load(Ordering::Relaxed);
+    for n in 0..load.count {
+        client.one(Work::Create { sync: false }, load.size, n).await?;
+    }
+    let (theirs, ours, start) = (server.cpu()?, own_cpu()?, Instant::now());
+    server.delete(first..first + load.count as u64)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(report(load, load.count, seconds, (server.cpu()? - theirs, own_cpu()? - ours)))
+}
+
+fn report(load: &Load, count: usize, seconds: f64, (theirs, ours): (f64, f64)) -> String {
+    let count = count as f64;
     let gib = count * f64::from(load.size) / f64::from(1 << 30);
-    Ok(format!(
+    format!(
         "{:>9.0} {:>7.0} {:>7.1} {:>17.2} {:>6.2} {:>17.1} {:>6.1}",
         count / seconds,
         gib * 1024.0 / seconds,
@@ -204,7 +272,7 @@ async fn run(server: &mut Server, endpoint: &Endpoint, load: &Load) -> Result<St
         ours / gib,
         theirs / count * 1e6,
         ours / count * 1e6,
-    ))
+    )
 }
 
 struct Client {
@@ -234,11 +302,12 @@ impl Client {
         let offset = (n as u32).wrapping_mul(7919) % ((16 << 20) / size) * size;
         match work {
             Work::Write { sync } => self.write(offset, size, sync).await,
-            Work::Create => {
+            Work::Create { sync } => {
                 self.handle = ChunkHandle::new(NEXT_HANDLE.fetch_add(1, Ordering::Relaxed));
                 self.serial = 0;
-                self.write(0, size, false).await
+                self.write(0, size, sync).await
             }
+            Work::Delete => bail!("chunks are not deleted through the data port"),
             Work::Read { by_copy } => self.read(offset, size, by_copy).await,
         }
     }

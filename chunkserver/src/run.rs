@@ -13,7 +13,7 @@ use crate::node::{Node, Patience, Store};
 use crate::server::{self, BindError, DataServer, Limits, may_block};
 use crate::store::real::RealDisk;
 use crate::store::{StoreConfig, StoreError};
-use crate::workers::{self, Flusher};
+use crate::workers::{self, Compactor, Flusher};
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::ids::ServerUuid;
 use std::io;
@@ -29,6 +29,8 @@ use tokio::task::JoinHandle;
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Chunk files kept open at most; as many again are left for connections.
 const OPEN_FILES_MAX: usize = 16 << 10;
+/// 8,000 of the smallest chunks: making a pack takes a flush, and one that a few are left in keeps a file open.
+const PACK_BYTES: u64 = 64 << 20;
 /// Chunk files kept open at least, whatever the limit of the process.
 const OPEN_FILES_MIN: usize = 64;
 
@@ -109,7 +111,9 @@ impl Chunkserver {
             }
         });
         let flusher = Arc::new(Flusher(Arc::clone(&node)));
-        let workers = vec![tokio::spawn(workers::run(flusher, stopped))];
+        let compactor = Arc::new(Compactor(Arc::clone(&node)));
+        let workers =
+            vec![tokio::spawn(workers::run(flusher, stopped.clone())), tokio::spawn(workers::run(compactor, stopped))];
         tracing::info!(%address, socket = %config.socket.display(), incarnation = %node.incarnation, "listening");
         Ok(Self { node, address, socket: config.socket, data, stop, link, refusal, workers })
     }
@@ -190,6 +194,7 @@ fn open_store(config: &Config, boot_id: String) -> Result<Store, StartError> {
         boot_id,
         uuid_if_new: ServerUuid::new(uuid),
         open_files_max: open_files_max(),
+        pack_bytes: PACK_BYTES,
     };
     Ok(Store::open(store, RealDisk)?)
 }

@@ -78,6 +78,26 @@ impl Worker for Flusher {
     }
 }
 
+/// Pause between looks at the packs.
+const COMPACT: Duration = Duration::from_secs(10);
+
+/// Empties packs of small chunks in which few are left.
+pub struct Compactor(pub Arc<Node>);
+
+impl Worker for Compactor {
+    fn name(&self) -> &'static str {
+        "compactor"
+    }
+
+    fn step(&self) -> Rest {
+        if self.0.store.compact() > 0 { Rest::For(LOOK) } else { Rest::For(COMPACT) }
+    }
+
+    fn status(&self) -> String {
+        "packs with few chunks are emptied".to_owned()
+    }
+}
+
 fn clean(node: &Node, handles: &[ChunkHandle]) -> usize {
     if handles.is_empty() {
         return 0;

@@ -1,7 +1,7 @@
 //! Comparing replicas with their checksums, and making a suspect one count.
 
-use super::chunk_file::{Comparison, STEP};
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
+use super::image::{Comparison, STEP};
 use super::index::{Live, Open};
 use super::replica::check_version;
 use super::{Adopted, ChunkStore};
@@ -21,7 +21,7 @@ impl<D: Disk> ChunkStore<D> {
                     return Ok(false);
                 }
                 let length = STEP.min(live.length - offset);
-                let compared = self.chunk_file(open)?.compare(offset, length, &mut found);
+                let compared = self.image(open, live)?.compare(offset, length, &mut found);
                 compared.map_err(|error| self.failed(open, live, &error)).map(|()| true)
             })?;
             if !more {
@@ -54,26 +54,26 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Makes header, sums and what lies beyond the length agree with the data, durably.
-    fn repair(&self, open: &Open<D::File>, live: &mut Live) -> Result<u32, DataError> {
+    fn repair(&self, open: &Open<D::File>, live: &mut Live<D::File>) -> Result<u32, DataError> {
         if !self.directory(live.entry).in_service() {
             return Err(DataError::Io);
         }
-        let chunk = self.chunk_file(open)?;
+        let chunk = self.image(open, live)?;
         let mut work = || {
             if live.damaged {
                 live.length = chunk.length_by_size()?;
                 let header = chunk.layout.header(chunk.handle, live.length);
-                chunk.file.write(0, &[&header[..super::layout::FIELDS_LEN]])?;
+                chunk.bytes.write(0, &[&header[..super::layout::FIELDS_LEN]])?;
             } else if !live.header {
                 chunk.write_header(live.length)?;
             }
             let found = chunk.compare_all(live.length)?;
             chunk.resum(&found.bad, live.length)?;
             chunk.clear_beyond(live.length)?;
-            open.file.sync()?;
             Ok(found.bad)
         };
         let bad = work().map_err(|error| self.failed(open, live, &error))?;
+        self.flush_bytes(open.handle, live)?;
         if !bad.is_empty() {
             tracing::warn!(chunk = %open.handle, blocks = ?bad, "blocks of an adopted replica got new checksums");
         }
@@ -84,7 +84,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// The new name first, durably; then the mark is taken away.
-    fn adopt_as(&self, open: &Open<D::File>, live: &mut Live, to: ChunkVersion) -> Result<(), DataError> {
+    fn adopt_as(&self, open: &Open<D::File>, live: &mut Live<D::File>, to: ChunkVersion) -> Result<(), DataError> {
         // until its mark is gone the replica is suspect, whatever its name says
         let directory = self.directory(live.entry);
         if !live.entry.marked {
@@ -95,7 +95,7 @@ impl<D: Disk> ChunkStore<D> {
             entry.version = to;
             entry.unclean_name = false;
         })?;
-        directory.sync_names(open.handle)?;
+        self.sync_name(open.handle, live.entry)?;
         live.name_synced = true;
         directory.marks.clear(open.handle);
         directory.marks.flush()?;

@@ -20,8 +20,11 @@ pub struct StoreConfig {
     pub boot_id: String,
     /// Random; the name of the server if no directory has one yet.
     pub uuid_if_new: ServerUuid,
-    /// Chunk files kept open, at least 64.
+    /// Replicas kept open, at least 64; a pack is open besides.
     pub open_files_max: usize,
+    /// Bytes in a pack of small chunks, a power of two, at most 256 MiB; 0: every chunk has a file of its
+    /// own.
+    pub pack_bytes: u64,
 }
 
 /// What the storage directories say of their server.
@@ -65,7 +68,7 @@ pub struct ReadOut {
 /// may change under the sender.
 #[derive(Debug)]
 pub struct SendPlan<F> {
-    /// The chunk file.
+    /// The file that the chunk is in.
     pub file: Arc<F>,
     /// First byte in the file.
     pub offset: u64,

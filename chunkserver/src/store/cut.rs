@@ -2,8 +2,8 @@
 //! later write can make them readable again.
 
 use super::ChunkStore;
-use super::chunk_file::ChunkFile;
 use super::disk::{Disk, DiskFile};
+use super::image::Image;
 use super::index::{Live, Open};
 use super::layout::{BLOCK, blocks_of};
 use gfs_proto::checksum::{BlockSum, encode_sums};
@@ -24,11 +24,11 @@ impl<D: Disk> ChunkStore<D> {
         if changed || dirty { self.sync(&[SyncChunk { handle, version }]) } else { Ok(()) }
     }
 
-    fn cut_file(&self, open: &Open<D::File>, live: &mut Live, length: u32) -> Result<(), DataError> {
+    fn cut_file(&self, open: &Open<D::File>, live: &mut Live<D::File>, length: u32) -> Result<(), DataError> {
         if !self.directory(live.entry).in_service() {
             return Err(DataError::Io);
         }
-        let chunk = self.chunk_file(open)?;
+        let chunk = self.image(open, live)?;
         let last = last_block(&chunk, live.length, length).map_err(|error| self.failed(open, live, &error))?;
         let last = last.ok_or(DataError::Corrupt)?;
         self.guard(open, live)?;
@@ -46,7 +46,7 @@ impl<D: Disk> ChunkStore<D> {
 }
 
 /// The sum of the block that stays in part (that of a hole if none does); `None` if it is damaged.
-fn last_block<F: DiskFile>(chunk: &ChunkFile<'_, F>, old: u32, new: u32) -> io::Result<Option<BlockSum>> {
+fn last_block<F: DiskFile>(chunk: &Image<F>, old: u32, new: u32) -> io::Result<Option<BlockSum>> {
     let stays = new % BLOCK_SIZE;
     if stays == 0 {
         return Ok(Some(BlockSum::HOLE));
@@ -56,7 +56,7 @@ fn last_block<F: DiskFile>(chunk: &ChunkFile<'_, F>, old: u32, new: u32) -> io::
     Ok(good.then(|| BlockSum::of(&image[..stays as usize])))
 }
 
-fn apply<F: DiskFile>(chunk: &ChunkFile<'_, F>, (old, new): (u32, u32), last: BlockSum) -> io::Result<()> {
+fn apply<F: DiskFile>(chunk: &Image<F>, (old, new): (u32, u32), last: BlockSum) -> io::Result<()> {
     let (kept, before) = (blocks_of(new), blocks_of(old));
     chunk.punch_data(new, old - new)?;
     chunk.clear_sums(kept, before - kept)?;

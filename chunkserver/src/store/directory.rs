@@ -6,14 +6,15 @@
 //! marks        mark journal
 //! failed       there after a failed flush: nothing may be written until a person removes it
 //! chunks/00 .. chunks/ff
-//! spare        files of deleted chunks, to become those of new ones
+//! packs        small replicas, many to a file
 //! ```
 
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::format_file::FormatFile;
-use super::layout::ChunkName;
+use super::index::Entry;
+use super::layout::{BLOCK, ChunkName};
 use super::marks::MarkJournal;
-use super::spares::Spares;
+use super::pack::{PACKS, Packs, Place, Record, units_for};
 use crate::loans::LoanGroup;
 use gfs_proto::control::DirectorySpace;
 use gfs_proto::frame::DataError;
@@ -45,7 +46,7 @@ pub(super) struct Directory<D: Disk> {
     pub marks: MarkJournal<D>,
     pub format: Mutex<FormatFile>,
     pub chunks: AtomicU64,
-    pub spares: Spares<D>,
+    pub packs: Packs<D>,
     /// Of its replicas.
     pub loans: LoanGroup,
     disk: Arc<D>,
@@ -69,7 +70,7 @@ pub(super) struct Parts<D: Disk> {
     pub format: FormatFile,
     pub thresholds: Thresholds,
     pub chunks: u64,
-    pub spares: Spares<D>,
+    pub packs: Packs<D>,
     pub loans: LoanGroup,
 }
 
@@ -80,7 +81,7 @@ impl<D: Disk> Directory<D> {
             marks: parts.marks,
             format: Mutex::new(parts.format),
             chunks: AtomicU64::new(parts.chunks),
-            spares: parts.spares,
+            packs: parts.packs,
             loans: parts.loans,
             disk: parts.disk,
             lock: parts.lock,
@@ -107,6 +108,11 @@ impl<D: Disk> Directory<D> {
         self.subdir(name.handle).join(name.import_name())
     }
 
+    /// The file that a replica is in: its own, or a pack.
+    pub(super) fn file_path(&self, handle: ChunkHandle, entry: Entry) -> PathBuf {
+        entry.place.map_or_else(|| self.chunk_path(entry.name(handle)), |place| self.packs.path(place.pack))
+    }
+
     /// Makes the names of a chunk's subdirectory durable.
     pub(super) fn sync_names(&self, handle: ChunkHandle) -> Result<(), DataError> {
         let dir = self.subdir(handle);
@@ -130,8 +136,17 @@ impl<D: Disk> Directory<D> {
         Ok(())
     }
 
+    /// Makes a pack durable, with its records.
+    pub(super) fn sync_pack(&self, pack: u32) -> Result<(), DataError> {
+        self.packs.flush(pack).map_err(|error| self.flush_failed(&error, &self.packs.path(pack)))
+    }
+
     /// Bytes for chunks as last seen; the placement compares them.
     pub(super) fn free_estimate(&self) -> u64 {
+        self.free_in_file_system().saturating_add(self.packs.idle())
+    }
+
+    fn free_in_file_system(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
     }
 
@@ -157,37 +172,70 @@ impl<D: Disk> Directory<D> {
     /// Asks the file system again before it says no, and gives back what it can: the estimate only shrinks.
     fn has_room(&self, bytes: u64, kept: u64) -> bool {
         let wanted = bytes.saturating_add(kept);
-        let has = || self.free_estimate() >= wanted;
+        let has = || self.free_in_file_system() >= wanted;
         if !has() {
             self.look_at_room();
         }
-        while !has() && self.spares.release() {
+        while !has() && self.packs.release() {
             self.look_at_room();
         }
         has()
     }
 
-    /// The file of a new chunk that will hold about `bytes`, from the spares if one fits.
-    pub(super) fn new_file(&self, name: ChunkName, bytes: u32) -> Result<D::File, DataError> {
-        let path = self.chunk_path(name);
-        let file = match self.spares.take(&path, bytes) {
-            Ok(Some(file)) => Ok(file),
-            Ok(None) => self.disk.open(&path, OpenMode::CreateNew),
-            Err(error) => Err(error),
-        };
-        file.map_err(|error| self.failed(&error, &path))
+    /// Room in a pack for a replica of so many bytes; `None` if it should have a file of its own.
+    pub(super) fn take_place(&self, bytes: u32) -> Result<Option<Place>, DataError> {
+        let units = units_for(bytes);
+        loop {
+            if let Some((place, needs_room)) = self.packs.take(units) {
+                let taken = if needs_room { self.take_room(u64::from(place.units) * BLOCK as u64) } else { Ok(()) };
+                return taken.map(|()| Some(place)).inspect_err(|_| self.packs.free(place));
+            }
+            let usable = self.free_in_file_system().saturating_sub(self.thresholds.watermark);
+            let made = self.packs.make(units, usable);
+            match made.map_err(|error| self.failed(&error, &self.path.join(PACKS)))? {
+                Some(bytes) => self.take_room(bytes)?,
+                None => return Ok(None),
+            }
+        }
     }
 
-    /// Removes the file of a chunk, which may become a spare. `file` is it, if it is open and nobody else
-    /// reads from it.
-    pub(super) fn remove_file(&self, name: ChunkName, file: Option<&D::File>, spare: bool) -> Result<(), DataError> {
-        let path = self.chunk_path(name);
-        // what cannot become a spare is removed as well as it can be
-        if spare && matches!(self.spares.put(&path, file), Ok(true)) {
-            return Ok(());
-        }
-        match self.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(&error, &path)),
+    /// More room for a replica in a pack, where it is; `None` if there is none behind it.
+    pub(super) fn extend_place(&self, place: Place, bytes: u32) -> Result<Option<Place>, DataError> {
+        let Some((longer, needs_room)) = self.packs.extend(place, units_for(bytes)) else { return Ok(None) };
+        let more = u64::from(longer.units - place.units) * BLOCK as u64;
+        let taken = if needs_room { self.take_room(more) } else { Ok(()) };
+        taken.map(|()| Some(longer)).inspect_err(|_| self.packs.free(longer.behind(place)))
+    }
+
+    /// Writes the record of a packed replica as `entry` says, not durable yet; `old` is what it said before.
+    pub(super) fn write_record(&self, handle: ChunkHandle, entry: Entry, old: Option<Entry>) -> Result<(), DataError> {
+        let Some(place) = entry.place else { return Ok(()) };
+        let sequence = self.packs.next_sequence();
+        let record = |entry: Entry, units| {
+            let Entry { version, unclean_name, .. } = entry;
+            Record { handle, version, unclean: unclean_name, units, sequence }
+        };
+        let old = old.and_then(|old| Some(record(old, old.place?.units)));
+        self.packs
+            .write_record(place, &record(entry, place.units), old.as_ref())
+            .map_err(|error| self.failed(&error, &self.packs.path(place.pack)))
+    }
+
+    /// Makes the file of a new chunk.
+    pub(super) fn new_file(&self, path: &Path) -> Result<D::File, DataError> {
+        self.disk.open(path, OpenMode::CreateNew).map_err(|error| self.failed(&error, path))
+    }
+
+    /// Removes a replica: its file, or its record. Not durable yet.
+    pub(super) fn remove(&self, handle: ChunkHandle, entry: Entry) -> Result<(), DataError> {
+        let removed = match entry.place {
+            Some(place) => self.packs.erase(place),
+            None => self.disk.remove(&self.chunk_path(entry.name(handle))),
+        };
+        match removed {
+            Err(error) if entry.place.is_some() || error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed(&error, &self.file_path(handle, entry)))
+            }
             _ => Ok(()),
         }
     }
@@ -212,7 +260,7 @@ impl<D: Disk> Directory<D> {
     /// count it more than once.
     pub(super) fn space(&self, sharers: u64) -> DirectorySpace {
         self.look_at_room();
-        let free = self.free_estimate() / sharers + self.spares.bytes();
+        let free = self.free_in_file_system() / sharers + self.packs.idle();
         DirectorySpace {
             path: self.path.display().to_string(),
             bytes_total: self.total.load(Ordering::Relaxed) / sharers,

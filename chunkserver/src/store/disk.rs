@@ -69,9 +69,11 @@ pub trait DiskFile: Send + Sync + 'static {
     fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
     /// Makes a range read as zeroes, releasing its room; the file keeps its size.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
-    /// Makes the first `length` bytes read as zeroes and keeps their room. No later change of a name
-    /// survives a crash that this does not survive. `Unsupported` where that cannot be done.
-    fn zero(&self, length: u64) -> io::Result<()>;
+    /// Gives a new file its size, all zeroes, and keeps room for it; false where the file system cannot keep
+    /// room.
+    fn allocate(&self, length: u64) -> io::Result<bool>;
+    /// Bytes that the file takes on the disk.
+    fn allocated(&self) -> io::Result<u64>;
     /// Sets the size of the file.
     fn set_len(&self, length: u64) -> io::Result<()>;
     /// Size of the file.

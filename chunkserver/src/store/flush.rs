@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Up to this many files are flushed one by one, beyond it the whole file system is.
+/// Up to this many files are flushed one by one, beyond it the whole file system is. Packs always are
+/// flushed one by one: there are few.
 const FILE_FLUSHES_MAX: usize = 32;
 /// Replicas marked clean together; they stay open meanwhile.
 const CLEAN_BATCH: usize = 1024;
@@ -22,6 +23,14 @@ const CLEAN_BATCH: usize = 1024;
 const STOP_ROUNDS: usize = 3;
 
 type Opened<D> = Arc<Open<<D as Disk>::File>>;
+
+/// A replica with changes that may not be durable.
+struct Unflushed<'o, D: Disk> {
+    open: &'o Opened<D>,
+    /// Changes and entry when it was looked at.
+    writes: u64,
+    entry: Entry,
+}
 
 impl<D: Disk> ChunkStore<D> {
     /// Makes everything written to these chunks before the call durable, with their names.
@@ -62,34 +71,83 @@ impl<D: Disk> ChunkStore<D> {
         }
     }
 
-    /// Flushes the content of files that need it. A file whose flush fails is suspect from then on.
-    pub(super) fn flush_all(&self, files: &[Opened<D>]) -> Result<(), DataError> {
-        let unflushed: Vec<(&Opened<D>, u64, u8)> = files
-            .iter()
-            .filter_map(|open| {
-                let live = open.live.read();
-                (live.writes != live.writes_synced && !live.gone).then_some((open, live.writes, live.entry.dir))
-            })
-            .collect();
-        if unflushed.len() > FILE_FLUSHES_MAX {
-            let all: BTreeSet<u8> = unflushed.iter().map(|(.., dir)| *dir).collect();
+    /// Flushes the content of replicas that need it. One whose flush fails is suspect from then on, and all
+    /// that are dirty in its pack.
+    pub(super) fn flush_all(&self, replicas: &[Opened<D>]) -> Result<(), DataError> {
+        let unflushed = replicas.iter().filter_map(|open| {
+            let live = open.live.read();
+            let (writes, entry) = (live.writes, live.entry);
+            (writes != live.writes_synced && !live.gone).then_some(Unflushed { open, writes, entry })
+        });
+        let (packed, files): (Vec<_>, Vec<_>) = unflushed.partition(|one| one.entry.place.is_some());
+        self.flush_packed(&packed)?;
+        if files.len() > FILE_FLUSHES_MAX {
+            let all: BTreeSet<u8> = files.iter().map(|one| one.entry.dir).collect();
             all.into_iter().try_for_each(|dir| self.directories[usize::from(dir)].sync_all())?;
-            unflushed.iter().for_each(|(open, writes, _)| open.live.write().flushed(*writes));
+            files.iter().for_each(|one| one.open.live.write().flushed(one.writes));
             return Ok(());
         }
-        unflushed.iter().try_for_each(|(open, writes, _)| self.flush_one(open, *writes))
+        files.iter().try_for_each(|one| self.flush_file(one))
     }
 
-    fn flush_one(&self, open: &Open<D::File>, writes: u64) -> Result<(), DataError> {
-        let done = open.file.sync();
-        let mut live = open.live.write();
+    /// Flushes each pack once, records included.
+    fn flush_packed(&self, packed: &[Unflushed<'_, D>]) -> Result<(), DataError> {
+        let packs = packed.iter().filter_map(|one| Some((one.entry.dir, one.entry.place?.pack)));
+        for (dir, pack) in packs.collect::<BTreeSet<_>>() {
+            self.directories[usize::from(dir)].sync_pack(pack).inspect_err(|_| self.poison_pack(dir, pack))?;
+        }
+        for Unflushed { open, writes, entry } in packed {
+            let mut live = open.live.write();
+            live.flushed(*writes);
+            live.name_synced |= live.entry.is_named_as(*entry, open.handle);
+        }
+        Ok(())
+    }
+
+    /// A flush covers all of a pack: what it lost may be anything that was not durable.
+    fn poison_pack(&self, dir: u8, pack: u32) {
+        let is_hit = |entry: Entry| {
+            let here = entry.dir == dir && entry.place.is_some_and(|place| place.pack == pack);
+            here && entry.state == ReplicaState::Dirty
+        };
+        let mut hit = Vec::new();
+        self.index.for_each(|handle, entry, _| {
+            if is_hit(entry) {
+                hit.push(handle)
+            }
+        });
+        for handle in hit {
+            let Ok(open) = self.open_replica(handle) else { continue };
+            let mut live = open.live.write();
+            if !live.gone && is_hit(live.entry) {
+                self.poison(&open, &mut live, "a flush of its pack failed");
+            }
+        }
+    }
+
+    fn flush_file(&self, one: &Unflushed<'_, D>) -> Result<(), DataError> {
+        let bytes = one.open.live.read().bytes.clone();
+        let done = bytes.file.sync();
+        let mut live = one.open.live.write();
         let Err(error) = done else {
-            live.flushed(writes);
+            live.flushed(one.writes);
             return Ok(());
         };
         let directory = self.directory(live.entry);
-        self.poison(open, &mut live, "its flush failed");
-        Err(directory.flush_failed(&error, &directory.chunk_path(live.entry.name(open.handle))))
+        self.poison(one.open, &mut live, "its flush failed");
+        Err(directory.flush_failed(&error, &directory.file_path(one.open.handle, live.entry)))
+    }
+
+    /// Flushes the content of a replica that the caller has exclusively.
+    pub(super) fn flush_bytes(&self, handle: ChunkHandle, live: &Live<D::File>) -> Result<(), DataError> {
+        let directory = self.directory(live.entry);
+        match live.entry.place {
+            Some(place) => directory.sync_pack(place.pack),
+            None => {
+                let done = live.bytes.file.sync();
+                done.map_err(|error| directory.flush_failed(&error, &directory.file_path(handle, live.entry)))
+            }
+        }
     }
 
     /// Flushes replicas and marks them clean, unless a write began after their flush did: those stay
@@ -135,7 +193,7 @@ impl<D: Disk> ChunkStore<D> {
     /// The last step: nothing was written since `begun`, bytes and name are durable.
     fn call_clean(&self, open: &Open<D::File>, begun: u64, named: Entry) -> Option<ChunkHandle> {
         let mut live = open.live.write();
-        let same_name = live.entry.name(open.handle) == named.name(open.handle);
+        let same_name = live.entry.is_named_as(named, open.handle);
         live.name_synced |= same_name;
         if !live.is_flushed(begun) || !same_name {
             return None;
@@ -154,7 +212,7 @@ impl<D: Disk> ChunkStore<D> {
         if live.header || live.gone {
             return Ok(());
         }
-        let written = self.chunk_file(open)?.write_header(0);
+        let written = self.image(open, &live)?.write_header(0);
         written.map_err(|error| self.failed(open, &live, &error))?;
         live.header = true;
         live.writes += 1;
@@ -191,7 +249,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 }
 
-impl Live {
+impl<F> Live<F> {
     /// The first `writes` changes are durable.
     fn flushed(&mut self, writes: u64) {
         self.writes_synced = self.writes_synced.max(writes);

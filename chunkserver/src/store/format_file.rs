@@ -7,8 +7,9 @@ use gfs_proto::ids::{ClusterId, Incarnation, ServerUuid, Term};
 use gfs_proto::layout::ChunkSize;
 use std::fmt::Write as _;
 
-/// Newest format of a storage directory.
-pub(super) const FORMAT: u32 = 1;
+/// Newest format of a storage directory. Those of format 1 have no packs; they become directories of
+/// format 2 when they are opened.
+pub(super) const FORMAT: u32 = 2;
 const MAGIC: &str = "gfs-chunkserver-directory";
 
 /// Content of the file.
@@ -59,7 +60,7 @@ impl FormatFile {
         let version = first.strip_prefix(MAGIC).and_then(|rest| rest.trim().parse().ok());
         match version {
             None | Some(0) => return Err(damaged("the first line is not that of a storage directory")),
-            Some(FORMAT) => {}
+            Some(1..=FORMAT) => {}
             Some(newer) => return Err(FormatError::Newer(newer)),
         }
         let body = text.len() - "crc 00000000\n".len().min(text.len());
@@ -119,10 +120,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_first_format_is_read() {
+        let text = "gfs-chunkserver-directory 1\nserver 09090909090909090909090909090909\nincarnation 3\nterm 4\n\
+            boot a-b-c\nstopped clean\ncrc 00000000\n";
+        let body = &text[..text.len() - 13];
+        let text = format!("{body}crc {:08x}\n", crc32c::crc32c(body.as_bytes()));
+        assert_eq!(FormatFile::decode(text.as_bytes()), Ok(FormatFile { cluster: None, chunk_size: None, ..sample() }));
+    }
+
+    #[test]
     fn newer_damaged_and_cut_files_are_refused() {
         let text = sample().encode();
-        let newer = text.replacen("directory 1", "directory 2", 1);
-        assert_eq!(FormatFile::decode(newer.as_bytes()), Err(FormatError::Newer(2)));
+        let newer = text.replacen("directory 2", "directory 3", 1);
+        assert_eq!(FormatFile::decode(newer.as_bytes()), Err(FormatError::Newer(3)));
         for end in 0..text.len() {
             assert!(FormatFile::decode(&text.as_bytes()[..end]).is_err(), "cut at {end}");
         }

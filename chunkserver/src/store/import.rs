@@ -2,11 +2,12 @@
 //! in place of an older or suspect replica.
 
 use super::ChunkStore;
-use super::chunk_file::ChunkFile;
 use super::disk::{Disk, DiskFile, OpenMode};
+use super::image::Image;
 use super::index::Entry;
 use super::layout::{FIELDS_LEN, HEADER_LEN, Layout, blocks_of, sum_at};
 use super::replica::check_version;
+use super::slice::Slice;
 use gfs_proto::checksum::{BlockSum, block_sums};
 use gfs_proto::control::{ReplicaRow, ReplicaState};
 use gfs_proto::frame::DataError;
@@ -21,7 +22,7 @@ pub struct Importer<'s, D: Disk> {
     store: &'s ChunkStore<D>,
     handle: ChunkHandle,
     entry: Entry,
-    file: D::File,
+    bytes: Slice<D::File>,
     path: PathBuf,
     /// Sums of the blocks so far, at their places.
     sums: Vec<u8>,
@@ -41,7 +42,7 @@ impl<D: Disk> ChunkStore<D> {
             Some(entry) => may_replace(entry, version).map(|()| entry.dir)?,
             None => self.place()?,
         };
-        let entry = Entry { version, dir, unclean_name: false, marked: false, state: ReplicaState::Clean };
+        let entry = Entry { version, dir, place: None, unclean_name: false, marked: false, state: ReplicaState::Clean };
         let directory = self.directory(entry);
         directory.take_room(HEADER_LEN as u64)?;
         let path = directory.import_path(entry.name(handle));
@@ -49,7 +50,7 @@ impl<D: Disk> ChunkStore<D> {
             io::ErrorKind::AlreadyExists => DataError::Busy,
             _ => directory.failed(&error, &path),
         })?;
-        Ok(Importer { store: self, handle, entry, file, path, sums: Vec::new(), renamed: false })
+        Ok(Importer { store: self, handle, entry, bytes: Slice::whole(file), path, sums: Vec::new(), renamed: false })
     }
 }
 
@@ -91,7 +92,7 @@ impl<D: Disk> Importer<'_, D> {
             let (now, later) = rest.split_at((run.len() * BLOCK_SIZE as usize).min(rest.len()));
             if !run[0] {
                 directory.take_room(now.len() as u64)?;
-                let written = self.file.write(Layout::data_at(at), &[now]);
+                let written = self.bytes.write(Layout::data_at(at), &[now]);
                 written.map_err(|error| directory.failed(&error, &self.path))?;
             }
             at += now.len() as u32;
@@ -112,18 +113,18 @@ impl<D: Disk> Importer<'_, D> {
         let directory = store.directory(self.entry);
         let written = self.write_header(layout, chunk_length);
         written.map_err(|error| directory.failed(&error, &self.path))?;
-        self.file.sync().map_err(|error| directory.flush_failed(&error, &self.path))?;
+        self.bytes.file.sync().map_err(|error| directory.flush_failed(&error, &self.path))?;
         self.put_in_place()?;
         let Self { handle, entry, .. } = self;
         Ok(ReplicaRow { handle, version: entry.version, length: chunk_length, state: entry.state })
     }
 
     fn write_header(&self, layout: Layout, length: u32) -> io::Result<()> {
-        let chunk = ChunkFile { file: &self.file, layout, handle: self.handle };
+        let chunk = Image { bytes: self.bytes.clone(), layout, handle: self.handle };
         let header = layout.header(self.handle, length);
-        self.file.write(0, &[&header[..FIELDS_LEN]])?;
+        self.bytes.write(0, &[&header[..FIELDS_LEN]])?;
         // a file reaches to the end of its header, though all sums be those of holes
-        self.file.write(HEADER_LEN as u64 - 1, &[&[0]])?;
+        self.bytes.write(HEADER_LEN as u64 - 1, &[&[0]])?;
         chunk.write_sums(0, &self.sums)
     }
 
@@ -150,21 +151,18 @@ impl<D: Disk> Importer<'_, D> {
         settled.and(entered.map(|_| ()).ok_or(DataError::Busy))
     }
 
-    /// Removes what was replaced, makes the name durable, then takes the mark away.
+    /// Makes the name durable, then removes what was replaced, then takes the mark away.
     fn settle(&self, old: Option<Entry>) -> Result<(), DataError> {
         let (store, handle, entry) = (self.store, self.handle, self.entry);
         let directory = store.directory(entry);
-        match old {
-            None => {
-                directory.chunks.fetch_add(1, Ordering::Relaxed);
-            }
-            Some(old) if old.name(handle) != entry.name(handle) => {
-                let path = directory.chunk_path(old.name(handle));
-                store.disk.remove(&path).map_err(|error| directory.failed(&error, &path))?;
-            }
-            Some(_) => {}
+        if old.is_none() {
+            directory.chunks.fetch_add(1, Ordering::Relaxed);
         }
         directory.sync_names(handle)?;
+        if let Some(old) = old.filter(|old| !old.is_named_as(entry, handle)) {
+            directory.remove(handle, old)?;
+            store.sync_name(handle, old)?;
+        }
         directory.marks.clear(handle);
         directory.marks.flush()
     }

@@ -1,6 +1,6 @@
-//! Which replicas there are, in 16 bytes each, and those that are open.
+//! Which replicas there are, in 24 bytes each, and those that are open.
 //!
-//! The index says what a directory listing and the mark journal say, for every replica; an [`Open`]
+//! The index says what a directory listing, the tables of the packs and the mark journal say, for every replica; an [`Open`]
 //! is there only for replicas in use. Both are kept together in shards, so that "is it there, is it
 //! open" is one question.
 //!
@@ -9,6 +9,8 @@
 
 use super::layout::{ChunkName, VERSION_MAX};
 use super::live_lock::LiveLock;
+use super::pack::Place;
+use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
 use parking_lot::{Mutex, MutexGuard};
@@ -27,15 +29,25 @@ pub(super) struct Entry {
     pub version: ChunkVersion,
     /// Number of its storage directory.
     pub dir: u8,
-    /// Its file name says that it was never clean.
+    /// Where it is in a pack; `None`: it has a file of its own.
+    pub place: Option<Place>,
+    /// Its file name, or its record in the pack, says that it was never clean.
     pub unclean_name: bool,
     /// The mark journal says that it is modified or suspect.
     pub marked: bool,
     pub state: ReplicaState,
 }
 
+/// An entry as it is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Compact {
+    state: u64,
+    /// 0: a file of its own.
+    place: u64,
+}
+
 impl Entry {
-    fn pack(self) -> u64 {
+    fn compact(self) -> Compact {
         let state = match self.state {
             ReplicaState::Clean => 0,
             ReplicaState::Dirty => 1,
@@ -43,14 +55,17 @@ impl Entry {
         };
         debug_assert!(self.version.get() <= VERSION_MAX, "versions are bounded where they enter");
         let flags = u64::from(self.unclean_name) | u64::from(self.marked) << 1 | state << 2;
-        self.version.get() << 16 | flags << 8 | u64::from(self.dir)
+        let state = self.version.get() << 16 | flags << 8 | u64::from(self.dir);
+        Compact { state, place: self.place.map_or(0, Place::to_bits) }
     }
 
-    fn unpack(raw: u64) -> Self {
+    fn expand(compact: Compact) -> Self {
+        let Compact { state: raw, place } = compact;
         let flags = raw >> 8;
         Self {
             version: ChunkVersion::new(raw >> 16),
             dir: raw as u8,
+            place: Place::from_bits(place),
             unclean_name: flags & 1 != 0,
             marked: flags & 2 != 0,
             state: match flags >> 2 & 3 {
@@ -66,6 +81,11 @@ impl Entry {
         ChunkName { handle, version: self.version, unclean: self.unclean_name }
     }
 
+    /// True if both are the same file or place, and are called the same.
+    pub(super) fn is_named_as(self, other: Self, handle: ChunkHandle) -> bool {
+        self.dir == other.dir && self.place == other.place && self.name(handle) == other.name(handle)
+    }
+
     /// True if a power cut leaves no doubt that it was modified.
     pub(super) const fn is_guarded(self) -> bool {
         self.unclean_name || self.marked
@@ -75,15 +95,15 @@ impl Entry {
 /// An open replica.
 pub(super) struct Open<F> {
     pub handle: ChunkHandle,
-    pub file: Arc<F>,
     /// Writers exclude everybody; readers, who want data and sums of one moment, exclude writers.
-    pub live: LiveLock,
+    pub live: LiveLock<F>,
     used: AtomicBool,
 }
 
 /// What changes of an open replica.
-pub(super) struct Live {
+pub(super) struct Live<F> {
     pub entry: Entry,
+    pub bytes: Slice<F>,
     /// Deleted or replaced: whoever still holds it must look again.
     pub gone: bool,
     /// The header is in the file.
@@ -94,13 +114,13 @@ pub(super) struct Live {
     /// Changes of content so far, and how many of them are durable.
     pub writes: u64,
     pub writes_synced: u64,
-    /// The file's present name is durable.
+    /// The present name of its file is durable, or its record in a pack.
     pub name_synced: bool,
 }
 
 impl<F> Open<F> {
-    pub(super) fn new(handle: ChunkHandle, file: F, live: Live) -> Arc<Self> {
-        Arc::new(Self { handle, file: Arc::new(file), live: LiveLock::new(live), used: AtomicBool::new(true) })
+    pub(super) fn new(handle: ChunkHandle, live: Live<F>) -> Arc<Self> {
+        Arc::new(Self { handle, live: LiveLock::new(live), used: AtomicBool::new(true) })
     }
 }
 
@@ -111,7 +131,7 @@ pub(super) struct Index<F> {
 }
 
 struct Shard<F> {
-    entries: HashMap<ChunkHandle, u64>,
+    entries: HashMap<ChunkHandle, Compact>,
     open: HashMap<ChunkHandle, Arc<Open<F>>>,
     /// Clock hand over the open ones.
     order: VecDeque<ChunkHandle>,
@@ -139,13 +159,13 @@ impl<F> Index<F> {
     }
 
     pub(super) fn get(&self, handle: ChunkHandle) -> Option<Entry> {
-        self.shard(handle).entries.get(&handle).map(|raw| Entry::unpack(*raw))
+        self.shard(handle).entries.get(&handle).map(|raw| Entry::expand(*raw))
     }
 
     /// The replica if it is open, and its entry.
     pub(super) fn get_open(&self, handle: ChunkHandle) -> Option<(Seen, Option<Arc<Open<F>>>)> {
         let shard = self.shard(handle);
-        let seen = Seen { entry: Entry::unpack(*shard.entries.get(&handle)?), removals: shard.removals };
+        let seen = Seen { entry: Entry::expand(*shard.entries.get(&handle)?), removals: shard.removals };
         let open = shard.open.get(&handle).cloned();
         if let Some(open) = &open {
             open.used.store(true, Ordering::Relaxed);
@@ -159,14 +179,14 @@ impl<F> Index<F> {
         if shard.entries.contains_key(&handle) {
             return None;
         }
-        shard.entries.insert(handle, entry.pack());
+        shard.entries.insert(handle, entry.compact());
         Some(Seen { entry, removals: shard.removals })
     }
 
     /// Changes the entry of a replica that is there.
     pub(super) fn update(&self, handle: ChunkHandle, entry: Entry) {
         if let Some(raw) = self.shard(handle).entries.get_mut(&handle) {
-            *raw = entry.pack();
+            *raw = entry.compact();
         }
     }
 
@@ -175,13 +195,13 @@ impl<F> Index<F> {
         let mut shard = self.shard(handle);
         shard.open.remove(&handle);
         shard.removals += 1;
-        shard.entries.remove(&handle).map(Entry::unpack)
+        shard.entries.remove(&handle).map(Entry::expand)
     }
 
     /// Removes a replica that is exactly `entry` and not open.
     pub(super) fn remove_closed(&self, handle: ChunkHandle, entry: Entry) -> bool {
         let mut shard = self.shard(handle);
-        let same = shard.entries.get(&handle) == Some(&entry.pack()) && !shard.open.contains_key(&handle);
+        let same = shard.entries.get(&handle) == Some(&entry.compact()) && !shard.open.contains_key(&handle);
         if same {
             shard.entries.remove(&handle);
             shard.removals += 1;
@@ -197,7 +217,7 @@ impl<F> Index<F> {
         if let Some(open) = shard.open.get(&handle) {
             return Some(open.clone());
         }
-        if shard.entries.get(&handle) != Some(&seen.entry.pack()) || shard.removals != seen.removals {
+        if shard.entries.get(&handle) != Some(&seen.entry.compact()) || shard.removals != seen.removals {
             return None;
         }
         shard.open.insert(handle, opened.clone());
@@ -222,7 +242,11 @@ impl<F> Index<F> {
             let Some(open) = shard.open.get(&handle).cloned() else { continue };
             // one is the table's, one is ours: clones are made under the shard's lock only
             let busy = Arc::strong_count(&open) > 2 || open.used.swap(false, Ordering::Relaxed);
-            let flushed = open.live.try_read().is_some_and(|live| live.writes == live.writes_synced);
+            // a pack stays open, and remembers a flush that failed
+            let flushed = open
+                .live
+                .try_read()
+                .is_some_and(|live| live.entry.place.is_some() || live.writes == live.writes_synced);
             if busy || !flushed {
                 shard.order.push_back(handle);
                 if !busy {
@@ -240,7 +264,7 @@ impl<F> Index<F> {
         for shard in &self.shards {
             let shard = shard.lock();
             for (handle, raw) in &shard.entries {
-                visit(*handle, Entry::unpack(*raw), shard.open.get(handle));
+                visit(*handle, Entry::expand(*raw), shard.open.get(handle));
             }
         }
     }
@@ -259,6 +283,7 @@ mod tests {
         Entry {
             version: ChunkVersion::new(version),
             dir: 3,
+            place: None,
             unclean_name: false,
             marked: false,
             state: ReplicaState::Clean,
@@ -268,6 +293,7 @@ mod tests {
     fn open(handle: u64, writes: u64) -> Arc<Open<()>> {
         let live = Live {
             entry: entry(1),
+            bytes: Slice::whole(()),
             gone: false,
             header: true,
             damaged: false,
@@ -276,7 +302,7 @@ mod tests {
             writes_synced: 0,
             name_synced: true,
         };
-        Open::new(ChunkHandle::new(handle), (), live)
+        Open::new(ChunkHandle::new(handle), live)
     }
 
     fn enter(index: &Index<()>, opened: Arc<Open<()>>) -> Vec<Arc<Open<()>>> {
@@ -287,12 +313,13 @@ mod tests {
     }
 
     #[test]
-    fn entries_round_trip_in_eight_bytes() {
+    fn entries_round_trip_in_sixteen_bytes() {
         for state in [ReplicaState::Clean, ReplicaState::Dirty, ReplicaState::Suspect] {
             for bits in 0..4 {
-                let e =
-                    Entry { unclean_name: bits & 1 != 0, marked: bits & 2 != 0, state, dir: 255, ..entry(VERSION_MAX) };
-                assert_eq!(Entry::unpack(e.pack()), e);
+                let place = (bits == 3).then_some(Place { pack: 9, first: 8, units: 7 });
+                let (unclean_name, marked) = (bits & 1 != 0, bits & 2 != 0);
+                let e = Entry { unclean_name, marked, state, dir: 255, place, ..entry(VERSION_MAX) };
+                assert_eq!(Entry::expand(e.compact()), e);
             }
         }
     }

@@ -94,6 +94,14 @@ impl Layout {
         if good { Ok(length) } else { Err(HeaderError::Length) }
     }
 
+    /// Whose header this is, whatever the chunk size; `None` if it is none.
+    pub(super) fn handle_in(raw: &[u8]) -> Option<ChunkHandle> {
+        let fixed = raw.get(..FIXED_LEN).filter(|fixed| fixed[..8] == MAGIC)?;
+        let sealed = raw.get(FIXED_LEN..FIXED_LEN + 4)? == crc32c::crc32c(fixed).to_le_bytes();
+        let handle = fixed[12..20].iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        sealed.then_some(ChunkHandle::new(handle))
+    }
+
     fn fixed(self, handle: ChunkHandle) -> [u8; FIXED_LEN] {
         let mut raw = [0; FIXED_LEN];
         raw[..8].copy_from_slice(&MAGIC);
@@ -153,6 +161,11 @@ impl ChunkName {
     /// Name while it is copied in.
     pub(super) fn import_name(self) -> String {
         format!("{}.{}.import", self.handle, self.version.get())
+    }
+
+    /// Name while it is moved out of a pack.
+    pub(super) fn move_name(self) -> String {
+        format!("{}.{}.move", self.handle, self.version.get())
     }
 
     /// The name in a file name; `None` if it is not exactly as [`ChunkName::file_name`] makes it.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 impl<D: Disk> ChunkStore<D> {
     /// The file of a replica, and where the board says whether it may be read. [`DataError::NotLent`] if it is not
-    /// lent. The caller looks for writes in flight afterwards.
+    /// lent, [`DataError::Busy`] if it has no file of its own now. The caller looks for writes in flight afterwards.
     pub fn lend(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(Arc<D::File>, Tenancy), DataError> {
         if self.stopped.load(Ordering::Acquire) {
             return Err(DataError::NotLent);
@@ -22,10 +22,14 @@ impl<D: Disk> ChunkStore<D> {
                 continue;
             }
             live.check(version)?;
+            let Some(file) = live.bytes.whole_file() else {
+                // with others in a pack; one that grows gets a file of its own
+                return Err(DataError::Busy);
+            };
             let directory = self.directory(live.entry);
             let tenancy = live.lend(handle, &directory.loans).ok_or(DataError::NotLent)?;
             // one that failed meanwhile has revoked the loan, or is seen to have failed
-            return if directory.in_service() { Ok((open.file.clone(), tenancy)) } else { Err(DataError::NotLent) };
+            return if directory.in_service() { Ok((file, tenancy)) } else { Err(DataError::NotLent) };
         }
     }
 

@@ -11,34 +11,34 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::ops::{Deref, DerefMut};
 
 /// What changes of an open replica, and who was lent it.
-pub(super) struct LiveLock(RwLock<Guarded>);
+pub(super) struct LiveLock<F>(RwLock<Guarded<F>>);
 
-struct Guarded {
-    live: Live,
+struct Guarded<F> {
+    live: Live<F>,
     /// Of which version.
     loan: Option<(Loan, ChunkVersion)>,
 }
 
 /// Shared access: nothing changes meanwhile.
-pub(super) struct Shared<'l>(RwLockReadGuard<'l, Guarded>);
+pub(super) struct Shared<'l, F>(RwLockReadGuard<'l, Guarded<F>>);
 
 /// Exclusive access: no client reads the file by a descriptor meanwhile and believes what it read.
-pub(super) struct Exclusive<'l>(RwLockWriteGuard<'l, Guarded>);
+pub(super) struct Exclusive<'l, F>(RwLockWriteGuard<'l, Guarded<F>>);
 
-impl LiveLock {
-    pub(super) fn new(live: Live) -> Self {
+impl<F> LiveLock<F> {
+    pub(super) fn new(live: Live<F>) -> Self {
         Self(RwLock::new(Guarded { live, loan: None }))
     }
 
-    pub(super) fn read(&self) -> Shared<'_> {
+    pub(super) fn read(&self) -> Shared<'_, F> {
         Shared(self.0.read())
     }
 
-    pub(super) fn try_read(&self) -> Option<Shared<'_>> {
+    pub(super) fn try_read(&self) -> Option<Shared<'_, F>> {
         self.0.try_read().map(Shared)
     }
 
-    pub(super) fn write(&self) -> Exclusive<'_> {
+    pub(super) fn write(&self) -> Exclusive<'_, F> {
         let guarded = self.0.write();
         if let Some((loan, _)) = &guarded.loan {
             loan.unsettle();
@@ -47,7 +47,7 @@ impl LiveLock {
     }
 }
 
-impl Exclusive<'_> {
+impl<F> Exclusive<'_, F> {
     /// The loan of the replica, made if there is none.
     pub(super) fn lend(&mut self, handle: ChunkHandle, group: &LoanGroup) -> Option<Tenancy> {
         let guarded = &mut *self.0;
@@ -59,7 +59,7 @@ impl Exclusive<'_> {
     }
 }
 
-impl Drop for Exclusive<'_> {
+impl<F> Drop for Exclusive<'_, F> {
     fn drop(&mut self) {
         let Guarded { live, loan } = &mut *self.0;
         let counts = |version| !live.gone && live.entry.state != ReplicaState::Suspect && live.entry.version == version;
@@ -70,22 +70,22 @@ impl Drop for Exclusive<'_> {
     }
 }
 
-impl Deref for Shared<'_> {
-    type Target = Live;
-    fn deref(&self) -> &Live {
+impl<F> Deref for Shared<'_, F> {
+    type Target = Live<F>;
+    fn deref(&self) -> &Live<F> {
         &self.0.live
     }
 }
 
-impl Deref for Exclusive<'_> {
-    type Target = Live;
-    fn deref(&self) -> &Live {
+impl<F> Deref for Exclusive<'_, F> {
+    type Target = Live<F>;
+    fn deref(&self) -> &Live<F> {
         &self.0.live
     }
 }
 
-impl DerefMut for Exclusive<'_> {
-    fn deref_mut(&mut self) -> &mut Live {
+impl<F> DerefMut for Exclusive<'_, F> {
+    fn deref_mut(&mut self) -> &mut Live<F> {
         &mut self.0.live
     }
 }
@@ -93,16 +93,19 @@ impl DerefMut for Exclusive<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::index::Entry;
+    use super::super::slice::Slice;
     use super::*;
     use crate::loans::Loans;
 
     const HANDLE: ChunkHandle = ChunkHandle::new(1);
 
-    fn live() -> Live {
+    fn live() -> Live<()> {
         let version = ChunkVersion::new(1);
-        let entry = Entry { version, dir: 0, unclean_name: false, marked: false, state: ReplicaState::Clean };
+        let state = ReplicaState::Clean;
+        let entry = Entry { version, dir: 0, unclean_name: false, marked: false, state, place: None };
         Live {
             entry,
+            bytes: Slice::whole(()),
             gone: false,
             header: true,
             damaged: false,
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_an_exclusive_holder_leaves_behind_decides_about_the_loan() {
-        type Act = fn(&mut Live);
+        type Act = fn(&mut Live<()>);
         let acts: [(Act, bool); 5] = [
             (|_| {}, true),
             (|live| live.length = 7, true),

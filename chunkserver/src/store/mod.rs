@@ -1,5 +1,5 @@
-//! The chunk store: replicas as files in one or several storage directories, with block checksums,
-//! versions, dirty marks and crash recovery (GFS paper, 2.4, 5.2). It knows nothing of leases, epochs,
+//! The chunk store: replicas in one or several storage directories, small ones in packs, others in files
+//! of their own, with block checksums, versions, dirty marks and crash recovery (GFS paper, 2.4, 5.2). It knows nothing of leases, epochs,
 //! chains or the network; those who call it decide what may be written and served.
 //!
 //! Invariant: a replica whose state is [`ReplicaState::Clean`] has exactly the bytes that were last
@@ -18,13 +18,15 @@
 
 mod adopt;
 mod api;
-mod chunk_file;
+mod compact;
 mod cut;
 mod directory;
 pub mod disk;
 mod error;
 mod flush;
 mod format_file;
+mod grow;
+mod image;
 mod import;
 mod index;
 mod layout;
@@ -33,11 +35,12 @@ mod live_lock;
 mod marks;
 pub mod mem;
 mod open;
+mod pack;
 mod read;
 pub mod real;
 mod recover;
 mod replica;
-mod spares;
+mod slice;
 mod write;
 mod write_plan;
 
@@ -49,7 +52,6 @@ pub use error::StoreError;
 pub use import::Importer;
 
 use crate::loans::Loans;
-use chunk_file::{ChunkFile, Header};
 use directory::Directory;
 use disk::{Disk, OpenMode};
 use format_file::FormatFile;
@@ -57,10 +59,12 @@ use gfs_proto::control::{DirectorySpace, ReplicaRow, ReplicaState};
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Term};
 use gfs_proto::layout::ChunkSize;
+use image::{Header, Image};
 use index::{Entry, Index, Live, Open, Seen};
 use layout::Layout;
 use marks::Mark;
 use parking_lot::RwLock;
+use slice::Slice;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -155,7 +159,7 @@ impl<D: Disk> ChunkStore<D> {
         dirty
     }
 
-    /// Chunk files open at the moment.
+    /// Replicas open at the moment.
     pub fn open_files(&self) -> usize {
         self.index.open_count()
     }
@@ -184,8 +188,8 @@ impl<D: Disk> ChunkStore<D> {
         self.layout.get().copied().ok_or(DataError::Cluster)
     }
 
-    fn chunk_file<'f>(&self, open: &'f Open<D::File>) -> Result<ChunkFile<'f, D::File>, DataError> {
-        Ok(ChunkFile { file: &open.file, layout: self.layout()?, handle: open.handle })
+    fn image(&self, open: &Open<D::File>, live: &Live<D::File>) -> Result<Image<D::File>, DataError> {
+        Ok(Image { bytes: live.bytes.clone(), layout: self.layout()?, handle: open.handle })
     }
 
     /// The replica, opened if need be.
@@ -204,22 +208,26 @@ impl<D: Disk> ChunkStore<D> {
         Err(DataError::Busy)
     }
 
-    /// Opens a file; `None` if it was renamed meanwhile.
+    /// Opens a replica; `None` if it was renamed or moved meanwhile.
     fn open_file(&self, handle: ChunkHandle, seen: Seen) -> Result<Option<Arc<Open<D::File>>>, DataError> {
         let entry = seen.entry;
         let directory = self.directory(entry);
-        let path = directory.chunk_path(entry.name(handle));
-        let file = match self.disk.open(&path, OpenMode::Existing) {
-            Ok(file) => file,
+        let path = directory.file_path(handle, entry);
+        let opened = match entry.place {
+            Some(place) => directory.packs.slice(place),
+            None => self.disk.open(&path, OpenMode::Existing).map(Slice::whole),
+        };
+        let bytes = match opened {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return if self.index.get(handle) == Some(entry) { Err(DataError::NoChunk) } else { Ok(None) };
             }
             Err(error) => return Err(directory.failed(&error, &path)),
         };
-        let chunk = ChunkFile { file: &file, layout: self.layout()?, handle };
+        let chunk = Image { bytes: bytes.clone(), layout: self.layout()?, handle };
         let header = chunk.header().map_err(|error| directory.failed(&error, &path))?;
-        let live = live_of(entry, header, &path)?;
-        let open = self.index.enter(Open::new(handle, file, live), seen);
+        let live = live_of((entry, bytes), header, &path)?;
+        let open = self.index.enter(Open::new(handle, live), seen);
         self.close_idle(handle);
         Ok(open)
     }
@@ -238,7 +246,7 @@ impl<D: Disk> ChunkStore<D> {
         &self,
         handle: ChunkHandle,
         version: ChunkVersion,
-        act: impl FnOnce(&Open<D::File>, &mut Live) -> Result<T, DataError>,
+        act: impl FnOnce(&Open<D::File>, &mut Live<D::File>) -> Result<T, DataError>,
     ) -> Result<T, DataError> {
         loop {
             let open = self.open_replica(handle)?;
@@ -255,7 +263,7 @@ impl<D: Disk> ChunkStore<D> {
         &self,
         handle: ChunkHandle,
         version: ChunkVersion,
-        act: impl FnOnce(&Open<D::File>, &Live) -> Result<T, DataError>,
+        act: impl FnOnce(&Open<D::File>, &Live<D::File>) -> Result<T, DataError>,
     ) -> Result<T, DataError> {
         loop {
             let open = self.open_replica(handle)?;
@@ -268,13 +276,13 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Changes what the index says of a replica; the caller has it exclusively.
-    fn publish(&self, open: &Open<D::File>, live: &mut Live, change: impl FnOnce(&mut Entry)) {
+    fn publish(&self, open: &Open<D::File>, live: &mut Live<D::File>, change: impl FnOnce(&mut Entry)) {
         change(&mut live.entry);
         self.index.update(open.handle, live.entry);
     }
 
     /// An operation left the replica in a state that nobody asked for: it is not used any more.
-    fn poison(&self, open: &Open<D::File>, live: &mut Live, why: &str) {
+    fn poison(&self, open: &Open<D::File>, live: &mut Live<D::File>, why: &str) {
         tracing::warn!(chunk = %open.handle, version = %live.entry.version, why, "replica is suspect");
         let marks = &self.directory(live.entry).marks;
         marks.mark_later(open.handle, Mark::Suspect);
@@ -286,7 +294,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Makes sure that a power cut leaves no doubt that the replica was modified. Before every change.
-    fn guard(&self, open: &Open<D::File>, live: &mut Live) -> Result<(), DataError> {
+    fn guard(&self, open: &Open<D::File>, live: &mut Live<D::File>) -> Result<(), DataError> {
         if self.stopped.load(Ordering::Acquire) {
             return Err(DataError::Busy);
         }
@@ -306,7 +314,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 }
 
-impl Live {
+impl<F> Live<F> {
     /// Fails unless the replica has this version and may be used.
     fn check(&self, version: ChunkVersion) -> Result<(), DataError> {
         if self.entry.version != version {
@@ -320,10 +328,11 @@ impl Live {
 }
 
 /// What an open replica begins with.
-fn live_of(entry: Entry, header: Header, path: &Path) -> Result<Live, DataError> {
+fn live_of<F>((entry, bytes): (Entry, Slice<F>), header: Header, path: &Path) -> Result<Live<F>, DataError> {
     let clean = entry.state == ReplicaState::Clean;
     let live = |header, length, damaged| Live {
         entry,
+        bytes,
         gone: false,
         header,
         damaged,

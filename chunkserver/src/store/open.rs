@@ -7,8 +7,8 @@ use super::format_file::{self, FormatError, FormatFile};
 use super::index::{DIRECTORIES_MAX, Index};
 use super::layout::{Layout, SUBDIRS};
 use super::marks::{self, MarkJournal};
-use super::recover::{Found, LastRun, recover};
-use super::spares::{SPARE, Spares};
+use super::pack::{PACK_BYTES_MAX, PACKS, Packs};
+use super::recover::{Found, FoundIn, LastRun, recover};
 use super::{ChunkStore, Identity, StoreConfig, StoreError, expect_same};
 use crate::loans::Loans;
 use gfs_proto::control::{DirectorySpace, ReplicaState};
@@ -26,6 +26,9 @@ struct Locked<D: Disk> {
     lock: D::File,
     format: Option<FormatFile>,
 }
+
+/// Folder of a directory of format 1.
+const SPARE: &str = "spare";
 
 /// A directory that is ready for use.
 struct Ready<D: Disk> {
@@ -49,7 +52,7 @@ impl<D: Disk> ChunkStore<D> {
         let index = Index::new(config.open_files_max.max(64));
         let (directories, found): (Vec<_>, Vec<_>) = ready.into_iter().map(|one| (one.directory, one.found)).unzip();
         for (number, found) in found.into_iter().enumerate() {
-            found.into_iter().for_each(|found| enter(&index, &directories, (number as u8, found), &*disk));
+            found.into_iter().for_each(|found| enter(&index, &directories, (number as u8, found)));
         }
         let layout = identity.chunk_size.map_or_else(OnceLock::new, |size| OnceLock::from(Layout::new(size)));
         Ok(Self {
@@ -73,6 +76,8 @@ fn check_config(config: &StoreConfig) -> Result<(), StoreError> {
         Err(StoreError::Config("there are more than 256 storage directories"))
     } else if distinct.len() != config.directories.len() {
         Err(StoreError::Config("a storage directory is named twice"))
+    } else if config.pack_bytes != 0 && !(config.pack_bytes.is_power_of_two() && config.pack_bytes <= PACK_BYTES_MAX) {
+        Err(StoreError::Config("pack_bytes is no power of two, or too large"))
     } else if config.watermark_bytes < config.reserve_bytes {
         Err(StoreError::Config("watermark_bytes is below reserve_bytes"))
     } else if config.boot_id.is_empty() || config.boot_id.contains(char::is_whitespace) {
@@ -157,7 +162,7 @@ fn make_dir<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
 
 /// A directory without a format file must hold nothing but what an interrupted formatting leaves.
 fn refuse_foreign<D: Disk>(disk: &D, path: &Path) -> Result<(), StoreError> {
-    const LEFT_BEHIND: [&str; 7] = [LOCK, FORMAT_NEW, marks::FILE, marks::FILE_NEW, CHUNKS, SPARE, "lost+found"];
+    const LEFT_BEHIND: [&str; 8] = [LOCK, FORMAT_NEW, marks::FILE, marks::FILE_NEW, CHUNKS, PACKS, SPARE, "lost+found"];
     let listed = disk.list(path).map_err(failing("list", path))?;
     if listed.iter().any(|entry| entry.name == FORMAT) {
         return Ok(());
@@ -228,8 +233,11 @@ fn bring_up<D: Disk>(
     make_subdirs(&**disk, &path).map_err(failing("make the subdirectories of", &path))?;
     let note = read_file(&**disk, &path.join(FAILED)).map_err(failing("read", &path))?;
     let last_run = LastRun::of(format.as_ref(), &config.boot_id, note.is_some());
-    let spares = Spares::open(disk.clone(), &path, last_run).map_err(failing("read the spare files of", &path))?;
-    let recovered = recover(&**disk, &path, last_run, identity.chunk_size).map_err(failing("recover", &path))?;
+    empty_spare(&**disk, &path).map_err(failing("remove the spare files of", &path))?;
+    let (packs, scanned) =
+        Packs::open(disk.clone(), &path, config.pack_bytes).map_err(failing("read the packs of", &path))?;
+    let found_in = FoundIn { disk: &**disk, path: &path, packs: &packs };
+    let recovered = recover(&found_in, scanned, last_run, identity.chunk_size).map_err(failing("recover", &path))?;
     if let (None, Some(found)) = (&format, recovered.found.first()) {
         let found = format!("{CHUNKS}/../{}", found.entry.name(found.handle).file_name());
         return Err(StoreError::Foreign { path, found });
@@ -252,7 +260,7 @@ fn bring_up<D: Disk>(
     let chunks = recovered.found.len() as u64;
     let loans = loans.group();
     let disk = disk.clone();
-    let directory = Directory::new(Parts { disk, path, lock, marks, format, thresholds, chunks, spares, loans });
+    let directory = Directory::new(Parts { disk, path, lock, marks, format, thresholds, chunks, packs, loans });
     if let Some(note) = note {
         let flag = directory.path.join(FAILED);
         let note = String::from_utf8_lossy(&note).into_owned();
@@ -261,10 +269,19 @@ fn bring_up<D: Disk>(
     Ok(Ready { directory, found: recovered.found })
 }
 
+/// Directories of format 1 had a folder of files for chunks to come.
+fn empty_spare<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
+    let spare = path.join(SPARE);
+    match disk.list(&spare) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        listed => listed?.iter().try_for_each(|entry| disk.remove(&spare.join(&entry.name))),
+    }
+}
+
 fn make_subdirs<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
     let chunks = path.join(CHUNKS);
     make_dir(disk, &chunks)?;
-    make_dir(disk, &path.join(SPARE))?;
+    make_dir(disk, &path.join(PACKS))?;
     let there = disk.list(&chunks)?;
     let missing: Vec<PathBuf> = (0..SUBDIRS)
         .map(|number| subdir(path, number))
@@ -276,7 +293,7 @@ fn make_subdirs<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
 
 /// Adds a replica to the index. Of one that is in two directories the higher version counts; of two of
 /// the same version, which nothing here makes, neither is believed.
-fn enter<D: Disk>(index: &Index<D::File>, directories: &[Directory<D>], (dir, found): (u8, Found), disk: &D) {
+fn enter<D: Disk>(index: &Index<D::File>, directories: &[Directory<D>], (dir, found): (u8, Found)) {
     let Found { handle, mut entry } = found;
     entry.dir = dir;
     let Some(other) = index.get(handle) else {
@@ -288,9 +305,9 @@ fn enter<D: Disk>(index: &Index<D::File>, directories: &[Directory<D>], (dir, fo
     let state = if doubtful { ReplicaState::Suspect } else { keep.state };
     index.update(handle, super::index::Entry { state, ..keep });
     let directory = &directories[usize::from(drop.dir)];
-    let path = directory.chunk_path(drop.name(handle));
-    tracing::warn!(file = %path.display(), "removed: another storage directory has this chunk too");
-    if let Err(error) = disk.remove(&path) {
-        directory.failed(&error, &path);
-    }
+    let path = directory.file_path(handle, drop);
+    tracing::warn!(chunk = %handle, file = %path.display(), "removed: another storage directory has this chunk too");
+    // if that fails the directory is out of service, and the next start sees both again
+    let removed = directory.remove(handle, drop);
+    let _ = removed.and_then(|()| drop.place.map_or(Ok(()), |place| directory.sync_pack(place.pack)));
 }

@@ -1,8 +1,8 @@
 //! Reading: bytes with the sums that were stored for them, of one moment. They are not compared here:
 //! the reading client does that.
 
-use super::chunk_file::ChunkFile;
 use super::disk::{Disk, DiskFile};
+use super::image::Image;
 use super::index::{Live, Open};
 use super::layout::{Layout, blocks_of};
 use super::{ChunkStore, ReadOut, SendPlan};
@@ -23,7 +23,7 @@ impl<D: Disk> ChunkStore<D> {
     ) -> Result<ReadOut, DataError> {
         self.with_shared(handle, version, |open, live| {
             let data_len = clip(range, live.length)?;
-            let chunk = self.chunk_file(open)?;
+            let chunk = self.image(open, live)?;
             let sums = self.sums(&chunk, live, (range.offset, data_len))?;
             chunk.read_data(range.offset, data_len, out).map_err(|error| self.failed(open, live, &error))?;
             Ok(ReadOut { sums, chunk_length: live.length, data_len })
@@ -44,7 +44,7 @@ impl<D: Disk> ChunkStore<D> {
             let start = out.len();
             let mut sums = Vec::new();
             let found = self
-                .chunk_file(open)
+                .image(open, live)
                 .map(|chunk| read_all_cached(&chunk, (range.offset, data_len), out, &mut sums))?
                 .map_err(|error| self.failed(open, live, &error));
             if !matches!(found, Ok(true)) {
@@ -63,9 +63,9 @@ impl<D: Disk> ChunkStore<D> {
     ) -> Result<SendPlan<D::File>, DataError> {
         self.with_shared(handle, version, |open, live| {
             let length = clip(range, live.length)?;
-            let sums = self.sums(&self.chunk_file(open)?, live, (range.offset, length))?;
-            let offset = Layout::data_at(range.offset);
-            Ok(SendPlan { file: open.file.clone(), offset, length, sums, chunk_length: live.length })
+            let sums = self.sums(&self.image(open, live)?, live, (range.offset, length))?;
+            let offset = live.bytes.at(Layout::data_at(range.offset));
+            Ok(SendPlan { file: live.bytes.file.clone(), offset, length, sums, chunk_length: live.length })
         })
     }
 
@@ -84,8 +84,8 @@ impl<D: Disk> ChunkStore<D> {
 
     fn sums(
         &self,
-        chunk: &ChunkFile<'_, D::File>,
-        live: &Live,
+        chunk: &Image<D::File>,
+        live: &Live<D::File>,
         (offset, length): (u32, u32),
     ) -> Result<Vec<u8>, DataError> {
         let count = blocks_of(length);
@@ -93,14 +93,14 @@ impl<D: Disk> ChunkStore<D> {
         let directory = self.directory(live.entry);
         chunk
             .read_sums(offset / BLOCK_SIZE, count, &mut sums)
-            .map_err(|error| directory.failed(&error, &directory.chunk_path(live.entry.name(chunk.handle))))?;
+            .map_err(|error| directory.failed(&error, &directory.file_path(chunk.handle, live.entry)))?;
         Ok(sums)
     }
 
     /// Judges an error of an operation on a replica.
-    pub(super) fn failed(&self, open: &Open<D::File>, live: &Live, error: &io::Error) -> DataError {
+    pub(super) fn failed(&self, open: &Open<D::File>, live: &Live<D::File>, error: &io::Error) -> DataError {
         let directory = self.directory(live.entry);
-        directory.failed(error, &directory.chunk_path(live.entry.name(open.handle)))
+        directory.failed(error, &directory.file_path(open.handle, live.entry))
     }
 }
 
@@ -114,19 +114,19 @@ fn clip(range: Extent, chunk_length: u32) -> Result<u32, DataError> {
 }
 
 fn read_all_cached<F: DiskFile>(
-    chunk: &ChunkFile<'_, F>,
+    chunk: &Image<F>,
     (offset, length): (u32, u32),
     out: &mut Vec<u8>,
     sums: &mut Vec<u8>,
 ) -> io::Result<bool> {
     let end = out.len() + length as usize;
-    if !chunk.file.read_cached(Layout::data_at(offset), length as usize, out)? {
+    if !chunk.bytes.read_cached(Layout::data_at(offset), length as usize, out)? {
         return Ok(false);
     }
     out.resize(end, 0);
     for span in chunk.layout.sum_spans(offset / BLOCK_SIZE, blocks_of(length)) {
         let end = sums.len() + span.bytes();
-        if !chunk.file.read_cached(span.at, span.bytes(), sums)? {
+        if !chunk.bytes.read_cached(span.at, span.bytes(), sums)? {
             return Ok(false);
         }
         sums.resize(end, 0);

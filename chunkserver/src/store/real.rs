@@ -158,12 +158,17 @@ impl DiskFile for RealFile {
         }
     }
 
-    fn zero(&self, length: u64) -> io::Result<()> {
-        if length == 0 {
-            return Ok(());
+    fn allocate(&self, length: u64) -> io::Result<bool> {
+        match retry(|| rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, length)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.set_len(length).map(|()| false),
+            done => Ok(done.map(|()| true)?),
         }
-        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        Ok(retry(|| rustix::fs::fallocate(&self.0, flags, 0, length))?)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        /// Of `st_blocks`, whatever the file system's own blocks are.
+        const STAT_BLOCK: u64 = 512;
+        Ok(retry(|| rustix::fs::fstat(&self.0))?.st_blocks as u64 * STAT_BLOCK)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

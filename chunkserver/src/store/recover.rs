@@ -11,14 +11,16 @@
 //! A replica that was ever called suspect stays it until it is adopted or replaced: suspect marks are
 //! written before the new run is.
 
-use super::chunk_file::{ChunkFile, Header};
 use super::directory::subdir;
 use super::disk::{Disk, OpenMode};
 use super::format_file::FormatFile;
+use super::image::{Header, Image};
 use super::index::Entry;
 use super::layout::{ChunkName, Layout, SUBDIRS};
 use super::marks::{self, Mark, Marks, Replayed};
 use super::open::read_file;
+use super::pack::{Packs, Place, Record, Scanned};
+use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::ChunkHandle;
 use gfs_proto::layout::ChunkSize;
@@ -57,6 +59,13 @@ pub(super) struct Found {
     pub entry: Entry,
 }
 
+/// Where replicas are looked for.
+pub(super) struct FoundIn<'a, D: Disk> {
+    pub disk: &'a D,
+    pub path: &'a Path,
+    pub packs: &'a Packs<D>,
+}
+
 /// What was found in a directory.
 pub(super) struct Recovery {
     pub found: Vec<Found>,
@@ -66,12 +75,14 @@ pub(super) struct Recovery {
 
 /// Reads names and marks, removes what interrupted operations left, decides what is suspect.
 pub(super) fn recover<D: Disk>(
-    disk: &D,
-    path: &Path,
+    found_in: &FoundIn<'_, D>,
+    scanned: Scanned,
     last_run: LastRun,
     chunk_size: Option<ChunkSize>,
 ) -> io::Result<Recovery> {
-    let names = list(disk, path)?;
+    let FoundIn { disk, path, .. } = *found_in;
+    let damaged = scanned.damaged;
+    let candidates = choose(found_in, list(disk, path)?, scanned.replicas)?;
     let replayed = match read_file(disk, &path.join(marks::FILE))? {
         Some(raw) => marks::replay(&raw),
         None => Replayed { damaged: last_run != LastRun::None, ..Replayed::default() },
@@ -79,11 +90,21 @@ pub(super) fn recover<D: Disk>(
     if replayed.damaged && last_run != LastRun::None {
         tracing::error!(directory = %path.display(), "the mark journal is damaged: every replica is suspect");
     }
-    let mut found: Vec<Found> = names.into_iter().map(|name| first_sight(name, &replayed, last_run)).collect();
+    let first_sight = |candidate: Candidate| {
+        let Candidate { name, place, .. } = candidate;
+        let mut found = first_sight(name, &replayed, last_run);
+        found.entry.place = place;
+        if damaged.contains(&found.handle) {
+            tracing::error!(chunk = %found.handle, "suspect: another record of it is damaged");
+            found.entry.state = ReplicaState::Suspect;
+        }
+        found
+    };
+    let mut found: Vec<Found> = candidates.into_iter().map(first_sight).collect();
     if last_run == LastRun::ProcessDied
         && let Some(chunk_size) = chunk_size
     {
-        compare_dirty(disk, path, &mut found, Layout::new(chunk_size));
+        compare_dirty(found_in, &mut found, Layout::new(chunk_size));
     }
     let mark_of = |found: &Found| match found.entry.state {
         ReplicaState::Suspect => Some(Mark::Suspect),
@@ -108,53 +129,83 @@ fn first_sight(name: ChunkName, replayed: &Replayed, last_run: LastRun) -> Found
         // a clean stop leaves nothing modified
         LastRun::None | LastRun::Stopped | LastRun::PowerLost => ReplicaState::Suspect,
     };
-    let entry = Entry { version: name.version, dir: 0, unclean_name: name.unclean, marked: false, state };
+    let entry = Entry { version: name.version, dir: 0, place: None, unclean_name: name.unclean, marked: false, state };
     Found { handle: name.handle, entry }
 }
 
-/// Names of chunk files, one for each handle. Opens no file.
+/// Names of chunk files. Opens none.
 fn list<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<ChunkName>> {
     let mut names = Vec::new();
     for number in 0..SUBDIRS {
         let dir = subdir(path, number);
-        let mut here = Vec::new();
         for listed in disk.list(&dir)? {
             let name = listed.name.to_string_lossy();
             match ChunkName::parse(&name).filter(|read| ChunkName::subdir(read.handle) == number) {
-                Some(name) => here.push(name),
-                None if name.ends_with(".import") => disk.remove(&dir.join(&listed.name))?,
+                Some(name) => names.push(name),
+                None if name.ends_with(".import") || name.ends_with(".move") => disk.remove(&dir.join(&listed.name))?,
                 None => tracing::warn!(file = %dir.join(&listed.name).display(), "not a chunk file; ignored"),
             }
         }
-        // the higher version counts, of one version the name that promises less
-        here.sort_unstable();
-        for pair in here.windows(2).filter(|pair| pair[0].handle == pair[1].handle) {
-            disk.remove(&dir.join(pair[0].file_name()))?;
-        }
-        here.dedup_by(|later, earlier| {
-            let same = later.handle == earlier.handle;
-            if same {
-                *earlier = *later;
-            }
-            same
-        });
-        names.append(&mut here);
     }
     Ok(names)
 }
 
+/// One of perhaps several that a crash has left of a replica. Ordered by handle and, of one handle, by what
+/// counts: the higher version; of one version that which promises less; a file before a place in a pack, from
+/// which it was moved; of two places the one that was written later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Candidate {
+    name: ChunkName,
+    place: Option<Place>,
+    sequence: u64,
+}
+
+impl Candidate {
+    fn rank(&self) -> impl Ord + use<> {
+        let ChunkName { handle, version, unclean } = self.name;
+        let is_file = self.place.is_none();
+        (handle, version, unclean, is_file, self.sequence)
+    }
+}
+
+/// One candidate for each handle. The others are removed, those in packs durably: they must not come back
+/// when the one that counts is deleted.
+fn choose<D: Disk>(
+    found_in: &FoundIn<'_, D>,
+    names: Vec<ChunkName>,
+    packed: Vec<(Place, Record)>,
+) -> io::Result<Vec<Candidate>> {
+    let FoundIn { disk, path, packs } = found_in;
+    let of_record = |(place, record): (Place, Record)| {
+        let Record { handle, version, unclean, sequence, .. } = record;
+        Candidate { name: ChunkName { handle, version, unclean }, place: Some(place), sequence }
+    };
+    let files = names.into_iter().map(|name| Candidate { name, place: None, sequence: 0 });
+    let mut all: Vec<Candidate> = packed.into_iter().map(of_record).chain(files).collect();
+    all.sort_unstable_by_key(Candidate::rank);
+    for pair in all.windows(2).filter(|pair| pair[0].name.handle == pair[1].name.handle) {
+        let Candidate { name, place, .. } = pair[0];
+        match place {
+            Some(place) => packs.erase(place).and_then(|()| packs.flush(place.pack))?,
+            None => disk.remove(&subdir(path, ChunkName::subdir(name.handle)).join(name.file_name()))?,
+        }
+    }
+    all.reverse();
+    all.dedup_by_key(|candidate| candidate.name.handle);
+    packs.remove_empty();
+    Ok(all)
+}
+
 /// Makes those suspect whose content does not match their checksums.
-fn compare_dirty<D: Disk>(disk: &D, path: &Path, found: &mut [Found], layout: Layout) {
+fn compare_dirty<D: Disk>(found_in: &FoundIn<'_, D>, found: &mut [Found], layout: Layout) {
     let mut dirty: Vec<&mut Found> = found.iter_mut().filter(|f| f.entry.state == ReplicaState::Dirty).collect();
     let share = dirty.len().div_ceil(COMPARERS).max(1);
     std::thread::scope(|scope| {
         for part in dirty.chunks_mut(share) {
             scope.spawn(move || {
                 for found in part {
-                    let file =
-                        subdir(path, ChunkName::subdir(found.handle)).join(found.entry.name(found.handle).file_name());
-                    if !is_whole(disk, &file, found.handle, layout).unwrap_or(false) {
-                        tracing::warn!(file = %file.display(), "an unfinished write: the replica is suspect");
+                    if !is_whole(found_in, found, layout).unwrap_or(false) {
+                        tracing::warn!(chunk = %found.handle, "an unfinished write: the replica is suspect");
                         found.entry.state = ReplicaState::Suspect;
                     }
                 }
@@ -164,11 +215,19 @@ fn compare_dirty<D: Disk>(disk: &D, path: &Path, found: &mut [Found], layout: La
 }
 
 /// True if header and blocks match; what an unfinished write left beyond the length is removed.
-fn is_whole<D: Disk>(disk: &D, path: &Path, handle: ChunkHandle, layout: Layout) -> io::Result<bool> {
-    let file = disk.open(path, OpenMode::Existing)?;
-    let chunk = ChunkFile { file: &file, layout, handle };
+fn is_whole<D: Disk>(found_in: &FoundIn<'_, D>, found: &Found, layout: Layout) -> io::Result<bool> {
+    let FoundIn { disk, path, packs } = found_in;
+    let Found { handle, entry } = *found;
+    let bytes = match entry.place {
+        Some(place) => packs.slice(place)?,
+        None => {
+            let file = subdir(path, ChunkName::subdir(handle)).join(entry.name(handle).file_name());
+            Slice::whole(disk.open(&file, OpenMode::Existing)?)
+        }
+    };
+    let chunk = Image { bytes, layout, handle };
     let length = match chunk.header()? {
-        Header::None if path.extension().is_some_and(|suffix| suffix == "d") => 0,
+        Header::None if entry.unclean_name => 0,
         Header::None => return Ok(false),
         Header::Length(length) => length,
         Header::Bad(_) => return Ok(false),

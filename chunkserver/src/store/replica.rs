@@ -4,6 +4,8 @@ use super::ChunkStore;
 use super::disk::Disk;
 use super::index::{Entry, Live, Open, Seen};
 use super::layout::{HEADER_LEN, VERSION_MAX};
+use super::pack::PACKED_MAX;
+use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::frame::{DataError, SyncChunk};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
@@ -15,8 +17,8 @@ use std::sync::atomic::Ordering;
 const DIRECTORY_FLUSHES_MAX: usize = 16;
 
 impl<D: Disk> ChunkStore<D> {
-    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush. Takes the place of
-    /// one of a lower version: a chunk begins again only where nothing that it held counts. `bytes`: it
+    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush unless it takes
+    /// the place of one of a lower version: a chunk begins again only where nothing that it held counts. `bytes`: it
     /// will hold about as many.
     /// [`DataError::Epoch`] if the chunk has a replica of this version or a higher one here already.
     pub fn create(&self, handle: ChunkHandle, version: ChunkVersion, bytes: u32) -> Result<(), DataError> {
@@ -25,23 +27,31 @@ impl<D: Disk> ChunkStore<D> {
         if self.stopped.load(Ordering::Acquire) {
             return Err(DataError::Busy);
         }
+        if self.index.get(handle).is_some_and(|present| present.version >= version) {
+            return Err(DataError::Epoch);
+        }
         let dir = self.place()?;
-        // A crash may bring the old file back beside the new one: the higher version counts then.
+        // Gone for good first, or it would come back when the new one is deleted.
         let old = self.index.get(handle).filter(|old| old.version < version);
         if let Some(old) = old {
-            self.unlink(SyncChunk { handle, version: old.version }).map_err(|_| DataError::Epoch)?;
+            let removed = self.unlink(SyncChunk { handle, version: old.version }).map_err(|_| DataError::Epoch)?;
+            self.sync_name(handle, removed)?;
         }
         let marked = old.is_some_and(|old| old.marked);
-        let entry = Entry { version, dir, unclean_name: true, marked, state: ReplicaState::Dirty };
-        self.directory(entry).take_room(HEADER_LEN as u64)?;
-        let seen = self.index.insert(handle, entry).ok_or(DataError::Epoch)?;
-        let directory = self.directory(entry);
-        let file = directory.new_file(entry.name(handle), bytes).inspect_err(|_| {
+        let directory = &self.directories[usize::from(dir)];
+        let place = if bytes <= PACKED_MAX { directory.take_place(bytes)? } else { None };
+        let entry = Entry { version, dir, place, unclean_name: true, marked, state: ReplicaState::Dirty };
+        let free = || place.into_iter().for_each(|place| directory.packs.free(place));
+        directory.take_room(if place.is_some() { 0 } else { HEADER_LEN as u64 }).inspect_err(|_| free())?;
+        let seen = self.index.insert(handle, entry).ok_or(DataError::Epoch).inspect_err(|_| free())?;
+        let bytes = self.new_image(handle, entry).inspect_err(|_| {
             self.index.remove(handle);
+            free();
         })?;
         directory.chunks.fetch_add(1, Ordering::Relaxed);
         let live = Live {
             entry,
+            bytes,
             gone: false,
             header: false,
             damaged: false,
@@ -50,9 +60,19 @@ impl<D: Disk> ChunkStore<D> {
             writes_synced: 0,
             name_synced: false,
         };
-        self.index.enter(Open::new(handle, file, live), seen);
+        self.index.enter(Open::new(handle, live), seen);
         self.close_idle(handle);
         Ok(())
+    }
+
+    /// The bytes of a replica that is made, all zeroes.
+    fn new_image(&self, handle: ChunkHandle, entry: Entry) -> Result<Slice<D::File>, DataError> {
+        let directory = self.directory(entry);
+        let Some(place) = entry.place else {
+            return directory.new_file(&directory.chunk_path(entry.name(handle))).map(Slice::whole);
+        };
+        directory.write_record(handle, entry, None)?;
+        directory.packs.slice(place).map_err(|error| directory.failed(&error, &directory.path))
     }
 
     /// Number of the directory for a new chunk: the one with most room.
@@ -78,16 +98,17 @@ impl<D: Disk> ChunkStore<D> {
             Ok(Some(live.entry))
         })?;
         let Some(entry) = name else { return Ok(()) };
-        self.directory(entry).sync_names(handle)?;
+        self.sync_name(handle, entry)?;
         self.name_is_durable(handle, entry);
         Ok(())
     }
 
-    /// Renames the file of a replica to what its entry says after `change`. Not durable yet.
+    /// Renames a replica to what its entry says after `change`: its file, or its record in a pack. Not
+    /// durable yet.
     pub(super) fn rename(
         &self,
         open: &Open<D::File>,
-        live: &mut Live,
+        live: &mut Live<D::File>,
         change: impl FnOnce(&mut Entry),
     ) -> Result<(), DataError> {
         let directory = self.directory(live.entry);
@@ -98,8 +119,12 @@ impl<D: Disk> ChunkStore<D> {
         change(&mut entry);
         let (from, to) = (live.entry.name(open.handle), entry.name(open.handle));
         if from != to {
-            let (from, to) = (directory.chunk_path(from), directory.chunk_path(to));
-            self.disk.rename(&from, &to).map_err(|error| directory.failed(&error, &from))?;
+            if entry.place.is_some() {
+                directory.write_record(open.handle, entry, Some(live.entry))?;
+            } else {
+                let (from, to) = (directory.chunk_path(from), directory.chunk_path(to));
+                self.disk.rename(&from, &to).map_err(|error| directory.failed(&error, &from))?;
+            }
             live.name_synced = false;
         }
         self.publish(open, live, |published| *published = entry);
@@ -110,7 +135,7 @@ impl<D: Disk> ChunkStore<D> {
     pub(super) fn name_is_durable(&self, handle: ChunkHandle, then: Entry) {
         if let Some((_, Some(open))) = self.index.get_open(handle) {
             let mut live = open.live.write();
-            if live.entry.name(handle) == then.name(handle) && live.entry.dir == then.dir {
+            if live.entry.is_named_as(then, handle) {
                 live.name_synced = true;
             }
         }
@@ -126,6 +151,7 @@ impl<D: Disk> ChunkStore<D> {
             .filter_map(|(chunk, done)| Some((chunk.handle, *done.as_ref().ok()?)))
             .collect();
         let failed = self.sync_names_of(&removed);
+        self.directories.iter().for_each(|directory| directory.packs.remove_empty());
         for (handle, entry) in &removed {
             if !failed.contains(&entry.dir) {
                 self.directory(*entry).marks.clear(*handle);
@@ -141,14 +167,13 @@ impl<D: Disk> ChunkStore<D> {
 
     fn unlink(&self, chunk: SyncChunk) -> Result<Entry, DataError> {
         let SyncChunk { handle, version } = chunk;
-        let (entry, held) =
+        let (entry, _held) =
             self.take_out(handle, |entry| if entry.version == version { Ok(()) } else { Err(DataError::Version) })?;
         let directory = self.directory(entry);
-        let file = held.as_deref().map(|open| &open.file);
-        // an answer that is being sent may still read from the file
-        let unread = file.is_none_or(|file| Arc::strong_count(file) == 1);
-        directory.remove_file(entry.name(handle), file.map(|file| &**file), unread).inspect_err(|_| {
-            // it is still there, and must not be forgotten
+        directory.remove(handle, entry).inspect_err(|_| {
+            // it is still there, and must not be forgotten; if its record cannot be put back, the directory
+            // is out of service
+            let _ = directory.write_record(handle, entry, None).and_then(|()| self.sync_name(handle, entry));
             self.index.insert(handle, entry);
         })?;
         directory.chunks.fetch_sub(1, Ordering::Relaxed);
@@ -183,11 +208,26 @@ impl<D: Disk> ChunkStore<D> {
         }
     }
 
-    /// Makes the names in the subdirectories of these replicas durable; the directories that failed.
+    /// Makes the name of a replica durable.
+    pub(super) fn sync_name(&self, handle: ChunkHandle, entry: Entry) -> Result<(), DataError> {
+        if self.sync_names_of(&[(handle, entry)]).is_empty() { Ok(()) } else { Err(DataError::Io) }
+    }
+
+    /// Makes the names in the subdirectories of these replicas durable, and the records of those in packs;
+    /// the directories that failed.
     pub(super) fn sync_names_of(&self, replicas: &[(ChunkHandle, Entry)]) -> BTreeSet<u8> {
+        let packed = replicas.iter().filter_map(|(_, entry)| Some((entry.dir, entry.place?.pack)));
+        let packs: BTreeSet<(u8, u32)> = packed.collect();
+        let unsynced = |(dir, pack): &(u8, u32)| self.directories[usize::from(*dir)].sync_pack(*pack).is_err();
+        let mut failed: BTreeSet<u8> = packs.into_iter().filter(unsynced).map(|(dir, _)| dir).collect();
+        failed.append(&mut self.sync_file_names_of(replicas));
+        failed
+    }
+
+    fn sync_file_names_of(&self, replicas: &[(ChunkHandle, Entry)]) -> BTreeSet<u8> {
         let mut seen = BTreeSet::new();
         let mut each = Vec::new();
-        for (handle, entry) in replicas {
+        for (handle, entry) in replicas.iter().filter(|(_, entry)| entry.place.is_none()) {
             let subdir = super::layout::ChunkName::subdir(*handle);
             if seen.insert((entry.dir, subdir)) {
                 each.push((*handle, *entry));

@@ -4,8 +4,8 @@
 //! dirty then and is compared before it is used. A write that fails for want of room is undone. Where
 //! that is not possible, the replica becomes suspect: never are parts of a failed write visible.
 
-use super::chunk_file::ChunkFile;
 use super::disk::{Disk, DiskFile};
+use super::image::Image;
 use super::index::{Live, Open};
 use super::layout::{BLOCK, FIELDS_LEN, HEADER_LEN, Layout, blocks_of, sum_at};
 use super::write_plan::{Piece, Plan, SumRun, check, plan, segments};
@@ -36,8 +36,13 @@ impl<D: Disk> ChunkStore<D> {
         self.with_exclusive(handle, version, |open, live| self.write_pieces(open, live, &pieces))
     }
 
-    fn write_pieces(&self, open: &Open<D::File>, live: &mut Live, pieces: &[Piece<'_>]) -> Result<u32, DataError> {
-        let chunk = self.chunk_file(open)?;
+    fn write_pieces(
+        &self,
+        open: &Open<D::File>,
+        live: &mut Live<D::File>,
+        pieces: &[Piece<'_>],
+    ) -> Result<u32, DataError> {
+        let chunk = self.image(open, live)?;
         let directory = self.directory(live.entry);
         let plan = plan(&chunk, pieces, live.length).inspect_err(|error| {
             if *error == DataError::Io {
@@ -45,8 +50,12 @@ impl<D: Disk> ChunkStore<D> {
             }
         })?;
         let header = if live.header { 0 } else { HEADER_LEN as u32 };
-        directory.take_room(u64::from(plan.length - live.length + header))?;
+        // one in a pack has its room already, or will be moved
+        let grown = if live.entry.place.is_some() { 0 } else { plan.length - live.length + header };
+        directory.take_room(u64::from(grown))?;
         self.guard(open, live)?;
+        self.make_room(open, live, plan.length)?;
+        let chunk = self.image(open, live)?;
         let mut progress = Progress { data: Vec::new(), sums: false };
         let done = if live.header {
             write_over(&chunk, pieces, (&plan, live.length), &mut progress)
@@ -54,7 +63,7 @@ impl<D: Disk> ChunkStore<D> {
             write_first(&chunk, pieces, &plan)
         };
         if let Err(error) = done {
-            let error = directory.failed(&error, &directory.chunk_path(live.entry.name(open.handle)));
+            let error = directory.failed(&error, &directory.file_path(open.handle, live.entry));
             self.undo(open, live, (&plan, &progress), error);
             return Err(error);
         }
@@ -64,13 +73,19 @@ impl<D: Disk> ChunkStore<D> {
         Ok(plan.length)
     }
 
-    fn undo(&self, open: &Open<D::File>, live: &mut Live, (plan, progress): (&Plan, &Progress), error: DataError) {
+    fn undo(
+        &self,
+        open: &Open<D::File>,
+        live: &mut Live<D::File>,
+        (plan, progress): (&Plan, &Progress),
+        error: DataError,
+    ) {
         let undo = || -> Result<(), Beyond> {
-            let chunk = self.chunk_file(open).map_err(|_| Beyond)?;
+            let chunk = self.image(open, live).map_err(|_| Beyond)?;
             if error == DataError::Io {
                 Err(Beyond)
             } else if !live.header {
-                open.file.set_len(0).map_err(|_| Beyond)
+                chunk.bytes.clear().map_err(|_| Beyond)
             } else {
                 undo_over(&chunk, plan, progress, live.length)
             }
@@ -84,8 +99,8 @@ impl<D: Disk> ChunkStore<D> {
     }
 }
 
-/// The first write to a chunk file: the header goes with it, data from offset 0 in the same call.
-fn write_first<F: DiskFile>(chunk: &ChunkFile<'_, F>, pieces: &[Piece<'_>], plan: &Plan) -> io::Result<()> {
+/// The first write to a chunk: the header goes with it, data from offset 0 in the same call.
+fn write_first<F: DiskFile>(chunk: &Image<F>, pieces: &[Piece<'_>], plan: &Plan) -> io::Result<()> {
     let mut header = chunk.layout.header(chunk.handle, plan.length);
     for run in &plan.runs {
         let mut rest = &run.sums[..];
@@ -93,7 +108,7 @@ fn write_first<F: DiskFile>(chunk: &ChunkFile<'_, F>, pieces: &[Piece<'_>], plan
             let (sums, later) = rest.split_at(span.bytes());
             match usize::try_from(span.at) {
                 Ok(at @ FIELDS_LEN..HEADER_LEN) => header[at..at + sums.len()].copy_from_slice(sums),
-                _ => chunk.file.write(span.at, &[sums])?,
+                _ => chunk.bytes.write(span.at, &[sums])?,
             }
             rest = later;
         }
@@ -102,18 +117,18 @@ fn write_first<F: DiskFile>(chunk: &ChunkFile<'_, F>, pieces: &[Piece<'_>], plan
     for segment in segments(pieces, None) {
         if segment.offset == 0 {
             let parts: Vec<&[u8]> = std::iter::once(&header[..]).chain(segment.parts).collect();
-            chunk.file.write(0, &parts)?;
+            chunk.bytes.write(0, &parts)?;
             header_written = true;
         } else {
-            chunk.file.write(Layout::data_at(segment.offset), &segment.parts)?;
+            chunk.bytes.write(Layout::data_at(segment.offset), &segment.parts)?;
         }
     }
-    if header_written { Ok(()) } else { chunk.file.write(0, &[&header]) }
+    if header_written { Ok(()) } else { chunk.bytes.write(0, &[&header]) }
 }
 
 /// A write to a chunk that has a header.
 fn write_over<F: DiskFile>(
-    chunk: &ChunkFile<'_, F>,
+    chunk: &Image<F>,
     pieces: &[Piece<'_>],
     (plan, old_length): (&Plan, u32),
     progress: &mut Progress,
@@ -122,7 +137,7 @@ fn write_over<F: DiskFile>(
     let border = plan.replaces.then(|| blocks_of(old_length) * BLOCK_SIZE);
     for segment in segments(pieces, border) {
         progress.data.push((segment.offset, segment.length));
-        chunk.file.write(Layout::data_at(segment.offset), &segment.parts)?;
+        chunk.bytes.write(Layout::data_at(segment.offset), &segment.parts)?;
     }
     progress.sums = true;
     for run in &plan.runs {
@@ -132,12 +147,7 @@ fn write_over<F: DiskFile>(
 }
 
 /// Puts back what [`write_over`] changed.
-fn undo_over<F: DiskFile>(
-    chunk: &ChunkFile<'_, F>,
-    plan: &Plan,
-    progress: &Progress,
-    old_length: u32,
-) -> Result<(), Beyond> {
+fn undo_over<F: DiskFile>(chunk: &Image<F>, plan: &Plan, progress: &Progress, old_length: u32) -> Result<(), Beyond> {
     for (offset, length) in &progress.data {
         for block in offset / BLOCK_SIZE..=(offset + length - 1) / BLOCK_SIZE {
             let sum = undo_block(chunk, plan, block, progress.sums, old_length)?;
@@ -152,7 +162,7 @@ fn undo_over<F: DiskFile>(
 
 /// Puts one block back; returns the sum that it had.
 fn undo_block<F: DiskFile>(
-    chunk: &ChunkFile<'_, F>,
+    chunk: &Image<F>,
     plan: &Plan,
     block: u32,
     sums_changed: bool,
@@ -161,7 +171,7 @@ fn undo_block<F: DiskFile>(
     let start = block * BLOCK_SIZE;
     if let Some(old) = plan.old.iter().find(|old| old.block == block) {
         let valid = ((old_length - start) as usize).min(BLOCK);
-        chunk.file.write(Layout::data_at(start), &[&old.image[..valid]]).map_err(|_| Beyond)?;
+        chunk.bytes.write(Layout::data_at(start), &[&old.image[..valid]]).map_err(|_| Beyond)?;
         chunk.punch_data(start + valid as u32, (BLOCK - valid) as u32).map_err(|_| Beyond)?;
         return Ok(BlockSum::of(&old.image[..]));
     }

@@ -1,10 +1,10 @@
 //! What a write does to a chunk, before any of it is done: which sums change and what must be known of
-//! the blocks that are overwritten in part. Reads from the chunk file, writes nothing.
+//! the blocks that are overwritten in part. Reads from the image, writes nothing.
 
 use super::WriteData;
-use super::chunk_file::ChunkFile;
 use super::directory::judge;
 use super::disk::DiskFile;
+use super::image::Image;
 use super::layout::BLOCK;
 use gfs_proto::checksum::{BlockSum, blocks_touched, decode_sums, piece_sums};
 use gfs_proto::frame::DataError;
@@ -73,11 +73,7 @@ pub(super) struct Plan {
 
 /// Plans a write to a chunk of `old_length` bytes. Blocks overwritten in part are compared with their
 /// sums first ([`DataError::Corrupt`]).
-pub(super) fn plan<F: DiskFile>(
-    chunk: &ChunkFile<'_, F>,
-    pieces: &[Piece<'_>],
-    old_length: u32,
-) -> Result<Plan, DataError> {
+pub(super) fn plan<F: DiskFile>(chunk: &Image<F>, pieces: &[Piece<'_>], old_length: u32) -> Result<Plan, DataError> {
     let mut plan = Plan { length: old_length, ..Plan::default() };
     for (index, piece) in pieces.iter().enumerate() {
         let last_block = (piece.end() - 1) / BLOCK_SIZE;
@@ -131,7 +127,7 @@ impl<'a> Part<'a> {
 }
 
 impl Plan {
-    fn add<F: DiskFile>(&mut self, chunk: &ChunkFile<'_, F>, part: &Part<'_>, keep: bool) -> Result<(), DataError> {
+    fn add<F: DiskFile>(&mut self, chunk: &Image<F>, part: &Part<'_>, keep: bool) -> Result<(), DataError> {
         let shared = self.shared.take().filter(|shared| shared.block == part.block);
         if part.covers() && shared.is_none() {
             self.replaces |= part.old_valid > 0;
@@ -153,11 +149,7 @@ impl Plan {
         Ok(())
     }
 
-    fn old_image<F: DiskFile>(
-        &mut self,
-        chunk: &ChunkFile<'_, F>,
-        part: &Part<'_>,
-    ) -> Result<Box<[u8; BLOCK]>, DataError> {
+    fn old_image<F: DiskFile>(&mut self, chunk: &Image<F>, part: &Part<'_>) -> Result<Box<[u8; BLOCK]>, DataError> {
         if part.old_valid == 0 {
             return Ok(Box::new([0; BLOCK]));
         }

@@ -129,6 +129,9 @@ impl Borrowed {
     }
 }
 
+/// Bytes of a chunk that has a file of its own.
+const LARGE: usize = 100_000;
+
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let wait = async {
         while !done() {
@@ -213,7 +216,7 @@ async fn another_version_and_a_deletion_revoke() {
     let (master, servers) = cluster().await;
     let server = &servers[0];
     let members: Vec<_> = servers.iter().map(|server| server.replica(&master)).collect();
-    assert_eq!(server.client().await.write(&write(server, 1, 0, 5000), &pattern(5000, 1)).await.outcome, Ok(()));
+    assert_eq!(server.client().await.write(&write(server, 1, 0, LARGE), &pattern(LARGE, 1)).await.outcome, Ok(()));
     let mut borrower = Borrower::connect(server);
     let first = borrower.lend(VERSION).expect("lent");
     let raised = ChunkVersion::new(2);
@@ -222,12 +225,25 @@ async fn another_version_and_a_deletion_revoke() {
     assert_eq!(borrower.state(&first), None);
     assert_eq!(borrower.lend(VERSION).err(), Some(DataError::Version));
     let second = borrower.lend(raised).expect("lent anew");
-    assert_eq!((second.read(0, 4096), borrower.state(&second)), (pattern(5000, 1)[..4096].to_vec(), Some(true)));
+    assert_eq!((second.read(0, 4096), borrower.state(&second)), (pattern(LARGE, 1)[..4096].to_vec(), Some(true)));
     let chunks = vec![SyncChunk { handle: HANDLE, version: raised }];
     let delete = ChunkCommand::Delete { incarnation: server.incarnation(), chunks };
     master.command(server.id, delete).await.expect("deleted");
     assert_eq!((borrower.state(&second), server.process.node().store.loans().count()), (None, 0));
     assert_eq!(borrower.lend(raised).err(), Some(DataError::NoChunk));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_chunk_in_a_pack_is_lent_when_it_has_got_a_file_of_its_own() {
+    let master = Master::start().await;
+    let server = Server::start(&master).await;
+    let client = server.client().await;
+    assert_eq!(client.write(&write(&server, 1, 0, 4096), &pattern(4096, 1)).await.outcome, Ok(()));
+    let mut borrower = Borrower::connect(&server);
+    assert_eq!(borrower.lend(VERSION).err(), Some(DataError::Busy));
+    assert_eq!(client.write(&write(&server, 2, 0, LARGE), &pattern(LARGE, 2)).await.outcome, Ok(()));
+    let loan = borrower.lend(VERSION).expect("lent");
+    assert_eq!(loan.read(0, 4096), pattern(LARGE, 2)[..4096]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -247,7 +263,7 @@ async fn the_lease_on_the_board_is_the_servers() {
     clock.advance(Duration::from_secs(1000));
     let directory = Arc::new(tempfile::tempdir().expect("directory"));
     let server = Server::start_in(&master, directory, Arc::clone(&clock) as _).await;
-    assert_eq!(server.client().await.write(&write(&server, 1, 0, 4096), &pattern(4096, 1)).await.outcome, Ok(()));
+    assert_eq!(server.client().await.write(&write(&server, 1, 0, LARGE), &pattern(LARGE, 1)).await.outcome, Ok(()));
     let mut borrower = Borrower::connect(&server);
     let loan = borrower.lend(VERSION).expect("lent");
     let seconds = |count: u64| count * 1_000_000_000;

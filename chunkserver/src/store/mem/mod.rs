@@ -74,7 +74,11 @@ struct State {
     crashed: bool,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    /// The fault happens again at every later operation.
+    lasting: bool,
     room: Room,
+    /// Room can be kept for files.
+    allocates: bool,
     /// Directories that are file systems of their own.
     mounts: Vec<PathBuf>,
     random: Random,
@@ -109,7 +113,9 @@ impl Default for MemDisk {
             crashed: false,
             operations: 0,
             fault: None,
+            lasting: false,
             room,
+            allocates: true,
             mounts: Vec::new(),
             random: Random(1),
         };
@@ -126,6 +132,12 @@ impl MemDisk {
     pub fn fail(&self, number: u64, fault: Fault) {
         let mut state = self.0.lock();
         state.fault = Some((state.operations + number, fault));
+        state.lasting = false;
+    }
+    /// Makes the `number`-th operation from now fail, and all after it until [`MemDisk::heal`].
+    pub fn fail_from(&self, number: u64, fault: Fault) {
+        self.fail(number, fault);
+        self.0.lock().lasting = true;
     }
     /// True once the injected fault has happened.
     pub fn failed(&self) -> bool {
@@ -138,6 +150,10 @@ impl MemDisk {
     /// What [`Disk::room`] answers.
     pub fn set_room(&self, room: Room) {
         self.0.lock().room = room;
+    }
+    /// No room can be kept for files from now on.
+    pub fn cannot_allocate(&self) {
+        self.0.lock().allocates = false;
     }
     /// What [`Disk::room`] says of this directory is about a file system of its own.
     pub fn mount(&self, dir: &Path) {
@@ -198,8 +214,10 @@ impl State {
         }
         self.operations += 1;
         match self.fault {
-            Some((at, fault)) if at + 1 == self.operations => {
-                self.fault = None;
+            Some((at, fault)) if at + 1 == self.operations || self.lasting && at < self.operations => {
+                if !self.lasting {
+                    self.fault = None;
+                }
                 self.crashed = fault == Fault::Crash;
                 Ok(Some(fault))
             }
@@ -447,14 +465,13 @@ impl DiskFile for MemFile {
         self.with(act, |_, _, _| ())
     }
 
-    fn zero(&self, length: u64) -> io::Result<()> {
-        // ordered with the names: as if it were durable at once
-        let act = |file: &mut Inode| {
-            let end = (length as usize).min(file.now.len());
-            file.write(0, &vec![0; end]);
-            file.flush();
-        };
-        self.with(act, |_, _, _| ())
+    fn allocate(&self, length: u64) -> io::Result<bool> {
+        self.set_len(length)?;
+        Ok(self.disk.0.lock().allocates)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.length()
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! The machine stops at every single operation of every script, with every kind of loss.
 
-use super::script::{World, acknowledge, begin, check, scripts};
+use super::script::{Step, World, acknowledge, begin, check, scripts, scripts_in_files, scripts_of_growth};
 use super::*;
 use crate::store::mem::{Fault, Loss};
 
@@ -15,8 +15,22 @@ fn base() -> MemDisk {
 
 #[test]
 fn a_crash_at_any_operation_loses_nothing_that_was_flushed_and_shows_nothing_wrong() {
+    crash_at_any_operation(&scripts());
+}
+
+#[test]
+fn a_crash_at_any_operation_on_files_loses_nothing_that_was_flushed_and_shows_nothing_wrong() {
+    crash_at_any_operation(&scripts_in_files());
+}
+
+#[test]
+fn a_crash_at_any_operation_of_growing_chunks_loses_nothing_that_was_flushed_and_shows_nothing_wrong() {
+    crash_at_any_operation(&scripts_of_growth());
+}
+
+fn crash_at_any_operation(scripts: &[Vec<Step>]) {
     let base = base();
-    for (number, script) in scripts().iter().enumerate() {
+    for (number, script) in scripts.iter().enumerate() {
         let mut operation = 0;
         loop {
             let mut over = false;
@@ -109,7 +123,7 @@ fn a_suspect_replica_stays_suspect_over_any_kind_of_restart() {
 fn after_the_death_of_a_process_whole_replicas_are_dirty_and_go_on() {
     let (disk, store) = fresh();
     for n in 1..20 {
-        store.create(h(n), V1, 0).expect("create");
+        store.create(h(n), V1, LARGE).expect("create");
         store.put(h(n), 0, &pattern(n as u8, 5000)).expect("write");
     }
     drop(store);
@@ -129,7 +143,7 @@ fn after_the_death_of_a_process_whole_replicas_are_dirty_and_go_on() {
 #[test]
 fn what_a_killed_write_left_beyond_the_length_is_never_read() {
     let (disk, store) = fresh();
-    store.create(h(1), V1, 0).expect("create");
+    store.create(h(1), V1, LARGE).expect("create");
     store.put(h(1), 0, &pattern(1, 100)).expect("write");
     drop(store);
     disk.restart(Loss::Process);
@@ -159,5 +173,39 @@ fn an_acknowledged_cut_survives_a_power_cut() {
         let store = open(&disk, "boot-2");
         store.adopt(h(1), V1, V2).expect("adopt");
         assert_eq!(store.get(h(1)), Ok(pattern(1, 10)), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_operation_of_a_move_keeps_what_was_flushed() {
+    let base = base();
+    let flushed = pattern(1, 2 * BLOCK);
+    // to another place, to a file of its own
+    for end in [5 * BLOCK, (64 << 10) + BLOCK] {
+        for seed in 0..16 {
+            for operation in 0.. {
+                let disk = base.fork();
+                // what a crash leaves of an operation is chosen by the seed too
+                disk.restart(Loss::Power(seed));
+                let store = open(&disk, "boot-1");
+                store.create(h(1), V1, 2 * BLOCK).expect("create");
+                store.put(h(1), 0, &flushed).expect("write");
+                store.create(h(2), V1, 1).expect("create");
+                store.flush(h(1)).expect("flush");
+                disk.fail(operation, Fault::Crash);
+                let over = store.put(h(1), end - BLOCK, &pattern(2, BLOCK)).is_ok();
+                drop(store);
+                disk.restart(Loss::Power(seed));
+                let store = open(&disk, "boot-2");
+                store.adopt(h(1), V1, V2).expect("adopt");
+                let content = store.get(h(1)).expect("read");
+                let context = format!("up to {end}, operation {operation}, seed {seed}");
+                assert!(content.starts_with(&flushed), "{context}");
+                if over {
+                    assert!(operation > 5, "{context}: not moved");
+                    break;
+                }
+            }
+        }
     }
 }

@@ -59,8 +59,8 @@ fn foreign_newer_damaged_and_mixed_directories_are_refused_by_name() {
     let good = disk.content(&format).expect("format file");
     let text = String::from_utf8(good).expect("text");
 
-    disk.put(&format, text.replacen("directory 1", "directory 9", 1).into_bytes());
-    assert!(matches!(fails(&disk, config("b")), StoreError::Newer { found: 9, known: 1, .. }));
+    disk.put(&format, text.replacen("directory 2", "directory 9", 1).into_bytes());
+    assert!(matches!(fails(&disk, config("b")), StoreError::Newer { found: 9, known: 2, .. }));
     disk.put(&format, text.replace("incarnation 1", "incarnation 2").into_bytes());
     let message = fails(&disk, config("b")).to_string();
     assert!(message.contains("/store/format is damaged"), "{message}");
@@ -144,7 +144,7 @@ fn directories_in_one_file_system_share_its_room() {
 #[test]
 fn of_two_copies_in_two_directories_the_higher_version_counts() {
     let (disk, store) = fresh();
-    store.create(h(1), V2, 0).expect("create");
+    store.create(h(1), V2, LARGE).expect("create");
     store.put(h(1), 0, b"new").expect("write");
     store.mark_clean(&[h(1)]);
     drop(store);
@@ -162,7 +162,7 @@ fn watermark_and_reserve_bound_what_is_stored_and_deletes_go_on() {
     let (disk, store) = fresh();
     let room = |free| disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: free });
     room(1 << 20);
-    store.create(h(1), V1, 0).expect("create");
+    store.create(h(1), V1, LARGE).expect("create");
     store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
     room(1999);
     let space = store.space().remove(0);
@@ -177,25 +177,6 @@ fn watermark_and_reserve_bound_what_is_stored_and_deletes_go_on() {
     assert_eq!(store.delete(&[SyncChunk { handle: h(1), version: V1 }]), [Ok(())]);
     room(1 << 20);
     store.create(h(2), V1, 0).expect("there is room again, and nobody had to say so");
-}
-
-#[test]
-fn spare_files_are_given_back_when_room_is_short() {
-    let (disk, store) = fresh();
-    let spares = || disk.files().iter().filter(|path| path.to_string_lossy().contains("/spare/")).count();
-    let room = |free| disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: free });
-    room(1 << 20);
-    (1..9).for_each(|n| store.create(h(n), V1, 0).expect("create"));
-    (1..9).for_each(|n| assert_eq!(store.delete(&[SyncChunk { handle: h(n), version: V1 }]), [Ok(())]));
-    assert_eq!(spares(), 8);
-    room(10_000);
-    let space = store.space().remove(0);
-    assert_eq!(space.bytes_free, 9000 + 8 * u64::from(BLOCK), "they count as free");
-    store.create(h(20), V1, 0).expect("create");
-    assert_eq!(spares(), 7, "one is used, the others are no trouble");
-    room(1500);
-    store.space();
-    assert_eq!(spares(), 0, "below the watermark");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Every single operation of every script fails once, with EIO and with ENOSPC.
 
-use super::script::{Step, World, acknowledge, begin, check, scripts};
+use super::script::{Step, World, acknowledge, begin, check, scripts, scripts_in_files, scripts_of_growth};
 use super::*;
 use crate::store::ReplicaState;
 use crate::store::mem::{Fault, Loss};
@@ -40,7 +40,8 @@ fn every_operation_fails(fault: Fault) {
     let (base, store) = fresh();
     store.stop().expect("stop");
     drop(store);
-    for (number, script) in scripts().iter().enumerate() {
+    let scripts = [scripts(), scripts_in_files(), scripts_of_growth()].concat();
+    for (number, script) in scripts.iter().enumerate() {
         for operation in 0.. {
             let disk = base.fork();
             let store = open(&disk, "boot-1");
@@ -131,7 +132,7 @@ fn extending_over_old_blocks_needs_room_before_it_destroys_them() {
 #[test]
 fn an_io_error_takes_the_directory_out_of_service() {
     let (disk, store) = fresh();
-    store.create(h(1), V1, 0).expect("create");
+    store.create(h(1), V1, LARGE).expect("create");
     store.put(h(1), 0, b"data").expect("write");
     disk.fail(0, Fault::Eio);
     assert_eq!(store.put(h(1), 0, b"more"), Err(DataError::Io));

@@ -6,6 +6,7 @@ mod directories;
 mod fault;
 mod model;
 mod on_disk;
+mod packs;
 mod script;
 
 use super::disk::Disk;
@@ -18,7 +19,10 @@ use gfs_proto::layout::ChunkSize;
 use std::path::PathBuf;
 
 const BLOCK: u32 = 4096;
-const CHUNK: u32 = 64 << 10;
+/// Twice what fits into a pack.
+const CHUNK: u32 = 128 << 10;
+/// Of a chunk that has a file of its own from the beginning.
+const LARGE: u32 = CHUNK;
 const DIR: &str = "/store";
 const CLUSTER: ClusterId = ClusterId::new([1; 16]);
 const V1: ChunkVersion = ChunkVersion::new(1);
@@ -36,6 +40,7 @@ fn config(boot: &str) -> StoreConfig {
         boot_id: boot.into(),
         uuid_if_new: ServerUuid::new([2; 16]),
         open_files_max: 64,
+        pack_bytes: 128 << 10,
     }
 }
 

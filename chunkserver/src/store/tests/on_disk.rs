@@ -85,6 +85,68 @@ fn a_plan_names_the_file_to_send_from() {
 }
 
 #[test]
+fn packs_work_on_a_file_system_in_memory() {
+    let shared = std::path::Path::new("/dev/shm");
+    let Ok(dir) = tempfile::tempdir_in(shared) else { return };
+    let store = real(&dir, "boot-1");
+    store.join(CLUSTER, ChunkSize::new(CHUNK).expect("size")).expect("join");
+    for n in 0..40 {
+        store.create(h(n), V1, BLOCK).expect("create");
+        store.put(h(n), 0, &pattern(n as u8, BLOCK)).expect("write");
+    }
+    store.put(h(3), BLOCK, &pattern(1, 3 * BLOCK)).expect("moved");
+    store.put(h(4), 64 << 10, b"own file").expect("moved");
+    store.flush(h(3)).expect("flush");
+    assert_eq!(store.delete(&[SyncChunk { handle: h(5), version: V1 }]), [Ok(())]);
+    let before: Vec<_> = (0..40).map(|n| store.get(h(n))).collect();
+    drop(store);
+    let store = real(&dir, "boot-1");
+    assert_eq!((0..40).map(|n| store.get(h(n))).collect::<Vec<_>>(), before);
+    assert_eq!(store.get(h(5)), Err(DataError::NoChunk));
+}
+
+#[test]
+fn room_of_deleted_chunks_in_packs_is_given_back() {
+    let (dir, store) = fresh_real(CHUNK);
+    for n in 0..16 {
+        store.create(h(n), V1, BLOCK).expect("create");
+        store.put(h(n), 0, &pattern(n as u8, BLOCK)).expect("write");
+    }
+    let chunks: Vec<_> = (1..16).map(|n| SyncChunk { handle: h(n), version: V1 }).collect();
+    store.delete(&chunks).into_iter().for_each(|done| done.expect("delete"));
+    let pack = dir.path().join("store/packs/00000000");
+    let taken = || std::fs::metadata(&pack).expect("pack").blocks() * 512;
+    assert!(taken() >= 128 << 10, "{}", taken());
+    while store.directories[0].packs.release() {}
+    assert!(taken() <= 4 * u64::from(BLOCK), "{}: header, table, one replica", taken());
+    assert_eq!(store.get(h(0)), Ok(pattern(0, BLOCK)));
+}
+
+#[test]
+#[ignore = "makes 100,000 chunks: run it alone, optimised"]
+fn a_server_with_100_000_packed_chunks_starts_in_two_seconds() {
+    let dir = tempfile::tempdir().expect("directory");
+    let open = |boot: &str| {
+        let directories = vec![dir.path().join("store")];
+        let config = StoreConfig { directories, pack_bytes: 64 << 20, ..config(boot) };
+        ChunkStore::open(config, RealDisk).expect("store opens")
+    };
+    let store = open("boot-1");
+    store.join(CLUSTER, ChunkSize::new(64 << 20).expect("size")).expect("join");
+    for n in 0..100_000 {
+        store.create(h(n), V1, 100).expect("create");
+        store.put(h(n), 0, &[1; 100]).expect("write");
+    }
+    store.stop().expect("stop");
+    drop(store);
+    let begun = std::time::Instant::now();
+    let store = open("boot-2");
+    assert_eq!(store.rows().len(), 100_000);
+    assert!(begun.elapsed().as_secs() < 2, "{:?}", begun.elapsed());
+    assert_eq!(store.open_files(), 0, "no chunk is opened");
+}
+
+#[test]
 #[ignore = "makes 100,000 files: run it alone, optimised"]
 fn a_server_with_100_000_chunks_starts_in_two_seconds() {
     let (dir, store) = fresh_real(64 << 20);

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 /// One step of a script. Handles are small numbers.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
+    /// In a pack,
     Create(u64),
+    /// or in a file of its own.
+    CreateFile(u64),
     Put(u64, u32, Vec<u8>),
     /// Two extents in one write.
     PutTwo(u64, (u32, u32), Vec<u8>),
@@ -45,7 +48,12 @@ pub(super) type World = BTreeMap<u64, Truth>;
 impl Step {
     pub(super) fn handle(&self) -> Option<u64> {
         match self {
-            Self::Create(n) | Self::Put(n, ..) | Self::PutTwo(n, ..) | Self::Sync(n) | Self::Clean(n) => Some(*n),
+            Self::Create(n)
+            | Self::CreateFile(n)
+            | Self::Put(n, ..)
+            | Self::PutTwo(n, ..)
+            | Self::Sync(n)
+            | Self::Clean(n) => Some(*n),
             Self::Raise(n) | Self::Cut(n, _) | Self::Delete(n) | Self::Import(n, _) => Some(*n),
             Self::Stop => None,
         }
@@ -56,6 +64,7 @@ impl Step {
         let version = |n: &u64| store.row(h(*n)).map(|row| row.version).ok_or(DataError::NoChunk);
         match self {
             Self::Create(n) => store.create(h(*n), V1, 0),
+            Self::CreateFile(n) => store.create(h(*n), V1, LARGE),
             Self::Put(n, offset, data) => store.put(h(*n), *offset, data).map(|_| ()),
             Self::PutTwo(n, (one, two), data) => {
                 let half = data.len() as u32 / 2;
@@ -151,7 +160,9 @@ pub(super) fn acknowledge(world: &mut World, step: &Step) {
     truth.content = step.effect(truth.content.as_ref());
     truth.or.clear();
     match step {
-        Step::Create(_) => *truth = Truth { content: Some(vec![]), version: 1, ..Truth::default() },
+        Step::Create(_) | Step::CreateFile(_) => {
+            *truth = Truth { content: Some(vec![]), version: 1, ..Truth::default() }
+        }
         Step::Put(..) | Step::PutTwo(..) => (truth.clean, truth.settled) = (false, false),
         Step::Sync(_) => {
             let clean = truth.clean;
@@ -233,7 +244,91 @@ fn check_suspect(store: &ChunkStore<MemDisk>, (n, truth): (u64, &Truth), version
     }
 }
 
-/// Scripts that between them have every operation after every kind of state.
+/// The same with chunks in files of their own.
+pub(super) fn scripts_in_files() -> Vec<Vec<Step>> {
+    let in_file = |step: &Step| match step {
+        Step::Create(n) => Step::CreateFile(*n),
+        other => other.clone(),
+    };
+    scripts().iter().map(|script| script.iter().map(in_file).collect()).collect()
+}
+
+/// Packed chunks that grow: where they are, into another place, another pack, a file of their own.
+pub(super) fn scripts_of_growth() -> Vec<Vec<Step>> {
+    use Step::{Clean, Create, Cut, Delete, Import, Put, Raise, Sync};
+    let room = 64 << 10;
+    vec![
+        vec![
+            Create(1),
+            Put(1, 0, pattern(1, BLOCK)),
+            Sync(1),
+            // the units behind it are free
+            Put(1, BLOCK, pattern(2, BLOCK)),
+            Sync(1),
+            Create(2),
+            Put(2, 0, pattern(3, 100)),
+            Sync(2),
+            // now they are not
+            Put(1, 2 * BLOCK, pattern(4, 3 * BLOCK)),
+            Put(1, 100, pattern(5, 50)),
+            Sync(1),
+            Delete(1),
+            Sync(2),
+        ],
+        vec![
+            Create(1),
+            Put(1, 0, pattern(1, 2 * BLOCK)),
+            Clean(1),
+            Create(2),
+            Put(1, 2 * BLOCK, pattern(2, 5 * BLOCK)),
+            Put(1, 0, pattern(3, 10)),
+            Clean(1),
+            Raise(1),
+            // to another pack
+            Put(1, 7 * BLOCK, pattern(4, 8 * BLOCK)),
+            Put(1, 0, pattern(5, 10)),
+            Sync(1),
+            Cut(1, BLOCK + 1),
+            Delete(1),
+            Create(1),
+        ],
+        vec![
+            Create(1),
+            Put(1, 0, pattern(1, BLOCK + 5)),
+            Sync(1),
+            // to a file of its own
+            Put(1, room - 10, pattern(2, 100)),
+            Put(1, 0, pattern(3, 10)),
+            Sync(1),
+            Put(1, room + BLOCK, pattern(4, 100)),
+            Clean(1),
+            Raise(1),
+            Delete(1),
+            Create(1),
+            Put(1, 0, pattern(5, 10)),
+            Sync(1),
+        ],
+        vec![
+            Create(1),
+            // a chunk without bytes moves too
+            Put(1, room, pattern(1, 100)),
+            Sync(1),
+            Create(2),
+            Put(2, 0, pattern(2, 100)),
+            Clean(2),
+            Import(2, pattern(3, room + 100)),
+            Put(2, 0, pattern(4, 10)),
+            Delete(2),
+            Create(2),
+            Create(3),
+            Put(2, BLOCK, pattern(5, 6 * BLOCK)),
+            Clean(2),
+            Clean(3),
+        ],
+    ]
+}
+
+/// Scripts that between them have every operation after every kind of state, with chunks in packs.
 pub(super) fn scripts() -> Vec<Vec<Step>> {
     use Step::{Clean, Create, Cut, Delete, Import, Put, PutTwo, Raise, Stop, Sync};
     vec![
@@ -271,7 +366,7 @@ pub(super) fn scripts() -> Vec<Vec<Step>> {
             Put(1, 10, pattern(3, 100)),
             Clean(1),
         ],
-        // files of deleted chunks become those of others
+        // handles of deleted chunks are used again
         vec![
             Create(1),
             Put(1, 0, pattern(1, 3 * BLOCK)),

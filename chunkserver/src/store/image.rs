@@ -1,9 +1,11 @@
-//! An open chunk file by its parts: header, sums, data. Knows the layout, not the state of the chunk.
+//! The image of a replica by its parts: header, sums, data. Knows the layout, not the state of the chunk,
+//! nor whether the image is a file or a slice of a pack.
 
 use super::disk::DiskFile;
 use super::layout::{
     BLOCK, FIELDS_LEN, HEADER_LEN, HeaderError, LENGTH_SLOT_AT, Layout, blocks_of, length_slot, sum_at,
 };
+use super::slice::Slice;
 use gfs_proto::checksum::{BlockSum, block_sums, encode_sums};
 use gfs_proto::ids::ChunkHandle;
 use gfs_proto::limits::BLOCK_SIZE;
@@ -12,10 +14,9 @@ use std::io;
 /// Bytes compared or copied at a time.
 pub(super) const STEP: u32 = 1 << 20;
 
-/// A chunk file; borrows what it consists of.
-#[derive(Clone, Copy)]
-pub(super) struct ChunkFile<'f, F> {
-    pub file: &'f F,
+/// The image of one replica.
+pub(super) struct Image<F> {
+    pub bytes: Slice<F>,
     pub layout: Layout,
     pub handle: ChunkHandle,
 }
@@ -23,7 +24,7 @@ pub(super) struct ChunkFile<'f, F> {
 /// What a header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Header {
-    /// The file has no bytes, or zeroes where a header begins: created, never written.
+    /// There are no bytes, or zeroes where a header begins: created, never written.
     None,
     /// Length of the chunk.
     Length(u32),
@@ -38,10 +39,10 @@ pub(super) struct Comparison {
     pub bad: Vec<u32>,
 }
 
-impl<F: DiskFile> ChunkFile<'_, F> {
+impl<F: DiskFile> Image<F> {
     pub(super) fn header(&self) -> io::Result<Header> {
         let mut raw = Vec::with_capacity(FIELDS_LEN);
-        self.file.read(0, FIELDS_LEN, &mut raw)?;
+        self.bytes.read(0, FIELDS_LEN, &mut raw)?;
         if raw.iter().all(|byte| *byte == 0) {
             return Ok(Header::None);
         }
@@ -52,7 +53,7 @@ impl<F: DiskFile> ChunkFile<'_, F> {
     pub(super) fn read_sums(&self, first: u32, count: u32, out: &mut Vec<u8>) -> io::Result<()> {
         for span in self.layout.sum_spans(first, count) {
             let end = out.len() + span.bytes();
-            self.file.read(span.at, span.bytes(), out)?;
+            self.bytes.read(span.at, span.bytes(), out)?;
             out.resize(end, 0);
         }
         Ok(())
@@ -62,29 +63,29 @@ impl<F: DiskFile> ChunkFile<'_, F> {
         let mut rest = sums;
         for span in self.layout.sum_spans(first, (sums.len() / 4) as u32) {
             let (now, later) = rest.split_at(span.bytes());
-            self.file.write(span.at, &[now])?;
+            self.bytes.write(span.at, &[now])?;
             rest = later;
         }
         Ok(())
     }
 
     pub(super) fn clear_sums(&self, first: u32, count: u32) -> io::Result<()> {
-        self.layout.sum_spans(first, count).try_for_each(|span| self.file.punch(span.at, span.bytes() as u64))
+        self.layout.sum_spans(first, count).try_for_each(|span| self.bytes.punch(span.at, span.bytes() as u64))
     }
 
     pub(super) fn write_length(&self, length: u32) -> io::Result<()> {
-        self.file.write(LENGTH_SLOT_AT, &[&length_slot(self.handle, length)])
+        self.bytes.write(LENGTH_SLOT_AT, &[&length_slot(self.handle, length)])
     }
 
     /// Writes the header of a chunk that has only holes.
     pub(super) fn write_header(&self, length: u32) -> io::Result<()> {
-        self.file.write(0, &[&self.layout.header(self.handle, length)])
+        self.bytes.write(0, &[&self.layout.header(self.handle, length)])
     }
 
-    /// Appends `length` bytes of data; where the file ends or has a hole, zeroes.
+    /// Appends `length` bytes of data; where it ends or has a hole, zeroes.
     pub(super) fn read_data(&self, offset: u32, length: u32, out: &mut Vec<u8>) -> io::Result<()> {
         let end = out.len() + length as usize;
-        self.file.read(Layout::data_at(offset), length as usize, out)?;
+        self.bytes.read(Layout::data_at(offset), length as usize, out)?;
         out.resize(end, 0);
         Ok(())
     }
@@ -103,7 +104,7 @@ impl<F: DiskFile> ChunkFile<'_, F> {
 
     /// Makes bytes read as zeroes.
     pub(super) fn punch_data(&self, offset: u32, length: u32) -> io::Result<()> {
-        self.file.punch(Layout::data_at(offset), u64::from(length))
+        self.bytes.punch(Layout::data_at(offset), u64::from(length))
     }
 
     /// Compares the blocks that `length` bytes from `offset` (a block border) touch with their sums.
@@ -133,7 +134,7 @@ impl<F: DiskFile> ChunkFile<'_, F> {
         self.clear_sums(blocks, all - blocks)
     }
 
-    /// Makes the sums of these blocks anew from what is in the file.
+    /// Makes the sums of these blocks anew from what is there.
     pub(super) fn resum(&self, blocks: &[u32], length: u32) -> io::Result<()> {
         for block in blocks {
             let valid = (length - block * BLOCK_SIZE).min(BLOCK_SIZE);
@@ -143,9 +144,9 @@ impl<F: DiskFile> ChunkFile<'_, F> {
         Ok(())
     }
 
-    /// The longest chunk that this file can be, when its header does not tell.
+    /// The longest chunk that this can be, when its header does not tell.
     pub(super) fn length_by_size(&self) -> io::Result<u32> {
-        let size = self.file.length()?.saturating_sub(HEADER_LEN as u64);
+        let size = self.bytes.length()?.saturating_sub(HEADER_LEN as u64);
         Ok(size.min(u64::from(self.layout.chunk_bytes())) as u32)
     }
 }

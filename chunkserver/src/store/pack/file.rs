@@ -1,0 +1,93 @@
+//! One pack: its file, and flushing it once for all who ask at the same time.
+//!
+//! Invariant: after a failed flush every later one fails too. The operating system tells of an error
+//! once, and calls the pages that it could not write clean.
+
+use super::super::disk::DiskFile;
+use super::super::slice::Slice;
+use super::format::{Geometry, Place, Record, SLOT, UNIT};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::io;
+use std::sync::Arc;
+
+/// A pack that is open; it stays so.
+pub(in crate::store) struct Pack<F> {
+    pub geometry: Geometry,
+    file: Arc<F>,
+    flushes: Mutex<Flushes>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Flushes {
+    begun: u64,
+    /// Everything that was written before this one began is durable.
+    done: u64,
+    running: bool,
+    failed: bool,
+    /// Records were erased since the last flush began.
+    erased: bool,
+}
+
+impl<F: DiskFile> Pack<F> {
+    pub(super) fn new(geometry: Geometry, file: F) -> Self {
+        Self { geometry, file: Arc::new(file), flushes: Mutex::default(), ended: Condvar::new() }
+    }
+
+    pub(super) fn file(&self) -> &F {
+        &self.file
+    }
+
+    /// The bytes of a replica.
+    pub(super) fn slice(&self, place: Place) -> Slice<F> {
+        let base = self.geometry.unit_at(u32::from(place.first));
+        Slice::part(self.file.clone(), base, u64::from(place.units) * UNIT)
+    }
+
+    pub(super) fn write_record(&self, first: u16, record: &Record) -> io::Result<()> {
+        self.file.write(Geometry::slot_at(first), &[&self.geometry.slot(first, record)])
+    }
+
+    pub(super) fn erase_record(&self, first: u16) -> io::Result<()> {
+        let erased = self.file.write(Geometry::slot_at(first), &[&[0; SLOT]]);
+        self.flushes.lock().erased = true;
+        erased
+    }
+
+    /// Some of its records were erased, and that is not durable.
+    pub(super) fn has_erased(&self) -> bool {
+        self.flushes.lock().erased
+    }
+
+    /// Makes everything durable that was written to it before the call.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let mut flushes = self.flushes.lock();
+        // one that is running may have begun before the last write
+        let wanted = flushes.begun + 1;
+        while flushes.done < wanted && !flushes.failed {
+            if flushes.running {
+                self.ended.wait(&mut flushes);
+            } else {
+                self.flush_now(&mut flushes);
+            }
+        }
+        if flushes.done >= wanted { Ok(()) } else { Err(io::Error::other("the pack could not be flushed")) }
+    }
+
+    fn flush_now(&self, flushes: &mut MutexGuard<'_, Flushes>) {
+        flushes.begun += 1;
+        flushes.running = true;
+        flushes.erased = false;
+        let begun = flushes.begun;
+        let done = MutexGuard::unlocked(flushes, || self.file.sync());
+        flushes.running = false;
+        match done {
+            Ok(()) => flushes.done = begun,
+            Err(error) => {
+                tracing::error!(pack = self.geometry.number, %error, "a pack cannot be flushed");
+                flushes.failed = true;
+            }
+        }
+        self.ended.notify_all();
+    }
+}
