@@ -17,6 +17,7 @@ pub mod log;
 pub mod master;
 pub mod node;
 pub mod opens;
+pub mod repair;
 pub mod requests;
 pub mod rpc;
 pub mod servers;

@@ -1,7 +1,7 @@
 //! The one body of every command: live, at a restart and on a follower.
 
 use crate::command::{Action, Command};
-use crate::ops::{abandon, batch, chunks, reap, restored, servers, sessions, sizes, written};
+use crate::ops::{abandon, batch, chunks, entitle, reap, restored, servers, sessions, sizes, written};
 use crate::outcome::CoreResult;
 use crate::state::Tables;
 use gfs_proto::FsError;
@@ -41,6 +41,9 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::RaiseVersion { handle, version, entitled, unwritten } => {
             let raise = chunks::Raise { version: *version, servers: entitled, unwritten: *unwritten };
             chunks::raise(tx, *handle, &raise).map(done)
+        }
+        Action::Entitle { handle, version, from, to } => {
+            entitle::apply(tx, *handle, &entitle::Change { version: *version, from, to }).map(done)
         }
         Action::RecordSizes(sizes) => sizes::apply(tx, sizes).map(done),
         Action::CutApplied { cuts } => chunks::cut_applied(tx, cuts).map(done),

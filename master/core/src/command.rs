@@ -76,6 +76,19 @@ pub enum Action {
         /// None of them has a replica: the chunk begins anew with its first frame.
         unwritten: bool,
     },
+    /// The current version of a chunk is now at the servers `to`: a copy was made, or one is about to be
+    /// removed. `Done`; `NotFound` if the chunk is gone; `StaleGrant` if version or entitled servers are
+    /// not those named here any more.
+    Entitle {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Its version, which stays.
+        version: ChunkVersion,
+        /// Who is entitled so far, in this order.
+        from: Vec<ServerId>,
+        /// Who is entitled from now on; not empty.
+        to: Vec<ServerId>,
+    },
     /// Sizes and times that were volatile while files were open for writing. `Done`; what is out of
     /// date (unknown inode, older generation) is left out silently.
     RecordSizes(Vec<SizeRecord>),

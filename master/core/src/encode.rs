@@ -88,6 +88,12 @@ impl From<&Action> for Wire {
                     unwritten: *unwritten,
                 })
             }
+            Action::Entitle { handle, version, from, to } => Self::Entitle(wire::LoggedEntitle {
+                handle: handle.get(),
+                version: version.get(),
+                from: raw_servers(from),
+                to: raw_servers(to),
+            }),
             Action::RecordSizes(sizes) => {
                 Self::RecordSizes(wire::LoggedRecordSizes { sizes: sizes.iter().map(wire::LoggedSize::from).collect() })
             }
@@ -150,6 +156,12 @@ impl TryFrom<Wire> for Action {
                 version: ChunkVersion::new(raw.version),
                 entitled: servers(raw.entitled),
                 unwritten: raw.unwritten,
+            },
+            Wire::Entitle(raw) => Self::Entitle {
+                handle: ChunkHandle::new(raw.handle),
+                version: ChunkVersion::new(raw.version),
+                from: servers(raw.from),
+                to: servers(raw.to),
             },
             Wire::RecordSizes(raw) => {
                 Self::RecordSizes(raw.sizes.into_iter().map(SizeRecord::try_from).collect::<Result<_, _>>()?)
@@ -305,6 +317,12 @@ mod tests {
             Action::RegisterServer { uuid: ServerUuid::new([3; 16]), rack: "r".into() },
             Action::AllocateChunk { inode, index: ChunkIndex::new(9), placement: vec![server] },
             Action::RaiseVersion { handle, version: ChunkVersion::new(2), entitled: vec![server], unwritten: true },
+            Action::Entitle {
+                handle,
+                version: ChunkVersion::new(2),
+                from: vec![server],
+                to: vec![server, ServerId::new(8)],
+            },
             Action::RecordSizes(vec![size]),
             Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(1))] },
             Action::Collected { rows: vec![(handle, server)] },

@@ -10,6 +10,7 @@
 pub mod link;
 pub mod locations;
 pub mod service;
+mod standing;
 
 use crate::config::Timings;
 use crate::gate::Gate;
@@ -117,7 +118,8 @@ struct Server {
     heard: Option<Instant>,
     space: Vec<DirectorySpace>,
     recent: u32,
-    left: bool,
+    /// Stopped cleanly, when.
+    left: Option<Instant>,
     /// Fences that wait for its right to answer reads to run out, over registrations too.
     silences: u32,
     /// Heartbeats of the present link are not acknowledged.
@@ -142,7 +144,7 @@ impl Server {
             heard: None,
             space: Vec::new(),
             recent: 0,
-            left: false,
+            left: None,
             silences: 0,
             muted: false,
         }
@@ -151,7 +153,7 @@ impl Server {
     fn presence(&self, started: Instant, now: Instant, timings: &Timings) -> Presence {
         let silence = now.saturating_duration_since(self.heard.unwrap_or(started));
         match (&self.registered, &self.link) {
-            _ if self.left => Presence::Left,
+            _ if self.left.is_some() => Presence::Left,
             (None, _) if silence < timings.suspect_after => Presence::Expected,
             (None, _) | (Some(_), None) => Presence::Down,
             (Some(_), Some(_)) if silence >= timings.suspect_after * DOWN_FACTOR => Presence::Down,
@@ -203,7 +205,7 @@ impl Servers {
         // Whoever waits for the old report gets on and looks again.
         std::mem::take(&mut entry.reported).open();
         entry.heard = Some(now);
-        entry.left = false;
+        entry.left = None;
         entry.muted = entry.silences > 0;
     }
 
@@ -232,7 +234,7 @@ impl Servers {
         let current = entry.link.as_ref().is_some_and(|known| Arc::ptr_eq(known, link));
         if current {
             entry.link = None;
-            entry.left = left;
+            entry.left = left.then(Instant::now);
         }
         current
     }
@@ -287,7 +289,7 @@ impl Servers {
         let mut table = self.table.lock();
         let Some(entry) = table.get_mut(&server) else { return Fence::Passed };
         let current = entry.registered.as_ref().map(|r| r.incarnation);
-        if entry.left || (current.is_some() && incarnation.is_some() && current != incarnation) {
+        if entry.left.is_some() || (current.is_some() && incarnation.is_some() && current != incarnation) {
             return Fence::Passed;
         }
         if entry.link.is_some() {
@@ -310,6 +312,17 @@ impl Servers {
     pub async fn command(&self, server: ServerId, command: ChunkCommand) -> Result<CommandOutcome, CommandError> {
         let link = self.link(server).ok_or(CommandError::Absent)?;
         link.command(command, self.timings.command).await
+    }
+
+    /// As [`Servers::command`], under a bound of its own.
+    pub async fn command_within(
+        &self,
+        server: ServerId,
+        command: ChunkCommand,
+        bound: Duration,
+    ) -> Result<CommandOutcome, CommandError> {
+        let link = self.link(server).ok_or(CommandError::Absent)?;
+        link.command(command, bound).await
     }
 
     /// Sends a command nobody waits for.

@@ -2,6 +2,7 @@
 
 mod chunks;
 mod namespace;
+mod repair;
 mod restart;
 mod sharing;
 mod support;
