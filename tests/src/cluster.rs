@@ -31,6 +31,8 @@ pub struct Options {
     pub chunk_size: &'static str,
     /// Copies.
     pub goal: u8,
+    /// More flags of the master.
+    pub master_flags: &'static [&'static str],
     /// More flags of every chunkserver.
     pub chunkserver_flags: &'static [&'static str],
     /// Bound on the whole test: then every request to a mount fails.
@@ -43,6 +45,7 @@ impl Default for Options {
             chunkservers: 3,
             chunk_size: "256KiB",
             goal: 3,
+            master_flags: &[],
             chunkserver_flags: &["--reserve-mib", "16", "--watermark-mib", "16"],
             deadline: Duration::from_secs(300),
         }
@@ -369,6 +372,7 @@ fn start_master(directory: &Path, options: &Options) -> Result<(String, Daemon)>
                 .into_iter()
                 .map(str::to_owned)
                 .chain([options.goal.to_string()])
+                .chain(options.master_flags.iter().map(|flag| (*flag).to_owned()))
                 .collect();
         let log = directory.join("master.log");
         let mut master = Daemon::new("master", program("gfs-master")?, arguments, log);

@@ -14,12 +14,14 @@
 //! Invariant: at most one step of a chunk is under way ([`Work`]), and no replica is deleted on a server
 //! that a step is copying to.
 
+mod census;
 mod copy;
 mod planner;
 mod removal;
 mod status;
 mod survey;
 
+pub use census::{Census, Dependent};
 pub use planner::run;
 pub use status::RepairStatus;
 

@@ -2,7 +2,6 @@
 
 use crate::master::Master;
 use crate::servers::{Presence, ServerStatus};
-use gfs_master_core::ChunkRecord;
 use gfs_proto::FsError;
 use gfs_proto::control::DirectorySpace;
 use gfs_proto::wire;
@@ -11,21 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::{Request, Response, Status};
 
-/// Chunks that are looked at under one view of the store.
-const CHUNKS_PER_VIEW: usize = 512;
-
 /// See the module's text.
 pub struct AdminService {
     master: Arc<Master>,
     address: SocketAddr,
-}
-
-/// Chunks by the number of live copies.
-#[derive(Default, Clone, Copy)]
-struct Health {
-    healthy: u64,
-    degraded: u64,
-    missing: u64,
 }
 
 fn failed(error: FsError) -> Status {
@@ -40,22 +28,6 @@ impl AdminService {
     /// Of a master that listens there.
     pub fn new(master: Arc<Master>, address: SocketAddr) -> Self {
         Self { master, address }
-    }
-
-    /// Walks over all chunks; off the runtime's way, they may be many.
-    fn health(&self) -> Result<Health, FsError> {
-        let mut health = Health::default();
-        let mut after = None;
-        loop {
-            let page = self.master.store.view().all_chunks(after, CHUNKS_PER_VIEW)?;
-            let Some((last, _)) = page.last() else { return Ok(health) };
-            after = Some(*last);
-            let now = Instant::now();
-            for (handle, record) in &page {
-                let live = self.master.live_replicas(*handle, record, now);
-                *health.of(live, record) += 1;
-            }
-        }
     }
 
     fn masters(&self) -> Vec<wire::MasterStatus> {
@@ -73,7 +45,8 @@ impl AdminService {
         let (master, now) = (&self.master, Instant::now());
         let stats = master.store.view().stats();
         let genesis = master.store.genesis();
-        let health = self.health()?;
+        let census = master.census()?;
+        let repair = master.repair.status();
         let servers = master.servers.statuses(now);
         let (bytes_total, bytes_free) = master.servers.room(now);
         Ok(wire::StatusReply {
@@ -86,9 +59,9 @@ impl AdminService {
             files: stats.files,
             directories: stats.directories,
             chunks: stats.chunks,
-            chunks_healthy: health.healthy,
-            chunks_degraded: health.degraded,
-            chunks_missing: health.missing,
+            chunks_healthy: census.healthy,
+            chunks_degraded: census.degraded(),
+            chunks_missing: census.lost + census.unavailable,
             chunks_garbage: stats.garbage,
             bytes_total,
             bytes_free,
@@ -98,6 +71,15 @@ impl AdminService {
             leases: count(master.leases.len()),
             bytes_metadata: master.metadata_bytes(),
             uptime_ms: millis(now.saturating_duration_since(master.started)),
+            chunks_at_risk: census.at_risk,
+            chunks_unavailable: census.unavailable,
+            chunks_lacking: census.missing,
+            repair_queue: repair.queued,
+            repair_copies: repair.copying,
+            repair_rate: repair.rate(now.saturating_duration_since(master.started)),
+            repair_copied: repair.copied,
+            repair_removed: repair.removed,
+            repair_surveyed: repair.looked_everywhere,
         })
     }
 
@@ -153,18 +135,6 @@ impl AdminService {
             .collect();
         clients.sort_unstable_by(|a, b| (&a.name, a.session).cmp(&(&b.name, b.session)));
         clients
-    }
-}
-
-impl Health {
-    fn of(&mut self, live: usize, record: &ChunkRecord) -> &mut u64 {
-        if live == 0 {
-            &mut self.missing
-        } else if live < usize::from(record.goal) {
-            &mut self.degraded
-        } else {
-            &mut self.healthy
-        }
     }
 }
 

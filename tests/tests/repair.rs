@@ -1,0 +1,149 @@
+//! Copies are lost, made again, moved and removed; files stay readable and equal throughout.
+
+use anyhow::{Result, ensure};
+use gfs_tests::{Cluster, Options, Stream, scenario, until};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bound on a repair.
+const REPAIRED: Duration = Duration::from_secs(60);
+/// Bytes of the files: several chunks, the last one not full.
+const SIZES: [usize; 5] = [1 << 20, 300_000, 70_000, 4096, 1];
+
+/// Four chunkservers with three copies, and a master that does not wait long.
+fn options() -> Options {
+    Options { chunkservers: 4, master_flags: &["--suspect-after", "2s", "--lost-after", "3s"], ..Options::default() }
+}
+
+/// Writes files through a mount that is ended then, so that nothing is leased and everything is durable.
+fn write_files(cluster: &mut Cluster) -> Result<Vec<(PathBuf, String)>> {
+    let mount = cluster.mount()?;
+    let mut files = Vec::new();
+    for (number, size) in SIZES.iter().cycle().take(15).enumerate() {
+        let bytes = Stream::new(number as u64).bytes(*size);
+        let path = mount.join(format!("file{number}"));
+        fs::write(&path, &bytes)?;
+        files.push((path, hex(&bytes)));
+    }
+    cluster.stop_mount(0)?;
+    cluster.start_mount(0)?;
+    Ok(files)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn all_equal(files: &[(PathBuf, String)]) -> Result<()> {
+    for (path, wanted) in files {
+        ensure!(hex(&fs::read(path)?) == *wanted, "{} has changed", path.display());
+    }
+    Ok(())
+}
+
+/// Waits until status shows this health and nothing is left to be done.
+fn settled(cluster: &Cluster, health: &str) -> Result<()> {
+    until(&format!("the cluster is {health}, and nothing waits for repair"), REPAIRED, || {
+        let status = cluster.gfsctl_json(&["status"])?;
+        let repair = &status["repair"];
+        Ok(status["health"] == health && repair["queue"] == 0 && repair["surveyed"] == true)
+    })
+}
+
+fn is(cluster: &Cluster, health: &str) -> Result<()> {
+    until(&format!("the cluster is {health}"), REPAIRED, || Ok(cluster.gfsctl_json(&["status"])?["health"] == health))
+}
+
+/// Chunk files of a chunkserver, by chunk, with what is in them.
+fn replicas(cluster: &Cluster, number: usize) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for directory in fs::read_dir(cluster.chunkserver_directory(number).join("chunks"))? {
+        for file in fs::read_dir(directory?.path())? {
+            let path = file?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".d").to_owned();
+            found.insert(name, content(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Of a chunk file: everything behind its header's first sector, which names the replica.
+fn content(path: &Path) -> Result<String> {
+    let bytes = fs::read(path)?;
+    Ok(hex(bytes.get(504..).unwrap_or_default()))
+}
+
+/// Every chunk has so many replicas on these chunkservers, of one version and all equal.
+fn replicas_are_equal(cluster: &Cluster, servers: &[usize], copies: usize) -> Result<()> {
+    let mut chunks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for number in servers {
+        for (chunk, content) in replicas(cluster, *number)? {
+            chunks.entry(chunk).or_default().push(content);
+        }
+    }
+    ensure!(!chunks.is_empty(), "no chunk at all");
+    for (chunk, contents) in &chunks {
+        ensure!(contents.len() == copies, "{chunk} has {} replicas, not {copies}", contents.len());
+        ensure!(contents.iter().all(|content| *content == contents[0]), "replicas of {chunk} differ");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_killed_chunkserver_is_made_up_for_and_its_surplus_removed_when_it_returns() {
+    scenario(options(), |cluster| {
+        let files = write_files(cluster)?;
+        settled(cluster, "healthy")?;
+        cluster.kill_chunkserver(1)?;
+        is(cluster, "degraded")?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)?;
+        replicas_are_equal(cluster, &[0, 2, 3], 3)?;
+        cluster.start_chunkserver(1)?;
+        until("the surplus copies are gone", REPAIRED, || Ok(replicas_are_equal(cluster, &[0, 1, 2, 3], 3).is_ok()))?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)?;
+        cluster.restart_all()?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)
+    });
+}
+
+#[test]
+fn a_clean_stop_starts_no_repair() {
+    scenario(Options { chunkservers: 5, ..options() }, |cluster| {
+        let files = write_files(cluster)?;
+        settled(cluster, "healthy")?;
+        cluster.stop_chunkserver(1)?;
+        is(cluster, "degraded")?;
+        // The killed one is lost later than the one that took leave would have been.
+        cluster.kill_chunkserver(2)?;
+        until("the killed one is missed", REPAIRED, || {
+            Ok(cluster.gfsctl_json(&["status"])?["repair"]["copied"].as_u64() > Some(0))
+        })?;
+        settled(cluster, "degraded")?;
+        cluster.start_chunkserver(1)?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)
+    });
+}
+
+#[test]
+fn a_goal_is_raised_and_lowered() {
+    scenario(options(), |cluster| {
+        let files = write_files(cluster)?;
+        settled(cluster, "healthy")?;
+        for copies in [4, 2] {
+            cluster.gfsctl(&["set-goal", "-r", &copies.to_string(), "/"])?;
+            until("every chunk has as many copies", REPAIRED, || {
+                Ok(replicas_are_equal(cluster, &[0, 1, 2, 3], copies).is_ok())
+            })?;
+            settled(cluster, "healthy")?;
+            all_equal(&files)?;
+        }
+        Ok(())
+    });
+}
