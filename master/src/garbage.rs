@@ -113,7 +113,12 @@ impl Master {
                 let gone = self.delete(server, chunks).await.unwrap_or_default();
                 gone.into_iter().map(move |handle| (handle, server))
             }));
-            let rows: Vec<_> = outcomes.await.into_iter().flatten().collect();
+            let mut rows: Vec<_> = outcomes.await.into_iter().flatten().collect();
+            // Nobody waits for servers that were removed.
+            rows.extend(page.iter().flat_map(|chunk| {
+                let removed = chunk.servers.iter().filter(|server| !self.servers.is_known(**server));
+                removed.map(|server| (chunk.handle, *server))
+            }));
             if !rows.is_empty() {
                 self.commit_one(Action::Collected { rows }).await?;
             }

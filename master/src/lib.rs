@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod chores;
 pub mod config;
 pub mod data_dir;
+pub mod duties;
 pub mod garbage;
 pub mod gate;
 pub mod grants;

@@ -37,6 +37,8 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         }
         Action::EndSession { session } => sessions::end(tx, *session).map(done),
         Action::RegisterServer { uuid, rack } => servers::register(tx, *uuid, rack).map(CoreResult::Server),
+        Action::SetDuty { server, duty } => servers::set_duty(tx, *server, *duty).map(done),
+        Action::RemoveServer { server } => servers::remove(tx, *server).map(done),
         Action::AllocateChunk { inode, index, placement } => chunks::allocate(tx, *inode, *index, placement),
         Action::RaiseVersion { handle, version, entitled, unwritten } => {
             let raise = chunks::Raise { version: *version, servers: entitled, unwritten: *unwritten };

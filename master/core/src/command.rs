@@ -4,6 +4,7 @@
 //! stamped in by the leader before the command is logged, so that live, restart and follower run the
 //! same code with the same result. Ids (inodes, handles, servers) are counted in the state itself.
 
+use crate::outcome::Duty;
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
     ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
@@ -53,6 +54,19 @@ pub enum Action {
         uuid: ServerUuid,
         /// Label of its failure domain; a known server's is replaced.
         rack: String,
+    },
+    /// An operator wants something of a chunkserver from now on, instead of what was wanted before. `Done`;
+    /// `NotFound` if it is unknown.
+    SetDuty {
+        /// Which.
+        server: ServerId,
+        /// What.
+        duty: Duty,
+    },
+    /// A chunkserver is no part of the cluster any more. `Done`; `NotFound` if it is unknown.
+    RemoveServer {
+        /// Which; the number is not given out again.
+        server: ServerId,
     },
     /// Give a hole a chunk (version 1, entitled = placement, unwritten). `Allocated`; if the index has a chunk
     /// already, that one with `created` false.

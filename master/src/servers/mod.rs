@@ -14,8 +14,8 @@ mod standing;
 
 use crate::config::Timings;
 use crate::gate::Gate;
-use gfs_master_core::ServerRecord;
 use gfs_master_core::plan::{PlacementServer, PlacementView};
+use gfs_master_core::{Duty, ServerRecord};
 use gfs_proto::chunk::Replica;
 use gfs_proto::control::{ChunkCommand, CommandOutcome, DirectorySpace, Heartbeat, Register};
 use gfs_proto::ids::{Incarnation, ServerId, ServerUuid};
@@ -74,6 +74,8 @@ pub struct ServerStatus {
     pub registered: Option<Arc<Register>>,
     /// Room per directory.
     pub space: Vec<DirectorySpace>,
+    /// What an operator wants of it.
+    pub duty: Duty,
     /// Since the last sign of life.
     pub silent: Option<Duration>,
 }
@@ -112,6 +114,7 @@ impl Drop for Silence<'_> {
 struct Server {
     uuid: ServerUuid,
     rack: String,
+    duty: Duty,
     registered: Option<Arc<Register>>,
     link: Option<Arc<Link>>,
     reported: Gate,
@@ -138,6 +141,7 @@ impl Server {
         Self {
             uuid: record.uuid,
             rack: record.rack,
+            duty: record.duty,
             registered: None,
             link: None,
             reported: Gate::new(),
@@ -194,7 +198,7 @@ impl Servers {
     /// A server has registered; an older link of it is given up. What it has is still to be reported.
     pub fn attach(&self, server: ServerId, register: Register, link: Arc<Link>, now: Instant) {
         let mut table = self.table.lock();
-        let record = ServerRecord { server, uuid: register.uuid, rack: register.rack.clone() };
+        let record = ServerRecord { server, uuid: register.uuid, rack: register.rack.clone(), duty: Duty::default() };
         let entry = table.entry(server).or_insert_with(|| Server::of(record));
         if let Some(old) = entry.link.replace(link) {
             old.close();
@@ -344,7 +348,7 @@ impl Servers {
             server: *id,
             rack: entry.rack.clone(),
             bytes_free: entry.bytes_free(),
-            accepts_chunks: entry.space.iter().any(|d| d.accepts_chunks),
+            accepts_chunks: !entry.duty.draining && entry.space.iter().any(|d| d.accepts_chunks),
             recent: entry.recent,
         });
         PlacementView { servers: servers.collect() }
@@ -386,6 +390,7 @@ impl Servers {
                 presence: entry.presence(self.started, now, &self.timings),
                 registered: entry.registered.clone(),
                 space: entry.space.clone(),
+                duty: entry.duty,
                 silent: entry.heard.map(|heard| now.saturating_duration_since(heard)),
             })
             .collect();
@@ -428,7 +433,8 @@ mod tests {
     #[test]
     fn presence_follows_registration_reports_and_silence() {
         let (now, timings) = (Instant::now(), Timings::default());
-        let record = ServerRecord { server: SERVER, uuid: ServerUuid::new([1; 16]), rack: String::new() };
+        let record =
+            ServerRecord { server: SERVER, uuid: ServerUuid::new([1; 16]), rack: String::new(), duty: Duty::default() };
         let servers = Servers::new(vec![record], timings, now);
         let after = |secs| servers.presence(SERVER, now + Duration::from_secs(secs));
         assert_eq!((after(4), after(5)), (Presence::Expected, Presence::Down));

@@ -2,6 +2,8 @@
 
 use crate::support::{Client, Cluster, FakeServer, Manners, timings, until};
 use gfs_master::config::Timings;
+use gfs_master::duties::DutyError;
+use gfs_master::servers::Presence;
 use gfs_master_core::ChunkRecord;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::ChunkCommand;
@@ -228,4 +230,90 @@ async fn a_removal_that_is_not_confirmed_silences_the_server_first() {
     assert_eq!(next.replicas.len(), 2);
     let served = victim.served_from().expect("acknowledged before").elapsed();
     assert!(served >= cluster.timings.read_lease, "it may still answer reads: {served:?}");
+}
+
+fn needed(cluster: &Cluster, server: ServerId) -> u64 {
+    let census = cluster.node().master.census().expect("readable");
+    census.dependents.get(&server).map_or(0, |dependent| dependent.chunks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_server_gives_up_everything_and_may_then_be_removed() {
+    let (mut cluster, mut servers, fourth, _client, _, grant) = four(hasty()).await;
+    let (handle, drained) = (grant.handle, servers.remove(0));
+    let id = drained.id();
+    let running = cluster.node().master.remove_server(id, false).await.expect_err("it runs");
+    assert!(matches!(running, DutyError::Running(_)), "{running}");
+    cluster.node().master.drain(id, true).await.expect("known");
+    assert!(matches!(cluster.node().master.drain(ServerId::new(9), true).await, Err(DutyError::Unknown(_))));
+    until("nothing depends on it", || needed(&cluster, id) == 0).await;
+    until("its copy is deleted", || drained.version(handle).is_none()).await;
+    assert_eq!(entitled(&cluster, handle), ids(&servers).into_iter().chain([fourth.id()]).collect::<Vec<_>>());
+    // It gets nothing new, after a restart of the master neither.
+    drop(drained);
+    cluster.restart().await;
+    assert!(cluster.node().master.server_status(id).expect("known").duty.draining);
+    cluster.node().master.remove_server(id, false).await.expect("nothing is lost");
+    assert!(matches!(cluster.node().master.server_status(id), Err(DutyError::Unknown(_))));
+    let number = FakeServer::start(&cluster.url(), 1).await;
+    cluster.all_up(1).await;
+    assert!(number.id() > fourth.id(), "it is another one now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_last_copies_is_not_removed_unless_that_is_said() {
+    let cluster = Cluster::with(hasty()).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (_, grant) = written(&client, &servers).await;
+    let last = servers.remove(0);
+    let id = last.id();
+    drop(servers);
+    drop(last);
+    let master = &cluster.node().master;
+    until("it is down", || master.servers.presence(id, std::time::Instant::now()) == Presence::Down).await;
+    let refused = master.remove_server(id, false).await.expect_err("a last copy").to_string();
+    assert!(refused.contains("the last copy of 1 chunks") && refused.contains("--force"), "{refused}");
+    let dependent = master.remove_server(id, true).await.expect("it was said");
+    assert_eq!((dependent.chunks, dependent.last_copies), (1, 1));
+    assert!(entitled(&cluster, grant.handle).contains(&id), "the record says who had it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_under_maintenance_is_not_missed_until_that_ends() {
+    let (cluster, mut servers, fourth, _client, _, grant) = four(hasty()).await;
+    let away = servers.remove(0);
+    let (id, master) = (away.id(), &cluster.node().master);
+    master.maintain(id, Some(Duration::from_secs(3600))).await.expect("known");
+    let other = servers.remove(0);
+    drop(away);
+    drop(other);
+    until("the one without maintenance is lost", || entitled(&cluster, grant.handle).contains(&fourth.id())).await;
+    until("nothing waits", || master.repair.status().looked_everywhere && master.repair.status().queued == 0).await;
+    assert_eq!(servers[0].commands().iter().filter(|command| is_copy(command)).count(), 0);
+    let fifth = FakeServer::start(&cluster.url(), 5).await;
+    assert_eq!(fifth.commands().iter().filter(|command| is_copy(command)).count(), 0);
+    master.maintain(id, None).await.expect("known");
+    until("it is missed now", || fifth.commands().iter().any(is_copy)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_does_not_wait_for_a_server_that_was_removed() {
+    let cluster = Cluster::with(hasty()).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, _) = written(&client, &servers).await;
+    let gone = servers.remove(0);
+    let id = gone.id();
+    drop(gone);
+    assert!(client.unlink("file").await.is_ok());
+    let master = &cluster.node().master;
+    let waits_for = || -> Vec<ServerId> {
+        let garbage = master.store.view().garbage(None, 9).expect("readable");
+        garbage.into_iter().flat_map(|chunk| chunk.servers).collect()
+    };
+    client.release(inode, 1).await;
+    until("garbage waits for it alone", || waits_for() == [id]).await;
+    master.remove_server(id, false).await.expect("nothing is lost");
+    until("and then for nobody", || waits_for().is_empty()).await;
 }
