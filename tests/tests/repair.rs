@@ -1,7 +1,7 @@
 //! Copies are lost, made again, moved and removed; files stay readable and equal throughout.
 
 use anyhow::{Result, ensure};
-use gfs_tests::{Cluster, Options, Stream, scenario, until};
+use gfs_tests::{Cluster, Options, Small, Stream, environment_is_fit, scenario, until};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
@@ -145,5 +145,122 @@ fn a_goal_is_raised_and_lowered() {
             all_equal(&files)?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_chunkserver_is_drained_and_removed_while_files_stay_as_they_are() {
+    scenario(options(), |cluster| {
+        let files = write_files(cluster)?;
+        settled(cluster, "healthy")?;
+        let (drained, running) = (cluster.server_name(2)?, cluster.server_name(0)?);
+        let unknown = cluster.gfsctl_attempt(&["drain", "cs99"])?;
+        ensure!(unknown.status != 0 && unknown.err.contains("no chunkserver cs99"), "{}", unknown.err);
+        let refused = cluster.gfsctl_attempt(&["remove", &running])?;
+        ensure!(refused.status != 0 && refused.err.contains("stop it first"), "{}", refused.err);
+        let said = cluster.gfsctl(&["drain", &drained, "--wait"])?;
+        ensure!(said.contains("safe to stop"), "{said}");
+        replicas_are_equal(cluster, &[0, 1, 3], 3)?;
+        ensure!(replicas(cluster, 2)?.is_empty(), "it has copies still");
+        // What is written now goes elsewhere.
+        let more = write_more(cluster)?;
+        cluster.stop_chunkserver(2)?;
+        cluster.gfsctl(&["remove", &drained])?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)?;
+        all_equal(&more)?;
+        let known = cluster.gfsctl_json(&["status"])?["chunkservers"]["known"].as_u64();
+        ensure!(known == Some(3), "{known:?} chunkservers are known");
+        Ok(())
+    });
+}
+
+/// One file more, through the mount that there is.
+fn write_more(cluster: &Cluster) -> Result<Vec<(PathBuf, String)>> {
+    let (path, bytes) = (cluster.path("m0").join("more"), Stream::new(99).bytes(600_000));
+    fs::write(&path, &bytes)?;
+    Ok(vec![(path, hex(&bytes))])
+}
+
+#[test]
+fn a_server_that_is_not_drained_any_more_gets_chunks_again() {
+    scenario(Options { chunkservers: 3, goal: 2, ..options() }, |cluster| {
+        let name = cluster.server_name(0)?;
+        cluster.gfsctl(&["drain", &name])?;
+        write_files(cluster)?;
+        ensure!(replicas(cluster, 0)?.is_empty(), "a drained server got chunks");
+        let said = cluster.gfsctl(&["drain", &name, "--cancel"])?;
+        ensure!(said.contains("not being drained"), "{said}");
+        let mount = cluster.path("m0");
+        for number in 0..20 {
+            fs::write(mount.join(format!("again{number}")), b"some bytes")?;
+        }
+        cluster.stop_mount(0)?;
+        until("it has chunks", REPAIRED, || Ok(!replicas(cluster, 0)?.is_empty()))
+    });
+}
+
+#[test]
+fn no_two_copies_stay_in_one_rack_when_there_are_enough() {
+    let racks: &'static [&'static str] = &["a", "a", "b", "c"];
+    scenario(Options { chunkservers: 3, goal: 2, racks, ..options() }, |cluster| {
+        let files = write_files(cluster)?;
+        settled(cluster, "healthy")?;
+        ensure!(shared(cluster)? == 0, "there are two racks for two copies");
+        cluster.gfsctl(&["set-goal", "-r", "3", "/"])?;
+        until("every chunk has three copies", REPAIRED, || Ok(replicas_are_equal(cluster, &[0, 1, 2], 3).is_ok()))?;
+        ensure!(shared(cluster)? > 0, "three copies in two racks");
+        // A third rack comes.
+        cluster.add_chunkserver()?;
+        until("no chunk has two copies in one rack", REPAIRED, || Ok(shared(cluster)? == 0))?;
+        until("nor one too many", REPAIRED, || Ok(replicas_are_equal(cluster, &[0, 1, 2, 3], 3).is_ok()))?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)
+    });
+}
+
+/// Chunks with a copy on both of the first two chunkservers.
+fn shared(cluster: &Cluster) -> Result<usize> {
+    let other = replicas(cluster, 1)?;
+    Ok(replicas(cluster, 0)?.keys().filter(|chunk| other.contains_key(*chunk)).count())
+}
+
+#[test]
+fn a_new_server_is_filled_from_the_others() {
+    if let Err(error) = environment_is_fit() {
+        panic!("{error:#}");
+    }
+    let parent = tempfile::tempdir().expect("a directory");
+    let small = Small::mount(parent.path(), 3).expect("file systems in memory");
+    let options = Options {
+        chunkservers: 0,
+        goal: 2,
+        chunkserver_flags: &["--reserve-mib", "1", "--watermark-mib", "1"],
+        master_flags: &["--rebalance-threshold", "10", "--rebalance-rate", "8MiB"],
+        ..options()
+    };
+    scenario(options, |cluster| {
+        for point in &small.points()[..2] {
+            cluster.add_chunkserver_at(point)?;
+        }
+        let mount = cluster.mount()?;
+        let mut files = Vec::new();
+        for number in 0..30 {
+            let (path, bytes) = (mount.join(format!("file{number}")), Stream::new(number).bytes(1 << 20));
+            fs::write(&path, &bytes)?;
+            files.push((path, hex(&bytes)));
+        }
+        cluster.stop_mount(0)?;
+        cluster.start_mount(0)?;
+        settled(cluster, "healthy")?;
+        cluster.add_chunkserver_at(&small.points()[2])?;
+        // 60 MiB on three servers of 64: none differs from another by much more than a tenth.
+        let counts = || -> Result<Vec<usize>> { (0..3).map(|number| Ok(replicas(cluster, number)?.len())).collect() };
+        until("the servers are even", REPAIRED, || {
+            Ok(counts()?.iter().all(|chunks| (14 * 4..27 * 4).contains(chunks)))
+        })?;
+        until("nothing is left over", REPAIRED, || Ok(replicas_are_equal(cluster, &[0, 1, 2], 2).is_ok()))?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)
     });
 }

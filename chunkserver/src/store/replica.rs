@@ -117,13 +117,15 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Deletes replicas of exactly these versions, durably; one result for each.
-    /// [`DataError::NoChunk`] if there is none, [`DataError::Version`] if it has another.
+    /// [`DataError::NoChunk`] if there is none, [`DataError::Version`] if it has another. In a directory out
+    /// of service nothing is durable: the replica is not served again, but may be found at the next start.
     pub fn delete(&self, chunks: &[SyncChunk]) -> Vec<Result<(), DataError>> {
         let mut results: Vec<_> = chunks.iter().map(|chunk| self.unlink(*chunk)).collect();
         let removed: Vec<(ChunkHandle, Entry)> = chunks
             .iter()
             .zip(&results)
             .filter_map(|(chunk, done)| Some((chunk.handle, *done.as_ref().ok()?)))
+            .filter(|(_, entry)| self.directory(*entry).in_service())
             .collect();
         let failed = self.sync_names_of(&removed);
         for (handle, entry) in &removed {
@@ -147,10 +149,13 @@ impl<D: Disk> ChunkStore<D> {
         let file = held.as_deref().map(|open| &open.file);
         // an answer that is being sent may still read from the file
         let unread = file.is_none_or(|file| Arc::strong_count(file) == 1);
-        directory.remove_file(entry.name(handle), file.map(|file| &**file), unread).inspect_err(|_| {
+        if let Err(error) = directory.remove_file(entry.name(handle), file.map(|file| &**file), unread)
+            && directory.in_service()
+        {
             // it is still there, and must not be forgotten
             self.index.insert(handle, entry);
-        })?;
+            return Err(error);
+        }
         directory.chunks.fetch_sub(1, Ordering::Relaxed);
         Ok(entry)
     }

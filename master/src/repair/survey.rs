@@ -1,8 +1,10 @@
 //! What is known of a chunk's copies, put together for the planners.
 
 use crate::master::Master;
+use crate::servers::locations::Known;
 use gfs_master_core::ChunkRecord;
 use gfs_master_core::plan::{ChunkCopies, Need, Urgency};
+use gfs_proto::control::ReplicaState;
 use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, ServerId};
 use gfs_proto::limits::CHUNKS_PER_REQUEST_MAX;
@@ -15,10 +17,12 @@ impl Master {
             located.into_iter().partition(|row| record.entitled.contains(&row.server));
         // One that is ahead has the content of the recorded version: a raise was not logged.
         let current = entitled.iter().filter(|row| row.version >= record.version && row.known.usable());
+        let failing = entitled.iter().filter(|row| row.known == Known::Reported(ReplicaState::Failing));
         ChunkCopies {
             goal: record.goal,
             entitled: record.entitled.clone(),
             current: current.map(|row| row.server).collect(),
+            failing: failing.map(|row| row.server).collect(),
             occupied: others.iter().map(|row| row.server).collect(),
             bytes: self.bytes_of(record),
         }

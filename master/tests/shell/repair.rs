@@ -6,7 +6,7 @@ use gfs_master::duties::DutyError;
 use gfs_master::servers::Presence;
 use gfs_master_core::ChunkRecord;
 use gfs_proto::chunk::ChunkGrant;
-use gfs_proto::control::ChunkCommand;
+use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver, ReplicaRow, ReplicaState};
 use gfs_proto::ids::{ChunkHandle, InodeId, ServerId};
 use gfs_proto::ops::{HeldChunk, Op};
 use std::time::Duration;
@@ -230,6 +230,19 @@ async fn a_removal_that_is_not_confirmed_silences_the_server_first() {
     assert_eq!(next.replicas.len(), 2);
     let served = victim.served_from().expect("acknowledged before").elapsed();
     assert!(served >= cluster.timings.read_lease, "it may still answer reads: {served:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_on_a_disk_that_fails_are_replaced_and_removed() {
+    let (cluster, servers, fourth, _client, _, grant) = four(hasty()).await;
+    let handle = grant.handle;
+    let row = ReplicaRow { handle, version: grant.version, length: 100, state: ReplicaState::Failing };
+    let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
+    servers[1].tell(FromChunkserver::Report(report)).await;
+    until("it is replaced", || entitled(&cluster, handle).contains(&fourth.id())).await;
+    until("and not entitled any more", || !entitled(&cluster, handle).contains(&servers[1].id())).await;
+    until("and deleted", || servers[1].version(handle).is_none()).await;
+    assert_eq!(entitled(&cluster, handle).len(), 3);
 }
 
 fn needed(cluster: &Cluster, server: ServerId) -> u64 {

@@ -49,7 +49,14 @@ mod tests {
     fn chunk(servers: &[u32]) -> ChunkCopies {
         let servers: Vec<_> = servers.iter().map(|id| ServerId::new(*id)).collect();
         let goal = u8::try_from(servers.len()).expect("few");
-        ChunkCopies { goal, entitled: servers.clone(), current: servers, occupied: Vec::new(), bytes: 1 << 20 }
+        ChunkCopies {
+            goal,
+            entitled: servers.clone(),
+            current: servers,
+            failing: Vec::new(),
+            occupied: Vec::new(),
+            bytes: 1 << 20,
+        }
     }
 
     fn step(view: &RepairView, chunk: &ChunkCopies) -> Option<(u32, u32)> {

@@ -57,6 +57,8 @@ pub struct ChunkCopies {
     pub entitled: Vec<ServerId>,
     /// Those of the entitled that have a usable replica of exactly the current version.
     pub current: Vec<ServerId>,
+    /// Of these, those whose disk fails: they can be read, perhaps, and do not count.
+    pub failing: Vec<ServerId>,
     /// Not entitled, but there is something of the chunk on their disks.
     pub occupied: Vec<ServerId>,
     /// Bytes that a copy moves, as far as is known.
@@ -140,7 +142,8 @@ impl<'a> Survey<'a> {
         let draining = |server: &ServerId| view.get(server).is_some_and(|known| known.draining);
         let entitled = || chunk.entitled.iter().copied();
         let live: Vec<_> = entitled().filter(|s| standing(s) == Standing::Live && chunk.current.contains(s)).collect();
-        let staying = live.iter().copied().filter(|server| !draining(server)).collect();
+        let failing = |server: &ServerId| chunk.failing.contains(server);
+        let staying = live.iter().copied().filter(|server| !draining(server) && !failing(server)).collect();
         let (away_draining, away): (Vec<_>, Vec<_>) =
             entitled().filter(|server| standing(server) == Standing::Away).partition(draining);
         Self { view, chunk, live, staying, away: away.len(), away_draining: away_draining.len() }
@@ -192,8 +195,8 @@ impl<'a> Survey<'a> {
         let enough = |server: &ServerId| self.staying.iter().filter(|other| *other != server).count() >= self.goal();
         self.live.iter().copied().filter(enough).max_by_key(|server| {
             let known = self.view.get(server);
-            let draining = known.is_some_and(|known| known.draining);
-            (draining, self.in_rack_of(*server, &self.staying), known.map_or(0, RepairServer::used), Reverse(*server))
+            let leaves = !self.staying.contains(server);
+            (leaves, self.in_rack_of(*server, &self.staying), known.map_or(0, RepairServer::used), Reverse(*server))
         })
     }
 
@@ -206,7 +209,8 @@ impl<'a> Survey<'a> {
 
     fn need(&self) -> Option<Need> {
         let (goal, need) = (self.goal(), |reason, missing| Some(Need { reason, missing }));
-        let all = self.live.len() + self.away + self.away_draining;
+        let sound = self.live.iter().filter(|server| !self.chunk.failing.contains(server)).count();
+        let all = sound + self.away + self.away_draining;
         if self.live.is_empty() {
             None
         } else if all < goal {
@@ -226,7 +230,8 @@ impl<'a> Survey<'a> {
 /// How many copies can be read, and whether more are to be expected.
 pub fn health(view: &RepairView, chunk: &ChunkCopies) -> Health {
     let survey = Survey::of(view, chunk);
-    match survey.goal().saturating_sub(survey.live.len()) {
+    let sound = survey.live.iter().filter(|server| !chunk.failing.contains(server)).count();
+    match survey.goal().saturating_sub(sound) {
         _ if survey.live.is_empty() && survey.away + survey.away_draining > 0 => Health::Unavailable,
         _ if survey.live.is_empty() => Health::Lost,
         0 => Health::Healthy,

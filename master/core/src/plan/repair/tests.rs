@@ -30,7 +30,14 @@ fn view(count: u32) -> RepairView {
 
 /// A chunk with readable copies there.
 fn chunk(goal: u8, servers: &[u32]) -> ChunkCopies {
-    ChunkCopies { goal, entitled: ids(servers), current: ids(servers), occupied: Vec::new(), bytes: 1 << 20 }
+    ChunkCopies {
+        goal,
+        entitled: ids(servers),
+        current: ids(servers),
+        failing: Vec::new(),
+        occupied: Vec::new(),
+        bytes: 1 << 20,
+    }
 }
 
 struct Idle;
@@ -77,6 +84,20 @@ fn a_replica_that_nobody_may_use_is_replaced_where_it_is() {
     copies.entitled = ids(&[1, 2]);
     copies.occupied = ids(&[3]);
     assert_eq!(next_step(&view(3), &copies, &Idle), None, "what is not entitled has to go first");
+}
+
+#[test]
+fn a_copy_on_a_failing_disk_is_read_and_replaced_and_then_removed() {
+    let view = view(4);
+    let mut copies = chunk(3, &[1, 2, 3]);
+    copies.failing = ids(&[2]);
+    assert_eq!(health(&view, &copies), Health::Missing(1));
+    assert_eq!(need(&view, &copies), Some(Need { reason: Reason::Repair, missing: 1 }));
+    let busy = Busy(ids(&[1, 3]));
+    assert_eq!(next_step(&view, &copies, &busy), Some(Step::Copy { source: id(2), target: id(4) }));
+    let mut moved = chunk(3, &[1, 2, 3, 4]);
+    moved.failing = ids(&[2]);
+    assert_eq!((health(&view, &moved), next_step(&view, &moved, &Idle)), (Health::Healthy, Some(Step::Remove(id(2)))));
 }
 
 #[test]
