@@ -22,7 +22,7 @@ use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ServerId};
 use gfs_proto::limits::OPERATION_TIMEOUT;
 use std::time::{Duration, Instant};
-use tracing::{debug, info};
+use tracing::debug;
 
 /// A writer is held up no longer than this: it gives up after twice as long.
 const HOLD_MAX: Duration = Duration::from_secs(OPERATION_TIMEOUT.as_secs() / 2);
@@ -65,7 +65,7 @@ impl Master {
         }
         let known = Known::Reported(ReplicaState::Clean);
         self.locations.set(handle, Located { server: target, version: row.version, known });
-        info!(chunk = %handle, version = %row.version, from = %source, to = %target, bytes = row.length, "copied");
+        debug!(chunk = %handle, version = %row.version, from = %source, to = %target, bytes = row.length, "copied");
         Ok(row.length.into())
     }
 

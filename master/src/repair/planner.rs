@@ -4,7 +4,9 @@ use super::copy::Copying;
 use super::{Rebalance, StepError};
 use crate::master::Master;
 use gfs_master_core::ChunkRecord;
-use gfs_master_core::plan::{self, Limits, Load as _, Need, Reason, RepairQueue, RepairView, Standing, Step, Throttle};
+use gfs_master_core::plan::{
+    self, ChunkCopies, Limits, Load as _, Need, Reason, RepairQueue, RepairView, Standing, Step, Throttle, Waiting,
+};
 use gfs_proto::FsError;
 use gfs_proto::ids::{ChunkHandle, ServerId};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ const CANDIDATES_MAX: usize = 64;
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Copies are removed so many at a time.
 const REMOVALS_MAX: usize = 32;
+/// A chunk that no server can take is looked at again after this, or when the servers change.
+const HELPLESS: Duration = Duration::from_secs(5);
 /// Chunks that wait to be moved for even filling: few, since each move changes what is to be moved next.
 const MOVES_MAX: usize = 64;
 /// A chunk that is disturbed so often while it is copied is held the next time.
@@ -73,9 +77,12 @@ enum Pace {
     Idle,
 }
 
+#[derive(Clone, Copy)]
 struct Walk {
     after: Option<ChunkHandle>,
     pace: Pace,
+    /// The next page is looked at then, if there is no hurry.
+    due: Duration,
 }
 
 /// What one round goes by.
@@ -135,7 +142,7 @@ impl Planner {
             moves: Throttle::new(move_limits(master.repair.settings.rebalance)),
             steps: JoinSet::new(),
             removals: 0,
-            walk: Walk { after: None, pace: Pace::Urgent },
+            walk: Walk { after: None, pace: Pace::Urgent, due: Duration::ZERO },
             servers: Vec::new(),
             whole: false,
             master,
@@ -158,19 +165,16 @@ impl Planner {
             self.begin_steps(&round);
         });
         self.report();
-        match self.walk.pace {
-            Pace::Urgent => Duration::ZERO,
-            Pace::Idle => {
-                let ready = self
-                    .throttle
-                    .ready()
-                    .into_iter()
-                    .chain(self.moves.ready())
-                    .min()
-                    .map(|at| at.saturating_sub(round.now).max(PAUSE_MIN));
-                self.master.timings.tick.min(ready.unwrap_or(Duration::MAX))
-            }
+        self.pause(round.now)
+    }
+
+    /// Until the throttle lets something begin again, or the next page is due.
+    fn pause(&self, now: Duration) -> Duration {
+        if self.walk.pace == Pace::Urgent {
+            return Duration::ZERO;
         }
+        let ready = self.throttle.ready().into_iter().chain(self.moves.ready()).chain([self.walk.due]).min();
+        ready.map_or(self.master.timings.tick, |at| at.saturating_sub(now).max(PAUSE_MIN))
     }
 
     /// Servers that came, went or changed may concern any chunk.
@@ -181,7 +185,8 @@ impl Planner {
         let asked = self.master.repair.everywhere.swap(false, Ordering::AcqRel);
         if changed || asked || self.queue.has_room_again() {
             self.master.repair.status.lock().looked_everywhere = false;
-            self.walk = Walk { after: None, pace: Pace::Urgent };
+            self.queue.hurry();
+            self.walk = Walk { after: None, pace: Pace::Urgent, ..self.walk };
         }
     }
 
@@ -197,6 +202,10 @@ impl Planner {
     }
 
     fn look_at_page(&mut self, round: &Round) -> Result<(), FsError> {
+        if self.walk.pace == Pace::Idle && round.now < self.walk.due {
+            return Ok(());
+        }
+        self.walk.due = round.now + self.master.timings.tick;
         let page = self.master.store.view().all_chunks(self.walk.after, PAGE)?;
         self.walk.after = page.last().map(|(handle, _)| *handle).filter(|_| page.len() == PAGE);
         for (handle, record) in &page {
@@ -270,8 +279,17 @@ impl Planner {
         if !self.master.removable_strays(handle).is_empty() {
             return self.spawn(handle, Task::Strays);
         }
-        let copies = self.master.copies_of(handle, &record);
-        let Some(step) = plan::next_step(&round.view, &copies, &self.throttle) else { return };
+        let failures = self.queue.get(handle).map_or(0, |waiting| waiting.failures);
+        let bytes = self.master.bytes_of(&record);
+        let copies = ChunkCopies { bytes, failures, ..self.master.copies_of(handle, &record) };
+        let Some(step) = plan::next_step(&round.view, &copies, &self.throttle) else {
+            let anybody = Throttle::new(self.master.repair.settings.limits);
+            if plan::next_step(&round.view, &copies, &anybody).is_none() {
+                // Nobody can take it: others, further down, may be helped meanwhile.
+                self.queue.put_off(handle, round.now + HELPLESS);
+            }
+            return;
+        };
         let Some(hold) = self.may_hold(handle, round.now) else { return };
         match step {
             Step::Copy { source, target } => {
@@ -285,12 +303,17 @@ impl Planner {
     }
 
     fn begin_move(&mut self, view: &RepairView, handle: ChunkHandle, record: &ChunkRecord) {
-        if self.moves.is_exhausted() {
+        let is_planned = |waiting: Waiting| waiting.urgency.need.reason == Reason::Rebalance;
+        let planned = self.queue.get(handle).is_some_and(is_planned);
+        if planned && self.moves.is_exhausted() {
             return;
         }
         self.queue.remove(handle);
+        if !planned {
+            return;
+        }
         if let Some(Step::Copy { source, target }) = self.may_move(view, handle, record) {
-            let bytes = self.master.copies_of(handle, record).bytes;
+            let bytes = self.master.bytes_of(record);
             let copying = Copying { handle, source, target, hold: false };
             self.spawn(handle, Task::Copy { copying, bytes, moves: true });
         }
@@ -300,7 +323,7 @@ impl Planner {
     /// left alone for a while: most are written once, and then not again.
     fn may_hold(&mut self, handle: ChunkHandle, now: Duration) -> Option<bool> {
         let waiting = self.queue.get(handle)?;
-        if waiting.failures >= DISTURBANCES_MAX {
+        if waiting.disturbances >= DISTURBANCES_MAX {
             return Some(true);
         }
         if !self.master.may_be_leased(handle, Instant::now()) {
@@ -369,7 +392,7 @@ impl Planner {
             Err(StepError::Leased) => self.queue.put_off(handle, now + self.master.timings.tick),
             Err(error) => {
                 debug!(chunk = %handle, ?task, %error, "repair is put off");
-                self.queue.failed(handle, now);
+                self.queue.failed(handle, now, matches!(error, StepError::Changed));
             }
         }
     }

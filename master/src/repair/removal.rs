@@ -13,7 +13,7 @@ use gfs_proto::FsError;
 use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ServerId};
 use std::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 impl Master {
     /// Removes the server's copy, if it still is one too many. `hold`: though the chunk is being written.
@@ -38,7 +38,7 @@ impl Master {
         self.commit_one(Action::Entitle { handle, version, from, to }).await?;
         let gone = self.delete(server, vec![SyncChunk { handle, version }]).await;
         if gone.is_some_and(|gone| gone.contains(&handle)) {
-            info!(chunk = %handle, %version, %server, "removed a copy that is not needed");
+            debug!(chunk = %handle, %version, %server, "removed a copy that is not needed");
         } else {
             drop(self.fenced(&[Lost::Away(server, run)]).await);
         }

@@ -10,7 +10,7 @@ use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, ServerId};
 use gfs_proto::limits::CHUNKS_PER_REQUEST_MAX;
 
 impl Master {
-    /// The copies of a chunk as recorded and reported.
+    /// The copies of a chunk as recorded and reported; what a copy would move is left open.
     pub fn copies_of(&self, handle: ChunkHandle, record: &ChunkRecord) -> ChunkCopies {
         let located = self.locations.of(handle);
         let (entitled, others): (Vec<_>, Vec<_>) =
@@ -24,12 +24,13 @@ impl Master {
             current: current.map(|row| row.server).collect(),
             failing: failing.map(|row| row.server).collect(),
             occupied: others.iter().map(|row| row.server).collect(),
-            bytes: self.bytes_of(record),
+            bytes: 0,
+            failures: 0,
         }
     }
 
     /// About how many bytes of the chunk its file has; replicas may hold less.
-    fn bytes_of(&self, record: &ChunkRecord) -> u64 {
+    pub(super) fn bytes_of(&self, record: &ChunkRecord) -> u64 {
         let Ok(attr) = self.store.view().attr(record.inode) else { return 0 };
         let chunk_size = self.store.genesis().chunk_size;
         let size = self.sizes.overlay(attr).size;

@@ -5,11 +5,12 @@ use gfs_master::config::Timings;
 use gfs_master::duties::DutyError;
 use gfs_master::servers::Presence;
 use gfs_master_core::ChunkRecord;
+use gfs_master_core::plan::Standing;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver, ReplicaRow, ReplicaState};
 use gfs_proto::ids::{ChunkHandle, InodeId, ServerId};
 use gfs_proto::ops::{HeldChunk, Op};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Servers are lost soon; leases end soon after a restart.
 fn hasty() -> Timings {
@@ -102,15 +103,18 @@ async fn a_lost_copy_is_made_again_and_the_returned_one_is_removed() {
 async fn a_suspect_server_or_one_that_took_leave_is_no_cause_for_repair() {
     let (cluster, mut servers, fourth, _client, _, grant) =
         four(Timings { maintenance: Duration::from_secs(3600), ..hasty() }).await;
-    servers.remove(0).leave().await;
-    let silent = servers.remove(0).kill();
-    until("the killed one is lost", || fourth.commands().iter().any(is_copy)).await;
+    let standing = |server| cluster.node().master.servers.repair_view(Instant::now())[&server].standing;
+    let (left, silent) = (servers.remove(0), servers.remove(0));
+    let (left_id, silent_id) = (left.id(), silent.id());
+    left.leave().await;
+    drop(silent);
+    until("the killed one is lost", || standing(silent_id) == Standing::Lost).await;
+    assert_eq!(standing(left_id), Standing::Away);
     until("its copy was made", || entitled(&cluster, grant.handle).contains(&fourth.id())).await;
-    until("all was looked at", || cluster.node().master.repair.status().looked_everywhere).await;
+    let status = || cluster.node().master.repair.status();
+    until("the one that took leave is not missed", || status().looked_everywhere && status().queued == 0).await;
     assert_eq!(fourth.commands().iter().filter(|command| is_copy(command)).count(), 1);
     assert_eq!(servers[0].commands().iter().filter(|command| is_copy(command)).count(), 0);
-    assert_eq!(cluster.node().master.repair.status().queued, 0, "the one that took leave is not missed");
-    drop(silent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,6 +139,25 @@ async fn a_grant_during_the_copy_makes_it_void() {
     fourth.make_copies(true).await;
     until("it counts", || entitled(&cluster, handle).contains(&fourth.id())).await;
     assert_eq!(fourth.version(handle), Some(newer.version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_raises_nothing_makes_the_copy_void_too() {
+    let (cluster, servers, fourth, client, inode, grant) = four(hasty()).await;
+    let handle = grant.handle;
+    fourth.manners(Manners::SlowCopies);
+    assert!(client.ask(Op::SetGoal { inode: inode.into(), goal: 4 }).await.is_ok());
+    until("a copy is under way", || fourth.copies_waiting() == 1).await;
+    let newer = client.grant(inode, 0).await.expect("granted beside the copy");
+    assert_eq!((newer.version, newer.replicas.len()), (grant.version, 3));
+    fourth.make_copies(true).await;
+    let deletes = |command: &ChunkCommand| matches!(command, ChunkCommand::Delete { .. });
+    until("the copy is deleted", || fourth.commands().iter().any(deletes)).await;
+    assert_eq!(entitled(&cluster, handle), ids(&servers), "record and version tell nothing of it");
+    give_back(&client, &newer).await;
+    until("it is tried again", || fourth.copies_waiting() == 1).await;
+    fourth.make_copies(true).await;
+    until("it counts", || entitled(&cluster, handle).contains(&fourth.id())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,7 +307,7 @@ async fn a_server_with_last_copies_is_not_removed_unless_that_is_said() {
     drop(servers);
     drop(last);
     let master = &cluster.node().master;
-    until("it is down", || master.servers.presence(id, std::time::Instant::now()) == Presence::Down).await;
+    until("it is down", || master.servers.presence(id, Instant::now()) == Presence::Down).await;
     let refused = master.remove_server(id, false).await.expect_err("a last copy").to_string();
     assert!(refused.contains("the last copy of 1 chunks") && refused.contains("--force"), "{refused}");
     let dependent = master.remove_server(id, true).await.expect("it was said");

@@ -35,6 +35,8 @@ pub struct Waiting {
     pub since: Duration,
     /// Steps that failed, one after the other.
     pub failures: u32,
+    /// Of these, those that failed because the chunk was written meanwhile.
+    pub disturbances: u32,
     /// Not before.
     pub due: Duration,
 }
@@ -57,7 +59,7 @@ impl RepairQueue {
     /// A chunk waits, or waits on with another urgency.
     pub fn insert(&mut self, handle: ChunkHandle, urgency: Urgency, now: Duration) {
         let known = self.take(handle);
-        let fresh = Waiting { urgency, since: now, failures: 0, due: now };
+        let fresh = Waiting { urgency, since: now, failures: 0, disturbances: 0, due: now };
         let blocking = urgency.blocking || known.is_some_and(|known| known.urgency.blocking);
         let urgency = Urgency { blocking, ..urgency };
         self.put(handle, Waiting { urgency, ..known.unwrap_or(fresh) });
@@ -85,11 +87,13 @@ impl RepairQueue {
         self.take(handle);
     }
 
-    /// A step failed: again after a pause that doubles each time.
-    pub fn failed(&mut self, handle: ChunkHandle, now: Duration) {
+    /// A step failed: again after a pause that doubles each time. `disturbed`: nobody is to blame, the chunk was
+    /// written meanwhile.
+    pub fn failed(&mut self, handle: ChunkHandle, now: Duration, disturbed: bool) {
         if let Some(waiting) = self.chunks.get_mut(&handle) {
             waiting.due = now + (PAUSE * (1 << waiting.failures.min(10))).min(PAUSE_MAX);
             waiting.failures += 1;
+            waiting.disturbances += u32::from(disturbed);
         }
     }
 
@@ -98,6 +102,11 @@ impl RepairQueue {
         if let Some(waiting) = self.chunks.get_mut(&handle) {
             waiting.due = due;
         }
+    }
+
+    /// Servers have changed: what was put off may be possible now.
+    pub fn hurry(&mut self) {
+        self.chunks.values_mut().for_each(|waiting| waiting.due = Duration::ZERO);
     }
 
     /// As it waits.
@@ -186,7 +195,7 @@ mod tests {
         queue.insert(chunk, wanted, NOW);
         let mut now = NOW;
         for pause in [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000] {
-            queue.failed(chunk, now);
+            queue.failed(chunk, now, pause == 500);
             let later = now + Duration::from_secs(1);
             queue.insert(chunk, Urgency { blocking: true, ..wanted }, later);
             let pause = Duration::from_millis(pause);
@@ -194,7 +203,10 @@ mod tests {
             now += pause;
             assert_eq!(due(&queue, now), [1], "{pause:?}");
         }
+        queue.hurry();
+        assert_eq!(due(&queue, NOW), [1]);
         let waiting = queue.get(chunk).expect("waits");
         assert_eq!((waiting.since, waiting.failures, waiting.urgency.blocking), (NOW, 9, true));
+        assert_eq!(waiting.disturbances, 1);
     }
 }

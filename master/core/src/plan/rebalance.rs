@@ -56,6 +56,7 @@ mod tests {
             failing: Vec::new(),
             occupied: Vec::new(),
             bytes: 1 << 20,
+            failures: 0,
         }
     }
 

@@ -63,6 +63,8 @@ pub struct ChunkCopies {
     pub occupied: Vec<ServerId>,
     /// Bytes that a copy moves, as far as is known.
     pub bytes: u64,
+    /// Steps that failed: other sources are tried, then other targets.
+    pub failures: u32,
 }
 
 /// How it stands with a chunk, for people.
@@ -187,7 +189,9 @@ impl<'a> Survey<'a> {
 
     fn source(&self, load: &impl Load) -> Option<ServerId> {
         let idle = self.live.iter().filter_map(|server| load.copies(*server).map(|copies| (copies, *server)));
-        idle.min().map(|(_, server)| server)
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable();
+        another(&idle, self.chunk.failures).map(|(_, server)| *server)
     }
 
     /// The copy that is best done without, if the others are as many as wanted without any that is to go.
@@ -227,6 +231,11 @@ impl<'a> Survey<'a> {
     }
 }
 
+/// The first, or after failures the others, one after the other.
+fn another<T>(ranked: &[T], failures: u32) -> Option<&T> {
+    ranked.get(failures as usize % ranked.len().max(1))
+}
+
 /// How many copies can be read, and whether more are to be expected.
 pub fn health(view: &RepairView, chunk: &ChunkCopies) -> Health {
     let survey = Survey::of(view, chunk);
@@ -249,7 +258,10 @@ pub fn next_step(view: &RepairView, chunk: &ChunkCopies, load: &impl Load) -> Op
     let survey = Survey::of(view, chunk);
     let copy = |target: ServerId| survey.source(load).map(|source| Step::Copy { source, target });
     match survey.need()?.reason {
-        Reason::Repair | Reason::Drain => copy(survey.targets(load).into_iter().next()?),
+        Reason::Repair | Reason::Drain => {
+            let rounds = chunk.failures / u32::try_from(survey.live.len()).unwrap_or(1).max(1);
+            copy(*another(&survey.targets(load), rounds)?)
+        }
         Reason::Surplus => survey.victim().map(Step::Remove),
         Reason::Racks => {
             let other_rack = |server: &ServerId| survey.in_rack_of(*server, &survey.staying) == 0;

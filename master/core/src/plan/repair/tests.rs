@@ -37,6 +37,7 @@ fn chunk(goal: u8, servers: &[u32]) -> ChunkCopies {
         failing: Vec::new(),
         occupied: Vec::new(),
         bytes: 1 << 20,
+        failures: 0,
     }
 }
 
@@ -138,6 +139,19 @@ fn the_fullest_server_gives_up_what_is_too_many() {
     assert_eq!(next_step(&view, &chunk(2, &[1, 3, 4]), &Idle), Some(Step::Remove(id(1))));
     view.get_mut(&id(4)).expect("known").standing = Standing::Away;
     assert_eq!(next_step(&view, &chunk(3, &[1, 2, 3, 4]), &Idle), None, "one that is away does not count for others");
+}
+
+#[test]
+fn after_failures_other_sources_are_tried_and_then_other_targets() {
+    let (view, mut copies) = (view(4), chunk(3, &[1, 2]));
+    let mut tried = Vec::new();
+    for failures in 0..4 {
+        copies.failures = failures;
+        if let Some(Step::Copy { source, target }) = next_step(&view, &copies, &Idle) {
+            tried.push((source.get(), target.get()));
+        }
+    }
+    assert_eq!(tried, [(1, 3), (2, 3), (1, 4), (2, 4)]);
 }
 
 #[test]
