@@ -221,7 +221,7 @@ impl Planner {
     fn look_at(&mut self, round: &Round, handle: ChunkHandle, record: &ChunkRecord, blocking: bool) {
         match self.need(&round.view, handle, record) {
             Some(need) => self.queue.insert(handle, self.master.urgency(record, need, blocking), round.now),
-            None if self.may_move(&round.view, handle, record).is_some() => {
+            None if self.may_move(&round.view, handle, record, &self.anybody()).is_some() => {
                 let need = Need { reason: Reason::Rebalance, missing: 0 };
                 self.queue.insert(handle, self.master.urgency(record, need, false), round.now);
             }
@@ -230,14 +230,19 @@ impl Planner {
     }
 
     /// The copy that would make servers more even, if nothing else is to be done and not too much is planned.
-    fn may_move(&self, view: &RepairView, handle: ChunkHandle, record: &ChunkRecord) -> Option<Step> {
+    fn may_move(&self, view: &RepairView, handle: ChunkHandle, record: &ChunkRecord, load: &Throttle) -> Option<Step> {
         let threshold = self.master.repair.settings.rebalance?.threshold;
-        let calm = self.walk.pace == Pace::Idle && self.queue.len() < MOVES_MAX;
+        let calm = self.walk.pace == Pace::Idle && self.queue.len() <= MOVES_MAX;
         let settled = !self.master.unwritten.contains(handle) && !self.master.may_be_leased(handle, Instant::now());
         if !calm || !settled {
             return None;
         }
-        plan::rebalance_step(view, &self.master.copies_of(handle, record), threshold, &self.throttle)
+        plan::rebalance_step(view, &self.master.copies_of(handle, record), threshold, load)
+    }
+
+    /// Nobody is busy.
+    fn anybody(&self) -> Throttle {
+        Throttle::new(self.master.repair.settings.limits)
     }
 
     fn need(&self, view: &RepairView, handle: ChunkHandle, record: &ChunkRecord) -> Option<Need> {
@@ -283,8 +288,7 @@ impl Planner {
         let bytes = self.master.bytes_of(&record);
         let copies = ChunkCopies { bytes, failures, ..self.master.copies_of(handle, &record) };
         let Some(step) = plan::next_step(&round.view, &copies, &self.throttle) else {
-            let anybody = Throttle::new(self.master.repair.settings.limits);
-            if plan::next_step(&round.view, &copies, &anybody).is_none() {
+            if plan::next_step(&round.view, &copies, &self.anybody()).is_none() {
                 // Nobody can take it: others, further down, may be helped meanwhile.
                 self.queue.put_off(handle, round.now + HELPLESS);
             }
@@ -302,17 +306,15 @@ impl Planner {
         }
     }
 
+    /// The chunk needs nothing; perhaps it was to be moved.
     fn begin_move(&mut self, view: &RepairView, handle: ChunkHandle, record: &ChunkRecord) {
         let is_planned = |waiting: Waiting| waiting.urgency.need.reason == Reason::Rebalance;
         let planned = self.queue.get(handle).is_some_and(is_planned);
-        if planned && self.moves.is_exhausted() {
-            return;
+        if !planned || self.may_move(view, handle, record, &self.anybody()).is_none() {
+            return self.queue.remove(handle);
         }
-        self.queue.remove(handle);
-        if !planned {
-            return;
-        }
-        if let Some(Step::Copy { source, target }) = self.may_move(view, handle, record) {
+        let step = self.may_move(view, handle, record, &self.throttle).filter(|_| !self.moves.is_exhausted());
+        if let Some(Step::Copy { source, target }) = step {
             let bytes = self.master.bytes_of(record);
             let copying = Copying { handle, source, target, hold: false };
             self.spawn(handle, Task::Copy { copying, bytes, moves: true });

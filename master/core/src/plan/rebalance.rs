@@ -10,8 +10,9 @@ use std::cmp::Reverse;
 /// needs anything else.
 pub fn rebalance_step(view: &RepairView, chunk: &ChunkCopies, threshold: u64, load: &impl Load) -> Option<Step> {
     let used = |server: &ServerId| view.get(server).map(|known| known.used());
-    let (fullest, fill) =
-        chunk.current.iter().filter_map(|server| used(server).map(|fill| (*server, fill))).max_by_key(|row| row.1)?;
+    let filled = chunk.current.iter().filter_map(|server| used(server).map(|fill| (fill, Reverse(*server))));
+    // The same of equally full ones as the rule for removal takes.
+    let (fill, Reverse(fullest)) = filled.max()?;
     let emptier = view.iter().filter(|(_, known)| known.used() + threshold < fill);
     let mut targets: Vec<_> = emptier
         .filter_map(|(server, known)| load.copies(*server).map(|copies| (known.used(), copies, *server)))
@@ -20,7 +21,7 @@ pub fn rebalance_step(view: &RepairView, chunk: &ChunkCopies, threshold: u64, lo
     let (.., target) = targets.into_iter().find(|(.., target)| would_move(view, chunk, fullest, *target))?;
     let idle = |server: &&ServerId| load.copies(**server).is_some();
     // Any copy will do to read from; the one that is to go costs the others nothing.
-    let source = chunk.current.iter().filter(idle).min_by_key(|server| Reverse(used(server)))?;
+    let source = chunk.current.iter().filter(idle).min_by_key(|server| (Reverse(used(server)), **server))?;
     Some(Step::Copy { source: *source, target })
 }
 
@@ -73,6 +74,8 @@ mod tests {
             (&[("", 50), ("", 60), ("", 1)][..], &[1, 2][..], Some((2, 3))),
             (&[("", 50), ("", 60), ("", 1), ("", 0)], &[1, 2], Some((2, 4))),
             (&[("", 50), ("", 50), ("", 41)], &[1, 2], None),
+            (&[("", 50), ("", 50), ("", 1)], &[1, 2], Some((1, 3))),
+            (&[("", 50), ("", 50), ("", 1)], &[2, 1], Some((1, 3))),
             (&[("", 50), ("", 60), ("", 1)], &[1, 2, 3], None),
             // the move would put two into one rack
             (&[("a", 50), ("b", 60), ("a", 1)], &[1, 2], None),
