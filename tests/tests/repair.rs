@@ -4,9 +4,10 @@ use anyhow::{Result, ensure};
 use gfs_tests::{Cluster, Options, Small, Stream, environment_is_fit, scenario, until};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bound on a repair.
 const REPAIRED: Duration = Duration::from_secs(60);
@@ -262,5 +263,36 @@ fn a_new_server_is_filled_from_the_others() {
         until("nothing is left over", REPAIRED, || Ok(replicas_are_equal(cluster, &[0, 1, 2], 2).is_ok()))?;
         settled(cluster, "healthy")?;
         all_equal(&files)
+    });
+}
+
+#[test]
+fn files_that_are_written_all_the_time_are_repaired_too() {
+    scenario(options(), |cluster| {
+        let path = cluster.mount()?.join("busy");
+        let mut truth = Stream::new(7).bytes(1 << 20);
+        fs::write(&path, &truth)?;
+        let file = OpenOptions::new().write(true).open(&path)?;
+        cluster.kill_chunkserver(1)?;
+        let deadline = Instant::now() + REPAIRED;
+        for round in 0u64.. {
+            let (at, bytes) = (round as usize * 7919 % (truth.len() - 5000), Stream::new(round).bytes(5000));
+            file.write_all_at(&bytes, at as u64)?;
+            file.sync_data()?;
+            truth[at..at + bytes.len()].copy_from_slice(&bytes);
+            // Status is asked now and then: it is the writing that is to go on.
+            if round % 50 == 0 {
+                let status = cluster.gfsctl_json(&["status"])?;
+                let lost = status["chunkservers"]["up"] == 3 && status["repair"]["copied"].as_u64() > Some(0);
+                if lost && status["health"] == "healthy" && status["repair"]["queue"] == 0 {
+                    break;
+                }
+            }
+            ensure!(Instant::now() < deadline, "what is being written is not repaired");
+        }
+        drop(file);
+        ensure!(fs::read(&path)? == truth, "what is read differs from what was written");
+        cluster.stop_mount(0)?;
+        replicas_are_equal(cluster, &[0, 2, 3], 3)
     });
 }

@@ -14,7 +14,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Move all chunks off a chunkserver, and say when it is safe to stop it
 ///
 /// The chunkserver goes on serving what it has while copies are made on others, and gets nothing new. Say it
-/// again to see how far it is.
+/// again to see how far it is. Chunks stay where they are if the other chunkservers have no room for them, or
+/// are fewer than the copies wanted.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Examples:\n  gfsctl drain cs3\n  gfsctl drain cs3 --wait && ssh host3 systemctl stop gfs-chunkserver\n  \
