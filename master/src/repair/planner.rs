@@ -157,15 +157,20 @@ impl Planner {
     fn turn(&mut self) -> Duration {
         let round = Round { view: self.master.servers.repair_view(Instant::now()), now: self.now() };
         self.notice(&round.view);
-        tokio::task::block_in_place(|| {
+        let looked = tokio::task::block_in_place(|| {
             self.look_at_notes(&round);
-            if let Err(error) = self.look_at_page(&round) {
-                warn!(%error, "chunks cannot be looked at for repair");
-            }
+            let looked = self.look_at_page(&round);
             self.begin_steps(&round);
+            looked
         });
         self.report();
-        self.pause(round.now)
+        match looked {
+            Ok(()) => self.pause(round.now),
+            Err(error) => {
+                warn!(%error, "chunks cannot be looked at for repair");
+                self.master.timings.tick
+            }
+        }
     }
 
     /// Until the throttle lets something begin again, or the next page is due.
