@@ -4,6 +4,7 @@
 //! real programs as separate processes and links none of them.
 //! Exit status: 0 done, 1 failed, 2 the command line or a setting makes no sense.
 
+mod chunkserver;
 mod cli;
 mod cmd;
 mod context;

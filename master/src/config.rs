@@ -3,6 +3,9 @@
 //! Inside the program only [`Config`] is used. Every key of the file is also a flag of the same name;
 //! keys that nobody knows are refused.
 
+mod repair;
+
+use crate::repair::RepairSettings;
 use clap::Parser;
 use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits;
@@ -14,6 +17,8 @@ use thiserror::Error;
 
 /// Cache of the metadata file when nothing else is said.
 const CACHE_DEFAULT: &str = "64MiB";
+/// Copies at a time at one chunkserver when nothing else is said.
+const COPIES_DEFAULT: u32 = 4;
 /// Where the data is kept when nothing else is said.
 const DATA_DEFAULT: &str = "/var/lib/gfs/master";
 
@@ -57,10 +62,37 @@ pub struct Settings {
     /// Listen on an address that others can reach although connections are not encrypted
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure_network: Option<bool>,
+    /// A chunkserver that was silent for this long gets no requests [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub suspect_after: Option<String>,
+    /// A chunkserver that was silent for this long has lost its copies: others are made [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub lost_after: Option<String>,
+    /// So long after a chunkserver was stopped in order its copies are not made elsewhere [default: 10min]
+    #[arg(long, value_name = "TIME")]
+    pub maintenance_window: Option<String>,
+    /// Bytes per second that copies of chunks move in the whole cluster, or "unlimited" [default: unlimited]
+    #[arg(long, value_name = "RATE")]
+    pub repair_rate: Option<String>,
+    /// Bytes per second that copies of chunks move from or to one chunkserver, or "unlimited" [default: 64MiB]
+    #[arg(long, value_name = "RATE")]
+    pub repair_rate_per_server: Option<String>,
+    /// Copies that one chunkserver gives or takes at a time, 1 to 16 [default: 4]
+    #[arg(long, value_name = "COUNT")]
+    pub repair_copies: Option<u32>,
+    /// Move chunks if two chunkservers differ by more than this percentage of their room, or "off" [default: 10]
+    #[arg(long, value_name = "PERCENT")]
+    pub rebalance_threshold: Option<String>,
+    /// Bytes per second that are moved for even filling [default: 16MiB]
+    #[arg(long, value_name = "RATE")]
+    pub rebalance_rate: Option<String>,
     /// What to log: error, warn, info, debug, trace, or a filter as of tracing [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }
+
+/// Copies at a time at one chunkserver at most: so many it makes at once.
+pub const COPIES_MAX: u32 = 16;
 
 /// Validated settings.
 #[derive(Clone, Debug)]
@@ -79,6 +111,8 @@ pub struct Config {
     pub log: String,
     /// The directory comes from a backup.
     pub restored: bool,
+    /// Bounds on repair.
+    pub repair: RepairSettings,
     /// Intervals; constants but for tests.
     pub timings: Timings,
 }
@@ -92,6 +126,10 @@ pub struct Timings {
     pub read_lease: Duration,
     /// A chunkserver that was not heard of for this long gets no new chunks and no requests.
     pub suspect_after: Duration,
+    /// A chunkserver that was not heard of for this long has lost its copies: others are made.
+    pub lost_after: Duration,
+    /// So long after a clean stop of a chunkserver its copies are not missed.
+    pub maintenance: Duration,
     /// Life of a chunk lease.
     pub lease: Duration,
     /// Told to clients.
@@ -100,6 +138,10 @@ pub struct Timings {
     pub expiry: Duration,
     /// Bound on a command to a chunkserver that somebody waits for.
     pub command: Duration,
+    /// Bound on a copy of a whole chunk from one chunkserver to another.
+    pub copy: Duration,
+    /// A chunk that is being written is copied only after this, and its writer is held up then.
+    pub repair_patience: Duration,
     /// Bound on a client's answer to a recall.
     pub recall: Duration,
     /// Rhythm of everything lazy: sizes, expiry, garbage.
@@ -114,10 +156,14 @@ impl Default for Timings {
             heartbeat: limits::HEARTBEAT,
             read_lease: limits::READ_LEASE,
             suspect_after: Duration::from_secs(5),
+            lost_after: Duration::from_secs(30),
+            maintenance: Duration::from_secs(600),
             lease: limits::LEASE,
             keep_alive: limits::SESSION_KEEP_ALIVE,
             expiry: limits::SESSION_EXPIRY,
             command: Duration::from_secs(2),
+            copy: Duration::from_secs(60),
+            repair_patience: Duration::from_secs(10),
             recall: Duration::from_secs(5),
             tick: Duration::from_secs(1),
             checkpoint: Duration::from_secs(5),
@@ -167,6 +213,22 @@ pub enum ConfigError {
         /// Why, if the resolver said.
         source: Option<std::io::Error>,
     },
+    /// Not a time, or too short.
+    #[error("{setting} = {value:?} is not possible; {advice}")]
+    Time {
+        /// Which.
+        setting: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be.
+        advice: &'static str,
+    },
+    /// Outside of what is possible.
+    #[error("repair-copies = {0} is not possible; use 1 to {COPIES_MAX} copies at a time")]
+    Copies(u32),
+    /// Not a percentage.
+    #[error("rebalance-threshold = {0:?} is not possible; use 1 to 99, in percent of a chunkserver's room, or \"off\"")]
+    Threshold(String),
     /// Others could reach an unprotected port.
     #[error(
         "listen = {0} can be reached from other machines, but connections are neither encrypted nor authenticated; \
@@ -197,6 +259,14 @@ impl Settings {
             goal: self.goal.or(below.goal),
             cache: self.cache.or(below.cache),
             insecure_network: self.insecure_network.or(below.insecure_network),
+            suspect_after: self.suspect_after.or(below.suspect_after),
+            lost_after: self.lost_after.or(below.lost_after),
+            maintenance_window: self.maintenance_window.or(below.maintenance_window),
+            repair_rate: self.repair_rate.or(below.repair_rate),
+            repair_rate_per_server: self.repair_rate_per_server.or(below.repair_rate_per_server),
+            repair_copies: self.repair_copies.or(below.repair_copies),
+            rebalance_threshold: self.rebalance_threshold.or(below.rebalance_threshold),
+            rebalance_rate: self.rebalance_rate.or(below.rebalance_rate),
             log: self.log.or(below.log),
         }
     }
@@ -209,6 +279,14 @@ impl Settings {
             listen: Some(limits::MASTER_ADDRESS_DEFAULT.into()),
             cache: Some(CACHE_DEFAULT.into()),
             insecure_network: Some(false),
+            suspect_after: Some("5s".into()),
+            lost_after: Some("30s".into()),
+            maintenance_window: Some("10min".into()),
+            repair_rate: Some("unlimited".into()),
+            repair_rate_per_server: Some("64MiB".into()),
+            repair_copies: Some(COPIES_DEFAULT),
+            rebalance_threshold: Some("10".into()),
+            rebalance_rate: Some("16MiB".into()),
             log: Some("info".into()),
             ..Self::default()
         })
@@ -221,6 +299,7 @@ impl Settings {
         if !listen.ip().is_loopback() && filled.insecure_network != Some(true) {
             return Err(ConfigError::Insecure(listen));
         }
+        let (repair, timings) = (repair::settings(&filled)?, repair::timings(&filled)?);
         let cache = bytes("cache", filled.cache.as_deref().unwrap_or(CACHE_DEFAULT))?;
         Ok(Config {
             data: filled.data.unwrap_or_else(|| DATA_DEFAULT.into()),
@@ -230,7 +309,8 @@ impl Settings {
             cache_bytes: usize::try_from(cache).unwrap_or(usize::MAX),
             log: filled.log.unwrap_or_default(),
             restored,
-            timings: Timings::default(),
+            repair,
+            timings,
         })
     }
 }
@@ -297,6 +377,15 @@ mod tests {
             ("chunk-size = \"512MiB\"", &[], "512MiB"),
             ("chunk-size = \"99999999999999999999\"", &[], "chunk-size"),
             ("cache = \"much\"", &[], "much"),
+            ("lost-after = \"3s\"", &[], "lost-after"),
+            ("lost-after = \"soon\"", &[], "soon"),
+            ("suspect-after = \"1s\"", &[], "suspect-after"),
+            ("maintenance-window = \"5 years\"", &[], "5 years"),
+            ("repair-rate = \"0\"", &[], "repair-rate"),
+            ("repair-rate-per-server = \"fast\"", &[], "fast"),
+            ("repair-copies = 17", &[], "repair-copies = 17"),
+            ("rebalance-threshold = \"100\"", &[], "rebalance-threshold"),
+            ("rebalance-rate = \"0\"", &[], "rebalance-rate"),
             ("", &["--listen", "nonsense"], "nonsense"),
             ("", &["--listen", "0.0.0.0:9400"], "--insecure-network"),
         ] {

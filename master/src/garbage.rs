@@ -113,7 +113,12 @@ impl Master {
                 let gone = self.delete(server, chunks).await.unwrap_or_default();
                 gone.into_iter().map(move |handle| (handle, server))
             }));
-            let rows: Vec<_> = outcomes.await.into_iter().flatten().collect();
+            let mut rows: Vec<_> = outcomes.await.into_iter().flatten().collect();
+            // Nobody waits for servers that were removed.
+            rows.extend(page.iter().flat_map(|chunk| {
+                let removed = chunk.servers.iter().filter(|server| !self.servers.is_known(**server));
+                removed.map(|server| (chunk.handle, *server))
+            }));
             if !rows.is_empty() {
                 self.commit_one(Action::Collected { rows }).await?;
             }
@@ -134,7 +139,7 @@ impl Master {
 
     /// Has a server delete these replicas, no more than one command may name. Those that are gone then;
     /// `None` if it did not answer.
-    async fn delete(&self, server: ServerId, chunks: Vec<SyncChunk>) -> Option<Vec<ChunkHandle>> {
+    pub(crate) async fn delete(&self, server: ServerId, chunks: Vec<SyncChunk>) -> Option<Vec<ChunkHandle>> {
         let incarnation = self.servers.incarnation(server)?;
         let command = ChunkCommand::Delete { chunks: chunks.clone(), incarnation };
         let kept = match self.servers.command(server, command).await {
@@ -165,9 +170,13 @@ impl Master {
         }
     }
 
-    /// Has a server that reports stale replicas delete them. False if it does not answer.
+    /// Has a server that reports replicas that it is not entitled to delete them. False if it does not
+    /// answer. One that is up already is told here only of those of older versions: others are removed by
+    /// repair, one step of a chunk at a time.
     pub async fn discard_stale_at(&self, server: ServerId, handles: Vec<ChunkHandle>) -> bool {
-        let stale = handles.into_iter().flat_map(|handle| self.stale(handle));
+        let returns = self.servers.presence(server, Instant::now()) != Presence::Up;
+        let named = |handle| if returns { self.strays(handle) } else { self.stale(handle) };
+        let stale = handles.into_iter().flat_map(named);
         let stale: Vec<SyncChunk> = stale.filter(|(of, _)| *of == server).map(|(_, chunk)| chunk).collect();
         for chunks in stale.chunks(DELETIONS_MAX) {
             if self.delete(server, chunks.to_vec()).await.is_none() {
@@ -177,6 +186,7 @@ impl Master {
         true
     }
 
+    /// Replicas of an older version, of servers that are not entitled to the recorded one.
     fn stale(&self, handle: ChunkHandle) -> Vec<(ServerId, SyncChunk)> {
         let Ok(Some(record)) = self.store.view().chunk(handle) else { return Vec::new() };
         if self.live_replicas(handle, &record, Instant::now()) == 0 {

@@ -14,6 +14,7 @@ use crate::keyed_lock::KeyedLocks;
 use crate::lengths::Lengths;
 use crate::log::{LogError, ReplicatedLog, StateMachine};
 use crate::opens::Opens;
+use crate::repair::Repair;
 use crate::servers::Servers;
 use crate::servers::locations::Locations;
 use crate::sessions::Sessions;
@@ -90,6 +91,8 @@ pub struct Master {
     pub unwritten: Unwritten,
     /// What goes into the garbage table.
     pub garbage: Garbage,
+    /// Copies that are to be made or removed.
+    pub repair: Repair,
     /// Grants of one chunk come one after another.
     pub chunk_locks: KeyedLocks<(InodeId, ChunkIndex)>,
     /// Push-back while checkpoints lag behind.

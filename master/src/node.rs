@@ -10,9 +10,10 @@ use crate::garbage::Garbage;
 use crate::grants::unwritten::{self, Unwritten};
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
 use crate::master::{Machine, Master, now};
+use crate::repair::Repair;
 use crate::servers::Servers;
 use crate::sessions::Sessions;
-use crate::{chores, garbage, rpc};
+use crate::{chores, garbage, repair, rpc};
 use gfs_master_core::{Action, Store, StoreError};
 use gfs_proto::FsError;
 use std::io;
@@ -99,6 +100,7 @@ impl Node {
             tokio::spawn(chores::run(master.clone())),
             tokio::spawn(garbage::collect(master.clone())),
             tokio::spawn(unwritten::settle_all(master.clone())),
+            tokio::spawn(repair::run(master.clone())),
         ];
         if config.restored {
             master.commit_one(Action::Restored).await?;
@@ -177,6 +179,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         locations: Default::default(),
         leases: Default::default(),
         garbage: Garbage::default(),
+        repair: Repair::new(config.repair),
         unwritten: Unwritten::of(unwritten),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),

@@ -90,6 +90,8 @@ pub enum ReplicaState {
     Dirty,
     /// Was dirty when its server stopped uncleanly: not to be served before it was compared.
     Suspect,
+    /// Its storage directory is out of service: it can be read as long as the disk can, it is no copy to count on.
+    Failing,
 }
 
 /// A replica on a chunkserver.

@@ -31,8 +31,12 @@ pub struct Options {
     pub chunk_size: &'static str,
     /// Copies.
     pub goal: u8,
+    /// More flags of the master.
+    pub master_flags: &'static [&'static str],
     /// More flags of every chunkserver.
     pub chunkserver_flags: &'static [&'static str],
+    /// Racks of the first chunkservers; the others have none.
+    pub racks: &'static [&'static str],
     /// Bound on the whole test: then every request to a mount fails.
     pub deadline: Duration,
 }
@@ -43,7 +47,9 @@ impl Default for Options {
             chunkservers: 3,
             chunk_size: "256KiB",
             goal: 3,
+            master_flags: &[],
             chunkserver_flags: &["--reserve-mib", "16", "--watermark-mib", "16"],
+            racks: &[],
             deadline: Duration::from_secs(300),
         }
     }
@@ -109,6 +115,9 @@ impl Cluster {
             "--master".into(),
             self.address.clone(),
         ];
+        if let Some(rack) = self.options.racks.get(number) {
+            arguments.extend(["--rack".into(), (*rack).to_owned()]);
+        }
         arguments.extend(self.options.chunkserver_flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.path(&format!("{name}.log"));
         Ok(Daemon::new(&name, program("gfs-chunkserver")?, arguments, log))
@@ -216,6 +225,24 @@ impl Cluster {
     pub fn start_chunkserver(&mut self, number: usize) -> Result<()> {
         self.chunkservers[number].start()?;
         self.wait_chunkservers(self.running())
+    }
+
+    /// One chunkserver more, with nothing.
+    pub fn add_chunkserver(&mut self) -> Result<()> {
+        let data = self.path(&format!("added-{}", self.chunkservers.len()));
+        fs::create_dir(&data)?;
+        self.add_chunkserver_at(&data)
+    }
+
+    /// The number that the master gave to a chunkserver.
+    pub fn server_name(&self, number: usize) -> Result<String> {
+        let data = self.chunkserver_directory(number).display().to_string();
+        let servers = self.gfsctl_json(&["chunkservers"])?;
+        let has =
+            |server: &&Value| server["directories"].as_array().is_some_and(|all| all.iter().any(|d| d["path"] == data));
+        let found = servers["chunkservers"].as_array().and_then(|all| all.iter().find(has));
+        let id = found.and_then(|server| server["server"].as_u64()).with_context(|| format!("{data} in {servers}"))?;
+        Ok(format!("cs{id}"))
     }
 
     /// One chunkserver more, with its chunks in `data`.
@@ -369,6 +396,7 @@ fn start_master(directory: &Path, options: &Options) -> Result<(String, Daemon)>
                 .into_iter()
                 .map(str::to_owned)
                 .chain([options.goal.to_string()])
+                .chain(options.master_flags.iter().map(|flag| (*flag).to_owned()))
                 .collect();
         let log = directory.join("master.log");
         let mut master = Daemon::new("master", program("gfs-master")?, arguments, log);

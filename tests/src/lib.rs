@@ -17,6 +17,7 @@ mod ports;
 mod programs;
 mod scenario;
 mod script;
+mod small;
 mod wait;
 
 pub use cluster::{Cluster, Options};
@@ -28,4 +29,5 @@ pub use ports::free_port;
 pub use programs::{environment_is_fit, program};
 pub use scenario::scenario;
 pub use script::{Ran, Running, Script, sh};
+pub use small::Small;
 pub use wait::until;

@@ -1,40 +1,16 @@
 //! Full chunkservers: ENOSPC reaches the application, deletes still work, then writing works again.
 
 use anyhow::{Context, Result, ensure};
-use gfs_tests::{Options, detach, environment_is_fit, scenario, sh, until};
+use gfs_tests::{Options, Small, environment_is_fit, scenario, sh, until};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// `errno` of a full device.
 const ENOSPC: i32 = 28;
 /// Bound on deletes reaching the chunkservers.
 const FREED: Duration = Duration::from_secs(60);
-
-/// File systems of 64 MiB, one for each chunkserver, gone with this value.
-struct Small(Vec<PathBuf>);
-
-impl Small {
-    fn mount(parent: &Path) -> Result<Self> {
-        let mut mounted = Self(Vec::new());
-        for number in 0..3 {
-            let point = parent.join(format!("small-{number}"));
-            fs::create_dir(&point)?;
-            sh(parent, &format!("mount -t tmpfs -o size=64m gfs-test {}", point.display()))?;
-            mounted.0.push(point);
-        }
-        Ok(mounted)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        for point in &self.0 {
-            let _ = detach(point); // the directory's removal will say
-        }
-    }
-}
 
 /// Writes until there is no room; how many bytes were taken.
 fn fill(path: &Path) -> Result<u64> {
@@ -61,11 +37,11 @@ fn no_room_is_enospc_and_deleting_makes_room_again() {
         panic!("{error:#}");
     }
     let parent = tempfile::tempdir().expect("a directory");
-    let small = Small::mount(parent.path()).expect("file systems in memory");
+    let small = Small::mount(parent.path(), 3).expect("file systems in memory");
     let flags: &'static [&'static str] = &["--reserve-mib", "8", "--watermark-mib", "12"];
     let options = Options { chunkservers: 0, chunk_size: "1MiB", chunkserver_flags: flags, ..Options::default() };
     scenario(options, |cluster| {
-        small.0.iter().try_for_each(|point| cluster.add_chunkserver_at(point))?;
+        small.points().iter().try_for_each(|point| cluster.add_chunkserver_at(point))?;
         let mount = cluster.mount()?;
         fs::write(mount.join("kept"), b"kept").context("the first file")?;
         let taken = fill(&mount.join("filler"))?;

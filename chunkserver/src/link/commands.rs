@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 /// Commands at work at the same time, and copies among them.
 const COMMANDS_MAX: usize = 64;
-const COPIES_MAX: usize = 4;
+const COPIES_MAX: usize = 16;
 
 /// Why a command was not carried out.
 #[derive(Debug, Error)]

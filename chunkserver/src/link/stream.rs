@@ -4,7 +4,7 @@ use super::{LinkError, LinkSettings, Trouble, commands, register, report};
 use crate::node::{Membership, Node};
 use crate::server::may_block;
 use gfs_proto::FsError;
-use gfs_proto::control::{FromChunkserver, Heartbeat, Registered, ToChunkserver};
+use gfs_proto::control::{FromChunkserver, Heartbeat, Registered, ReplicaState, ToChunkserver};
 use gfs_proto::ids::Term;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
 use gfs_proto::ops::HeldChunk;
@@ -160,8 +160,10 @@ fn join(node: &Node, settings: &LinkSettings, registered: &Registered) -> Result
 async fn heartbeats(node: Arc<Node>, out: Out, every: Duration, unanswered: Unanswered) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed = node.store.directories_failed();
     loop {
         ticks.tick().await;
+        tell_of_failed(&node, &mut failed);
         let Ok(room) = out.reserve().await else { return };
         let sent = u64::try_from(node.clock.now().as_nanos()).unwrap_or(u64::MAX);
         let writing = node.grants.take_written(WRITING_MAX);
@@ -175,6 +177,15 @@ async fn heartbeats(node: Arc<Node>, out: Out, every: Duration, unanswered: Unan
         let requests_in_flight = node.requests.load(Ordering::Relaxed);
         let heartbeat = Heartbeat { sent, space: node.store.space(), writing, requests_in_flight };
         room.send((&FromChunkserver::Heartbeat(heartbeat)).into());
+    }
+}
+
+/// Replicas in a directory that has gone out of service are reported again, as what they are now.
+fn tell_of_failed(node: &Node, failed: &mut usize) {
+    let now = node.store.directories_failed();
+    if std::mem::replace(failed, now) != now {
+        let failing = node.store.rows().into_iter().filter(|row| row.state == ReplicaState::Failing);
+        failing.for_each(|row| node.outbox.touched(row.handle));
     }
 }
 

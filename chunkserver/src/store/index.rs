@@ -52,6 +52,7 @@ impl Entry {
             ReplicaState::Clean => 0,
             ReplicaState::Dirty => 1,
             ReplicaState::Suspect => 2,
+            ReplicaState::Failing => unreachable!("said of directories, when replicas are reported"),
         };
         debug_assert!(self.version.get() <= VERSION_MAX, "versions are bounded where they enter");
         let flags = u64::from(self.unclean_name) | u64::from(self.marked) << 1 | state << 2;

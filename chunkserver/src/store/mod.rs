@@ -136,7 +136,7 @@ impl<D: Disk> ChunkStore<D> {
         let mut rows = Vec::new();
         self.index.for_each(|handle, entry, open| {
             let length = open.and_then(|open| open.live.try_read().map(|live| live.length)).unwrap_or(0);
-            rows.push(ReplicaRow { handle, version: entry.version, length, state: entry.state });
+            rows.push(ReplicaRow { handle, version: entry.version, length, state: self.state_of(entry) });
         });
         rows
     }
@@ -145,7 +145,20 @@ impl<D: Disk> ChunkStore<D> {
     pub fn row(&self, handle: ChunkHandle) -> Option<ReplicaRow> {
         let (Seen { entry, .. }, open) = self.index.get_open(handle)?;
         let length = open.map_or(0, |open| open.live.read().length);
-        Some(ReplicaRow { handle, version: entry.version, length, state: entry.state })
+        Some(ReplicaRow { handle, version: entry.version, length, state: self.state_of(entry) })
+    }
+
+    /// Directories out of service, among those that were opened.
+    pub fn directories_failed(&self) -> usize {
+        self.directories.iter().filter(|directory| !directory.in_service()).count()
+    }
+
+    /// As it is reported.
+    fn state_of(&self, entry: Entry) -> ReplicaState {
+        match entry.state {
+            ReplicaState::Clean | ReplicaState::Dirty if !self.directory(entry).in_service() => ReplicaState::Failing,
+            state => state,
+        }
     }
 
     /// Handles that have been dirty since they were last marked clean, for the one who marks them.

@@ -142,13 +142,15 @@ impl<D: Disk> ChunkStore<D> {
     }
 
     /// Deletes replicas of exactly these versions, durably; one result for each.
-    /// [`DataError::NoChunk`] if there is none, [`DataError::Version`] if it has another.
+    /// [`DataError::NoChunk`] if there is none, [`DataError::Version`] if it has another. In a directory out
+    /// of service nothing is durable: the replica is not served again, but may be found at the next start.
     pub fn delete(&self, chunks: &[SyncChunk]) -> Vec<Result<(), DataError>> {
         let mut results: Vec<_> = chunks.iter().map(|chunk| self.unlink(*chunk)).collect();
         let removed: Vec<(ChunkHandle, Entry)> = chunks
             .iter()
             .zip(&results)
             .filter_map(|(chunk, done)| Some((chunk.handle, *done.as_ref().ok()?)))
+            .filter(|(_, entry)| self.directory(*entry).in_service())
             .collect();
         let failed = self.sync_names_of(&removed);
         self.directories.iter().for_each(|directory| directory.packs.remove_empty());
@@ -170,12 +172,15 @@ impl<D: Disk> ChunkStore<D> {
         let (entry, _held) =
             self.take_out(handle, |entry| if entry.version == version { Ok(()) } else { Err(DataError::Version) })?;
         let directory = self.directory(entry);
-        directory.remove(handle, entry).inspect_err(|_| {
+        if let Err(error) = directory.remove(handle, entry)
+            && directory.in_service()
+        {
             // it is still there, and must not be forgotten; if its record cannot be put back, the directory
             // is out of service
             let _ = directory.write_record(handle, entry, None).and_then(|()| self.sync_name(handle, entry));
             self.index.insert(handle, entry);
-        })?;
+            return Err(error);
+        }
         directory.chunks.fetch_sub(1, Ordering::Relaxed);
         Ok(entry)
     }

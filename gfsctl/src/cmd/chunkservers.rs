@@ -40,6 +40,10 @@ struct Server {
     incarnation: u64,
     chunks: u64,
     suspect_replicas: u64,
+    draining: bool,
+    maintenance_ms: u64,
+    chunks_needed: u64,
+    last_copies: u64,
     bytes_total: u64,
     bytes_free: u64,
     last_heartbeat_ms: u64,
@@ -83,11 +87,29 @@ impl From<ChunkserverStatus> for Server {
             incarnation: from.incarnation,
             chunks: from.chunks,
             suspect_replicas: from.suspect_replicas,
+            draining: from.draining,
+            maintenance_ms: from.maintenance_ms,
+            chunks_needed: from.chunks_needed,
+            last_copies: from.last_copies,
             bytes_total: directories.iter().map(|d| d.bytes_total).sum(),
             bytes_free: directories.iter().map(|d| d.bytes_free).sum(),
             last_heartbeat_ms: from.last_heartbeat_ms,
             directories,
         }
+    }
+}
+
+impl Server {
+    /// What it does, and what is wanted of it.
+    fn state_text(&self) -> String {
+        let mut text = self.state.clone();
+        if self.draining {
+            text.push_str(if self.chunks_needed == 0 { ", drained" } else { ", draining" });
+        }
+        if self.maintenance_ms > 0 {
+            text.push_str(&format!(", maintenance for {}", duration_ms(self.maintenance_ms)));
+        }
+        text
     }
 }
 
@@ -118,6 +140,7 @@ impl Servers {
             ("ADDRESS", Align::Left),
             ("RACK", Align::Left),
             ("CHUNKS", Align::Right),
+            ("NEEDED", Align::Right),
             ("SUSPECT", Align::Right),
             ("FREE", Align::Right),
             ("TOTAL", Align::Right),
@@ -126,10 +149,11 @@ impl Servers {
         for server in &self.chunkservers {
             table.row(vec![
                 ServerId::new(server.server).to_string(),
-                server.state.clone(),
+                server.state_text(),
                 server.address.clone(),
                 if server.rack.is_empty() { "-".into() } else { server.rack.clone() },
                 server.chunks.to_string(),
+                server.chunks_needed.to_string(),
                 server.suspect_replicas.to_string(),
                 bytes(server.bytes_free),
                 bytes(server.bytes_total),

@@ -5,14 +5,17 @@ mod cat;
 mod chunkservers;
 mod clients;
 mod completions;
+mod drain;
 mod get;
 mod leases;
 mod local;
 mod ls;
+mod maintenance;
 mod man;
 mod mkdir;
 mod mv;
 mod put;
+mod remove;
 mod rm;
 mod set_goal;
 mod stat;
@@ -42,6 +45,9 @@ macro_rules! commands {
 commands! {
     status => Status;
     chunkservers => Chunkservers;
+    drain => Drain;
+    maintenance => Maintenance;
+    remove => Remove;
     leases => Leases;
     clients => Clients;
     ls => Ls;

@@ -7,7 +7,7 @@ use gfs_proto::ids::ClusterId;
 use gfs_proto::wire::{MasterStatus, StatusReply, StatusRequest};
 use serde::Serialize;
 
-/// Show masters, space, chunks by health, clients
+/// Show health, masters, space, chunks by their copies, repair, clients
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  gfsctl status\n  gfsctl --master 10.0.0.1:9400 status --json")]
 pub(crate) struct Args {}
@@ -19,6 +19,7 @@ pub(crate) async fn run(context: &Context, _: Args) -> anyhow::Result<impl Repor
 
 #[derive(Serialize)]
 struct Status {
+    health: &'static str,
     cluster: String,
     software: String,
     uptime_ms: u64,
@@ -29,6 +30,7 @@ struct Status {
     space: Space,
     namespace: Namespace,
     chunks: Chunks,
+    repair: Repair,
     clients: u32,
     leases: u32,
 }
@@ -68,7 +70,23 @@ struct Chunks {
     healthy: u64,
     degraded: u64,
     missing: u64,
+    /// Of the degraded.
+    at_risk: u64,
+    /// Of the missing.
+    unavailable: u64,
+    /// Of the degraded: how many lack one copy, two, …
+    lacking: Vec<u64>,
     garbage: u64,
+}
+
+#[derive(Serialize)]
+struct Repair {
+    queue: u64,
+    copying: u32,
+    bytes_per_second: u64,
+    copied: u64,
+    removed: u64,
+    surveyed: bool,
 }
 
 impl From<MasterStatus> for Master {
@@ -83,9 +101,19 @@ impl From<MasterStatus> for Master {
     }
 }
 
+/// In one word: `critical` if something cannot be read, `degraded` if copies are missing.
+fn health(reply: &StatusReply) -> &'static str {
+    match (reply.chunks_missing, reply.chunks_degraded) {
+        (0, 0) => "healthy",
+        (0, _) => "degraded",
+        _ => "critical",
+    }
+}
+
 impl From<StatusReply> for Status {
     fn from(from: StatusReply) -> Self {
         Self {
+            health: health(&from),
             cluster: ClusterId::from_slice(&from.cluster_id).map(|id| id.to_string()).unwrap_or_default(),
             software: from.software,
             uptime_ms: from.uptime_ms,
@@ -104,7 +132,18 @@ impl From<StatusReply> for Status {
                 healthy: from.chunks_healthy,
                 degraded: from.chunks_degraded,
                 missing: from.chunks_missing,
+                at_risk: from.chunks_at_risk,
+                unavailable: from.chunks_unavailable,
+                lacking: from.chunks_lacking,
                 garbage: from.chunks_garbage,
+            },
+            repair: Repair {
+                queue: from.repair_queue,
+                copying: from.repair_copies,
+                bytes_per_second: from.repair_rate,
+                copied: from.repair_copied,
+                removed: from.repair_removed,
+                surveyed: from.repair_surveyed,
             },
             clients: from.clients,
             leases: from.leases,
@@ -114,6 +153,7 @@ impl From<StatusReply> for Status {
 
 impl Report for Status {
     fn human(&self, page: &mut Page) {
+        page.field("health", self.health);
         page.field("cluster", &self.cluster);
         page.field("software", format!("{}, up for {}", self.software, duration_ms(self.uptime_ms)));
         for master in &self.masters {
@@ -133,6 +173,7 @@ impl Report for Status {
         page.field("files", format!("{} and {} directories", names.files, names.directories));
         page.field("metadata", bytes(self.space.bytes_metadata));
         page.field("chunks", self.chunks_text());
+        page.field("repair", self.repair_text());
         page.field("clients", format!("{}, writing {} chunks", self.clients, self.leases));
     }
 }
@@ -154,7 +195,9 @@ impl Status {
         let mut text = format!("{}, {} with all copies", chunks.total, chunks.healthy);
         for (count, what) in [
             (chunks.degraded, "with fewer copies than wanted"),
-            (chunks.missing, "WITHOUT ANY COPY"),
+            (chunks.at_risk, "of these with one copy left"),
+            (chunks.unavailable, "WITHOUT ANY COPY until a chunkserver is back"),
+            (chunks.missing - chunks.unavailable.min(chunks.missing), "WITHOUT ANY COPY"),
             (chunks.garbage, "waiting for deletion"),
         ] {
             if count > 0 {
@@ -162,6 +205,15 @@ impl Status {
             }
         }
         text
+    }
+
+    fn repair_text(&self) -> String {
+        let Repair { queue, copying, bytes_per_second, surveyed, .. } = self.repair;
+        match (queue, surveyed) {
+            (0, true) => "nothing to do".to_owned(),
+            (0, false) => "looking for what is to be done".to_owned(),
+            _ => format!("{queue} chunks wait, {copying} being copied, {}/s", bytes(bytes_per_second)),
+        }
     }
 }
 
@@ -173,8 +225,16 @@ mod tests {
     fn bad_news_is_shown_only_when_there_is_some() {
         let reply = StatusReply { chunks: 5, chunks_healthy: 5, goal_default: 3, ..StatusReply::default() };
         assert_eq!(Status::from(reply.clone()).chunks_text(), "5, 5 with all copies");
-        let bad = Status::from(StatusReply { chunks_healthy: 4, chunks_missing: 1, ..reply });
+        let bad = Status::from(StatusReply { chunks_healthy: 4, chunks_missing: 1, ..reply.clone() });
         assert_eq!(bad.chunks_text(), "5, 4 with all copies, 1 WITHOUT ANY COPY");
+        let away =
+            Status::from(StatusReply { chunks_healthy: 4, chunks_missing: 1, chunks_unavailable: 1, ..reply.clone() });
+        assert_eq!(away.chunks_text(), "5, 4 with all copies, 1 WITHOUT ANY COPY until a chunkserver is back");
+        let fewer =
+            Status::from(StatusReply { chunks_healthy: 4, chunks_degraded: 1, repair_queue: 1, ..reply.clone() });
+        assert_eq!(fewer.repair_text(), "1 chunks wait, 0 being copied, 0 B/s");
+        let words = [Status::from(reply).health, fewer.health, bad.health];
+        assert_eq!(words, ["healthy", "degraded", "critical"]);
     }
 
     #[test]

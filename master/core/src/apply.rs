@@ -1,7 +1,7 @@
 //! The one body of every command: live, at a restart and on a follower.
 
 use crate::command::{Action, Command};
-use crate::ops::{abandon, batch, chunks, reap, restored, servers, sessions, sizes, written};
+use crate::ops::{abandon, batch, chunks, entitle, reap, restored, servers, sessions, sizes, written};
 use crate::outcome::CoreResult;
 use crate::state::Tables;
 use gfs_proto::FsError;
@@ -37,10 +37,15 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         }
         Action::EndSession { session } => sessions::end(tx, *session).map(done),
         Action::RegisterServer { uuid, rack } => servers::register(tx, *uuid, rack).map(CoreResult::Server),
+        Action::SetDuty { server, duty } => servers::set_duty(tx, *server, *duty).map(done),
+        Action::RemoveServer { server } => servers::remove(tx, *server).map(done),
         Action::AllocateChunk { inode, index, placement } => chunks::allocate(tx, *inode, *index, placement),
         Action::RaiseVersion { handle, version, entitled, unwritten } => {
             let raise = chunks::Raise { version: *version, servers: entitled, unwritten: *unwritten };
             chunks::raise(tx, *handle, &raise).map(done)
+        }
+        Action::Entitle { handle, version, from, to } => {
+            entitle::apply(tx, *handle, &entitle::Change { version: *version, from, to }).map(done)
         }
         Action::RecordSizes(sizes) => sizes::apply(tx, sizes).map(done),
         Action::CutApplied { cuts } => chunks::cut_applied(tx, cuts).map(done),

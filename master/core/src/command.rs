@@ -4,6 +4,7 @@
 //! stamped in by the leader before the command is logged, so that live, restart and follower run the
 //! same code with the same result. Ids (inodes, handles, servers) are counted in the state itself.
 
+use crate::outcome::Duty;
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
     ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
@@ -54,6 +55,19 @@ pub enum Action {
         /// Label of its failure domain; a known server's is replaced.
         rack: String,
     },
+    /// An operator wants something of a chunkserver from now on, instead of what was wanted before. `Done`;
+    /// `NotFound` if it is unknown.
+    SetDuty {
+        /// Which.
+        server: ServerId,
+        /// What.
+        duty: Duty,
+    },
+    /// A chunkserver is no part of the cluster any more. `Done`; `NotFound` if it is unknown.
+    RemoveServer {
+        /// Which; the number is not given out again.
+        server: ServerId,
+    },
     /// Give a hole a chunk (version 1, entitled = placement, unwritten). `Allocated`; if the index has a chunk
     /// already, that one with `created` false.
     AllocateChunk {
@@ -75,6 +89,19 @@ pub enum Action {
         entitled: Vec<ServerId>,
         /// None of them has a replica: the chunk begins anew with its first frame.
         unwritten: bool,
+    },
+    /// The current version of a chunk is now at the servers `to`: a copy was made, or one is about to be
+    /// removed. `Done`; `NotFound` if the chunk is gone; `StaleGrant` if version or entitled servers are
+    /// not those named here any more.
+    Entitle {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Its version, which stays.
+        version: ChunkVersion,
+        /// Who is entitled so far, in this order.
+        from: Vec<ServerId>,
+        /// Who is entitled from now on; not empty.
+        to: Vec<ServerId>,
     },
     /// Sizes and times that were volatile while files were open for writing. `Done`; what is out of
     /// date (unknown inode, older generation) is left out silently.

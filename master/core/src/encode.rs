@@ -4,6 +4,7 @@
 //! is an error that the caller stops at, never a command guessed at.
 
 use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
+use crate::outcome::Duty;
 use gfs_proto::caller::Caller;
 use gfs_proto::convert::WireError;
 use gfs_proto::ids::{
@@ -75,6 +76,12 @@ impl From<&Action> for Wire {
                 uuid: uuid.as_bytes().to_vec().into(),
                 rack: rack.clone(),
             }),
+            Action::SetDuty { server, duty } => Self::SetDuty(wire::LoggedSetDuty {
+                server: server.get(),
+                draining: duty.draining,
+                maintenance_until: duty.maintenance_until.map(Into::into),
+            }),
+            Action::RemoveServer { server } => Self::RemoveServer(wire::LoggedRemoveServer { server: server.get() }),
             Action::AllocateChunk { inode, index, placement } => Self::AllocateChunk(wire::LoggedAllocateChunk {
                 inode: inode.get(),
                 index: index.get(),
@@ -88,6 +95,12 @@ impl From<&Action> for Wire {
                     unwritten: *unwritten,
                 })
             }
+            Action::Entitle { handle, version, from, to } => Self::Entitle(wire::LoggedEntitle {
+                handle: handle.get(),
+                version: version.get(),
+                from: raw_servers(from),
+                to: raw_servers(to),
+            }),
             Action::RecordSizes(sizes) => {
                 Self::RecordSizes(wire::LoggedRecordSizes { sizes: sizes.iter().map(wire::LoggedSize::from).collect() })
             }
@@ -140,6 +153,11 @@ impl TryFrom<Wire> for Action {
                 uuid: ServerUuid::from_slice(&raw.uuid).ok_or(DecodeError::Invalid("uuid"))?,
                 rack: raw.rack,
             },
+            Wire::SetDuty(raw) => Self::SetDuty {
+                server: ServerId::new(raw.server),
+                duty: Duty { draining: raw.draining, maintenance_until: time(raw.maintenance_until)? },
+            },
+            Wire::RemoveServer(raw) => Self::RemoveServer { server: ServerId::new(raw.server) },
             Wire::AllocateChunk(raw) => Self::AllocateChunk {
                 inode: InodeId::new(raw.inode),
                 index: ChunkIndex::new(raw.index),
@@ -150,6 +168,12 @@ impl TryFrom<Wire> for Action {
                 version: ChunkVersion::new(raw.version),
                 entitled: servers(raw.entitled),
                 unwritten: raw.unwritten,
+            },
+            Wire::Entitle(raw) => Self::Entitle {
+                handle: ChunkHandle::new(raw.handle),
+                version: ChunkVersion::new(raw.version),
+                from: servers(raw.from),
+                to: servers(raw.to),
             },
             Wire::RecordSizes(raw) => {
                 Self::RecordSizes(raw.sizes.into_iter().map(SizeRecord::try_from).collect::<Result<_, _>>()?)
@@ -303,8 +327,16 @@ mod tests {
             Action::OpenSession { session: SessionId::new(1), secret: [7; 16], name: "here".into() },
             Action::EndSession { session: SessionId::new(1) },
             Action::RegisterServer { uuid: ServerUuid::new([3; 16]), rack: "r".into() },
+            Action::SetDuty { server, duty: Duty { draining: true, maintenance_until: Some(at(9)) } },
+            Action::RemoveServer { server },
             Action::AllocateChunk { inode, index: ChunkIndex::new(9), placement: vec![server] },
             Action::RaiseVersion { handle, version: ChunkVersion::new(2), entitled: vec![server], unwritten: true },
+            Action::Entitle {
+                handle,
+                version: ChunkVersion::new(2),
+                from: vec![server],
+                to: vec![server, ServerId::new(8)],
+            },
             Action::RecordSizes(vec![size]),
             Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(1))] },
             Action::Collected { rows: vec![(handle, server)] },

@@ -35,7 +35,7 @@ pub use command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, Stampe
 pub use encode::DecodeError;
 pub use invariants::Violation;
 pub use outcome::{
-    Afterlife, Applied, ChunkRecord, CoreMade, CoreResult, FileChunk, FileChunks, GarbageChunk, Orphan, Outcome,
+    Afterlife, Applied, ChunkRecord, CoreMade, CoreResult, Duty, FileChunk, FileChunks, GarbageChunk, Orphan, Outcome,
     PendingCut, Removed, ServerRecord, SessionRecord, Stats,
 };
 pub use store::{Genesis, Store, StoreError};

@@ -234,6 +234,17 @@ pub struct ServerRecord {
     pub uuid: gfs_proto::ids::ServerUuid,
     /// Label of its failure domain.
     pub rack: String,
+    /// What an operator wants of it.
+    pub duty: Duty,
+}
+
+/// What an operator wants of a chunkserver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Duty {
+    /// Its copies are to go elsewhere; it gets no new ones.
+    pub draining: bool,
+    /// Until then its copies are not missed while it is away.
+    pub maintenance_until: Option<gfs_proto::time::Timestamp>,
 }
 
 /// An unlinked inode that is kept.

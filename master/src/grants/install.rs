@@ -153,6 +153,7 @@ impl Master {
     /// Brings the replicas to one epoch. The caller holds the chunk's lock.
     pub async fn agree(&self, wanted: &Wanted<'_>) -> Result<Agreement, FsError> {
         let record = &wanted.chunk.record;
+        self.repair.disturb(wanted.chunk.handle);
         let mut survey = self.survey(wanted).await;
         let ahead = survey.members.iter().any(|m| m.version > record.version);
         let mut raise = wanted.raise || ahead || !survey.lost.is_empty();
@@ -181,6 +182,32 @@ impl Master {
             survey.members =
                 round.confirmed.into_iter().map(|(member, _)| Member { version: target, ..member }).collect();
         }
+    }
+
+    /// Has all replicas of the recorded version that can be reached refuse frames of every lease so far;
+    /// those that confirmed. Changes neither version nor record. The caller
+    /// holds the chunk's lock.
+    pub async fn fence(&self, wanted: &Wanted<'_>) -> Vec<ServerId> {
+        let (record, handle, now) = (&wanted.chunk.record, wanted.chunk.handle, Instant::now());
+        let located = self.locations.of(handle);
+        let rows = located
+            .iter()
+            .filter(|row| row.version == record.version && row.known.usable() && record.entitled.contains(&row.server));
+        let members: Vec<Member> = rows
+            .filter_map(|row| self.servers.replica_up(row.server, now))
+            .map(|replica| Member { replica, version: record.version })
+            .collect();
+        let epoch = self.leases.next_epoch(self.term());
+        let round = self.round(wanted, &members, record.version, epoch).await;
+        for lost in round.lost {
+            if let Lost::Without(server) = lost {
+                self.locations.remove(handle, server);
+            }
+        }
+        let confirmed: Vec<ServerId> = round.confirmed.iter().map(|(member, _)| member.replica.server).collect();
+        let revoke = || ChunkCommand::Revoke { handle, epoch };
+        confirmed.iter().for_each(|server| self.servers.hint(*server, revoke()));
+        confirmed
     }
 
     /// Who has, or may have, a replica that may take part. Waits a little for servers that are just
@@ -269,6 +296,7 @@ impl Master {
                 other => drop(other?),
             }
             info!(chunk = %chunk.handle, %version, members = ?entitled, ?lost, "version raised");
+            self.repair.note(handle, !wanted.suspects.is_empty());
         }
         self.unwritten.written(chunk.handle);
         let known = Known::Reported(ReplicaState::Dirty);
@@ -312,7 +340,7 @@ impl Master {
 
     /// Waits until none of these servers can answer reads of the old version any more. Whoever was
     /// silenced for that begins anew when the new version is logged: what is returned goes then.
-    async fn fenced(&self, lost: &[Lost]) -> Vec<Silence<'_>> {
+    pub async fn fenced(&self, lost: &[Lost]) -> Vec<Silence<'_>> {
         let fences = join_all(lost.iter().filter_map(|lost| match lost {
             Lost::Away(server, incarnation) => Some(self.fence_one(*server, *incarnation)),
             Lost::Unusable(_) | Lost::Without(_) => None,

@@ -35,6 +35,7 @@ impl Request {
         if !committed.outcome.replayed {
             self.revoke_cut(&ops, &committed.outcome.results, committed.void).await;
         }
+        self.note_goals(&ops, &committed.outcome.results);
         let replayed = committed.outcome.replayed;
         let mut results = Results::with_capacity(ops.len());
         for (op, core) in ops.iter().zip(committed.outcome.results) {
@@ -62,6 +63,17 @@ impl Request {
         void.retain(|lease| lease.sessions.iter().any(|holder| *holder != self.session.id));
         if !void.is_empty() {
             self.master.revoke(void).await;
+        }
+    }
+
+    /// Files whose goal was set have too few copies or too many now.
+    fn note_goals(&self, ops: &[Op], results: &[Result<CoreResult, FsError>]) {
+        for (op, result) in ops.iter().zip(results) {
+            match (op, result) {
+                (Op::SetGoal { inode: InodeRef::Id(inode), .. }, Ok(_)) => self.master.note_file(*inode),
+                (Op::SetGoal { .. }, Ok(_)) => self.master.repair.look_everywhere(),
+                _ => {}
+            }
         }
     }
 

@@ -1,31 +1,23 @@
 //! The Admin service: reports for people. They have no domain types; wire messages are filled here.
 
-use crate::master::Master;
+use crate::duties::DutyError;
+use crate::master::{Master, now};
+use crate::repair::Dependent;
 use crate::servers::{Presence, ServerStatus};
-use gfs_master_core::ChunkRecord;
 use gfs_proto::FsError;
 use gfs_proto::control::DirectorySpace;
+use gfs_proto::ids::ServerId;
+use gfs_proto::time::Timestamp;
 use gfs_proto::wire;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::{Request, Response, Status};
 
-/// Chunks that are looked at under one view of the store.
-const CHUNKS_PER_VIEW: usize = 512;
-
 /// See the module's text.
 pub struct AdminService {
     master: Arc<Master>,
     address: SocketAddr,
-}
-
-/// Chunks by the number of live copies.
-#[derive(Default, Clone, Copy)]
-struct Health {
-    healthy: u64,
-    degraded: u64,
-    missing: u64,
 }
 
 fn failed(error: FsError) -> Status {
@@ -40,22 +32,6 @@ impl AdminService {
     /// Of a master that listens there.
     pub fn new(master: Arc<Master>, address: SocketAddr) -> Self {
         Self { master, address }
-    }
-
-    /// Walks over all chunks; off the runtime's way, they may be many.
-    fn health(&self) -> Result<Health, FsError> {
-        let mut health = Health::default();
-        let mut after = None;
-        loop {
-            let page = self.master.store.view().all_chunks(after, CHUNKS_PER_VIEW)?;
-            let Some((last, _)) = page.last() else { return Ok(health) };
-            after = Some(*last);
-            let now = Instant::now();
-            for (handle, record) in &page {
-                let live = self.master.live_replicas(*handle, record, now);
-                *health.of(live, record) += 1;
-            }
-        }
     }
 
     fn masters(&self) -> Vec<wire::MasterStatus> {
@@ -73,7 +49,8 @@ impl AdminService {
         let (master, now) = (&self.master, Instant::now());
         let stats = master.store.view().stats();
         let genesis = master.store.genesis();
-        let health = self.health()?;
+        let census = master.census()?;
+        let repair = master.repair.status();
         let servers = master.servers.statuses(now);
         let (bytes_total, bytes_free) = master.servers.room(now);
         Ok(wire::StatusReply {
@@ -86,9 +63,9 @@ impl AdminService {
             files: stats.files,
             directories: stats.directories,
             chunks: stats.chunks,
-            chunks_healthy: health.healthy,
-            chunks_degraded: health.degraded,
-            chunks_missing: health.missing,
+            chunks_healthy: census.healthy,
+            chunks_degraded: census.degraded(),
+            chunks_missing: census.lost + census.unavailable,
             chunks_garbage: stats.garbage,
             bytes_total,
             bytes_free,
@@ -98,7 +75,32 @@ impl AdminService {
             leases: count(master.leases.len()),
             bytes_metadata: master.metadata_bytes(),
             uptime_ms: millis(now.saturating_duration_since(master.started)),
+            chunks_at_risk: census.at_risk,
+            chunks_unavailable: census.unavailable,
+            chunks_lacking: census.missing,
+            repair_queue: repair.queued,
+            repair_copies: repair.copying,
+            repair_rate: repair.rate(now.saturating_duration_since(master.started)),
+            repair_copied: repair.copied,
+            repair_removed: repair.removed,
+            repair_surveyed: repair.looked_everywhere,
         })
+    }
+
+    fn server_statuses(&self, statuses: &[ServerStatus]) -> Result<Vec<wire::ChunkserverStatus>, FsError> {
+        let (suspects, census) = (self.master.locations.suspects(), self.master.census()?);
+        let status = |status: &ServerStatus| {
+            let suspects = suspects.get(&status.server).copied().unwrap_or_default();
+            server_status(status, suspects, census.dependents.get(&status.server).copied().unwrap_or_default())
+        };
+        Ok(statuses.iter().map(status).collect())
+    }
+
+    /// How it stands with one server, after something was wanted of it.
+    fn duty(&self, server: ServerId) -> Result<Response<wire::DutyReply>, Status> {
+        let status = self.master.server_status(server).map_err(refused)?;
+        let statuses = tokio::task::block_in_place(|| self.server_statuses(&[status])).map_err(failed)?;
+        Ok(Response::new(wire::DutyReply { server: statuses.into_iter().next() }))
     }
 
     fn leases(&self) -> Vec<wire::LeaseStatus> {
@@ -156,23 +158,11 @@ impl AdminService {
     }
 }
 
-impl Health {
-    fn of(&mut self, live: usize, record: &ChunkRecord) -> &mut u64 {
-        if live == 0 {
-            &mut self.missing
-        } else if live < usize::from(record.goal) {
-            &mut self.degraded
-        } else {
-            &mut self.healthy
-        }
-    }
-}
-
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn server_status(status: &ServerStatus, suspect_replicas: u64) -> wire::ChunkserverStatus {
+fn server_status(status: &ServerStatus, suspect_replicas: u64, dependent: Dependent) -> wire::ChunkserverStatus {
     let registered = status.registered.as_deref();
     wire::ChunkserverStatus {
         server: status.server.get(),
@@ -186,7 +176,25 @@ fn server_status(status: &ServerStatus, suspect_replicas: u64) -> wire::Chunkser
         last_heartbeat_ms: status.silent.map_or(0, millis),
         server_uuid: status.uuid.as_bytes().to_vec().into(),
         suspect_replicas,
+        draining: status.duty.draining,
+        maintenance_ms: status.duty.maintenance_until.map_or(0, millis_until),
+        chunks_needed: dependent.chunks,
+        last_copies: dependent.last_copies,
     }
+}
+
+fn millis_until(time: Timestamp) -> u64 {
+    u64::try_from((time.as_nanos() - now().as_nanos()) / 1_000_000).unwrap_or(0)
+}
+
+fn refused(error: DutyError) -> Status {
+    let code = match &error {
+        DutyError::Unknown(_) => FsError::NotFound,
+        DutyError::Running(_) | DutyError::LastCopies { .. } => FsError::Busy,
+        DutyError::TooLong => FsError::InvalidArgument,
+        DutyError::State(error) => *error,
+    };
+    code.into_status(error.to_string())
 }
 
 fn space(directories: &[DirectorySpace]) -> wire::SpaceReport {
@@ -203,11 +211,38 @@ impl wire::admin_server::Admin for AdminService {
         &self,
         _: Request<wire::ChunkserversRequest>,
     ) -> Result<Response<wire::ChunkserversReply>, Status> {
-        let suspects = tokio::task::block_in_place(|| self.master.locations.suspects());
         let statuses = self.master.servers.statuses(Instant::now());
-        let suspects_of = |s: &ServerStatus| suspects.get(&s.server).copied().unwrap_or_default();
-        let servers = statuses.iter().map(|s| server_status(s, suspects_of(s))).collect();
+        let servers = tokio::task::block_in_place(|| self.server_statuses(&statuses)).map_err(failed)?;
         Ok(Response::new(wire::ChunkserversReply { servers }))
+    }
+
+    async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::DutyReply>, Status> {
+        let wire::DrainRequest { server, cancel } = request.into_inner();
+        let server = ServerId::new(server);
+        self.master.drain(server, !cancel).await.map_err(refused)?;
+        self.duty(server)
+    }
+
+    async fn maintenance(
+        &self,
+        request: Request<wire::MaintenanceRequest>,
+    ) -> Result<Response<wire::DutyReply>, Status> {
+        let wire::MaintenanceRequest { server, duration_ms } = request.into_inner();
+        let server = ServerId::new(server);
+        let length = (duration_ms > 0).then(|| Duration::from_millis(duration_ms));
+        self.master.maintain(server, length).await.map_err(refused)?;
+        self.duty(server)
+    }
+
+    async fn remove_chunkserver(
+        &self,
+        request: Request<wire::RemoveChunkserverRequest>,
+    ) -> Result<Response<wire::RemoveChunkserverReply>, Status> {
+        let wire::RemoveChunkserverRequest { server, force } = request.into_inner();
+        let dependent = self.master.remove_server(ServerId::new(server), force).await.map_err(refused)?;
+        let reply =
+            wire::RemoveChunkserverReply { chunks_needed: dependent.chunks, last_copies: dependent.last_copies };
+        Ok(Response::new(reply))
     }
 
     async fn leases(&self, _: Request<wire::LeasesRequest>) -> Result<Response<wire::LeasesReply>, Status> {

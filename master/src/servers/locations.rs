@@ -36,6 +36,7 @@ impl Known {
             Self::Reported(ReplicaState::Dirty) => 2,
             Self::Reported(ReplicaState::Suspect) => 3,
             Self::Assumed => 4,
+            Self::Reported(ReplicaState::Failing) => 5,
         }
     }
     const fn unpack(raw: u8) -> Self {
@@ -43,6 +44,7 @@ impl Known {
             1 => Self::Reported(ReplicaState::Clean),
             2 => Self::Reported(ReplicaState::Dirty),
             3 => Self::Reported(ReplicaState::Suspect),
+            5 => Self::Reported(ReplicaState::Failing),
             _ => Self::Assumed,
         }
     }
@@ -287,7 +289,7 @@ mod tests {
         let server = || prop_oneof![1u32..6, Just(70_000)];
         let version = prop_oneof![1u64..4, Just(1 << 40)];
         prop_oneof![
-            8 => (0u64..4, server(), version, 1u8..5).prop_map(|(h, s, v, k)| Change::Set(h, located(s, v, k))),
+            8 => (0u64..4, server(), version, 1u8..6).prop_map(|(h, s, v, k)| Change::Set(h, located(s, v, k))),
             2 => (0u64..4, server()).prop_map(|(h, s)| Change::Remove(h, s)),
             1 => server().prop_map(Change::Drop),
         ]

@@ -10,11 +10,12 @@
 pub mod link;
 pub mod locations;
 pub mod service;
+mod standing;
 
 use crate::config::Timings;
 use crate::gate::Gate;
-use gfs_master_core::ServerRecord;
 use gfs_master_core::plan::{PlacementServer, PlacementView};
+use gfs_master_core::{Duty, ServerRecord};
 use gfs_proto::chunk::Replica;
 use gfs_proto::control::{ChunkCommand, CommandOutcome, DirectorySpace, Heartbeat, Register};
 use gfs_proto::ids::{Incarnation, ServerId, ServerUuid};
@@ -73,6 +74,8 @@ pub struct ServerStatus {
     pub registered: Option<Arc<Register>>,
     /// Room per directory.
     pub space: Vec<DirectorySpace>,
+    /// What an operator wants of it.
+    pub duty: Duty,
     /// Since the last sign of life.
     pub silent: Option<Duration>,
 }
@@ -111,13 +114,15 @@ impl Drop for Silence<'_> {
 struct Server {
     uuid: ServerUuid,
     rack: String,
+    duty: Duty,
     registered: Option<Arc<Register>>,
     link: Option<Arc<Link>>,
     reported: Gate,
     heard: Option<Instant>,
     space: Vec<DirectorySpace>,
     recent: u32,
-    left: bool,
+    /// Stopped cleanly, when.
+    left: Option<Instant>,
     /// Fences that wait for its right to answer reads to run out, over registrations too.
     silences: u32,
     /// Heartbeats of the present link are not acknowledged.
@@ -136,13 +141,14 @@ impl Server {
         Self {
             uuid: record.uuid,
             rack: record.rack,
+            duty: record.duty,
             registered: None,
             link: None,
             reported: Gate::new(),
             heard: None,
             space: Vec::new(),
             recent: 0,
-            left: false,
+            left: None,
             silences: 0,
             muted: false,
         }
@@ -151,7 +157,7 @@ impl Server {
     fn presence(&self, started: Instant, now: Instant, timings: &Timings) -> Presence {
         let silence = now.saturating_duration_since(self.heard.unwrap_or(started));
         match (&self.registered, &self.link) {
-            _ if self.left => Presence::Left,
+            _ if self.left.is_some() => Presence::Left,
             (None, _) if silence < timings.suspect_after => Presence::Expected,
             (None, _) | (Some(_), None) => Presence::Down,
             (Some(_), Some(_)) if silence >= timings.suspect_after * DOWN_FACTOR => Presence::Down,
@@ -192,7 +198,7 @@ impl Servers {
     /// A server has registered; an older link of it is given up. What it has is still to be reported.
     pub fn attach(&self, server: ServerId, register: Register, link: Arc<Link>, now: Instant) {
         let mut table = self.table.lock();
-        let record = ServerRecord { server, uuid: register.uuid, rack: register.rack.clone() };
+        let record = ServerRecord { server, uuid: register.uuid, rack: register.rack.clone(), duty: Duty::default() };
         let entry = table.entry(server).or_insert_with(|| Server::of(record));
         if let Some(old) = entry.link.replace(link) {
             old.close();
@@ -203,7 +209,7 @@ impl Servers {
         // Whoever waits for the old report gets on and looks again.
         std::mem::take(&mut entry.reported).open();
         entry.heard = Some(now);
-        entry.left = false;
+        entry.left = None;
         entry.muted = entry.silences > 0;
     }
 
@@ -232,7 +238,7 @@ impl Servers {
         let current = entry.link.as_ref().is_some_and(|known| Arc::ptr_eq(known, link));
         if current {
             entry.link = None;
-            entry.left = left;
+            entry.left = left.then(Instant::now);
         }
         current
     }
@@ -287,7 +293,7 @@ impl Servers {
         let mut table = self.table.lock();
         let Some(entry) = table.get_mut(&server) else { return Fence::Passed };
         let current = entry.registered.as_ref().map(|r| r.incarnation);
-        if entry.left || (current.is_some() && incarnation.is_some() && current != incarnation) {
+        if entry.left.is_some() || (current.is_some() && incarnation.is_some() && current != incarnation) {
             return Fence::Passed;
         }
         if entry.link.is_some() {
@@ -312,6 +318,17 @@ impl Servers {
         link.command(command, self.timings.command).await
     }
 
+    /// As [`Servers::command`], under a bound of its own.
+    pub async fn command_within(
+        &self,
+        server: ServerId,
+        command: ChunkCommand,
+        bound: Duration,
+    ) -> Result<CommandOutcome, CommandError> {
+        let link = self.link(server).ok_or(CommandError::Absent)?;
+        link.command(command, bound).await
+    }
+
     /// Sends a command nobody waits for.
     pub fn hint(&self, server: ServerId, command: ChunkCommand) {
         if let Some(link) = self.link(server) {
@@ -331,7 +348,7 @@ impl Servers {
             server: *id,
             rack: entry.rack.clone(),
             bytes_free: entry.bytes_free(),
-            accepts_chunks: entry.space.iter().any(|d| d.accepts_chunks),
+            accepts_chunks: !entry.duty.draining && entry.space.iter().any(|d| d.accepts_chunks),
             recent: entry.recent,
         });
         PlacementView { servers: servers.collect() }
@@ -373,6 +390,7 @@ impl Servers {
                 presence: entry.presence(self.started, now, &self.timings),
                 registered: entry.registered.clone(),
                 space: entry.space.clone(),
+                duty: entry.duty,
                 silent: entry.heard.map(|heard| now.saturating_duration_since(heard)),
             })
             .collect();
@@ -415,7 +433,8 @@ mod tests {
     #[test]
     fn presence_follows_registration_reports_and_silence() {
         let (now, timings) = (Instant::now(), Timings::default());
-        let record = ServerRecord { server: SERVER, uuid: ServerUuid::new([1; 16]), rack: String::new() };
+        let record =
+            ServerRecord { server: SERVER, uuid: ServerUuid::new([1; 16]), rack: String::new(), duty: Duty::default() };
         let servers = Servers::new(vec![record], timings, now);
         let after = |secs| servers.presence(SERVER, now + Duration::from_secs(secs));
         assert_eq!((after(4), after(5)), (Presence::Expected, Presence::Down));

@@ -10,7 +10,9 @@ use super::locations::{Known, Located};
 use crate::master::Master;
 use gfs_master_core::{Action, ChunkRecord, CoreResult};
 use gfs_proto::FsError;
-use gfs_proto::control::{ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ToChunkserver};
+use gfs_proto::control::{
+    ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
+};
 use gfs_proto::ids::{ChunkHandle, ServerId};
 use gfs_proto::ops::Capabilities;
 use parking_lot::Mutex;
@@ -143,8 +145,11 @@ impl Master {
                     self.unwritten.written(row.handle);
                 }
                 let Ok(Some(record)) = record else { continue };
-                if is_stale(&record, server, row) {
+                if is_discarded(&record, server, row) {
                     stale.push(row.handle);
+                }
+                if !full && wants_a_look(&record, server, row) {
+                    self.repair.note(row.handle, false);
                 }
                 if full {
                     self.compare_length(&view, &record, row);
@@ -159,13 +164,20 @@ impl Master {
             let newer = |l: &Located| l.server == server && l.version > row.version;
             if !self.locations.of(row.handle).iter().any(newer) {
                 self.locations.remove(row.handle, server);
+                self.repair.note(row.handle, false);
             }
         }
     }
 }
 
-fn is_stale(record: &ChunkRecord, server: ServerId, row: &ReplicaRow) -> bool {
-    row.version < record.version && !record.entitled.contains(&server)
+/// To be deleted: of no more use, if there is another that can be read.
+fn is_discarded(record: &ChunkRecord, server: ServerId, row: &ReplicaRow) -> bool {
+    row.version <= record.version && !record.entitled.contains(&server)
+}
+
+/// A replica that nobody is entitled to, or that cannot be used.
+fn wants_a_look(record: &ChunkRecord, server: ServerId, row: &ReplicaRow) -> bool {
+    !record.entitled.contains(&server) || matches!(row.state, ReplicaState::Suspect | ReplicaState::Failing)
 }
 
 impl Attached {
@@ -264,6 +276,7 @@ async fn work_off(
             return;
         }
         if report.full {
+            master.repair.look_everywhere();
             info!(%server, replicas = rows, "chunkserver has reported in full");
             master.servers.reported(server, &link);
             let sent = early.lock().take();

@@ -181,6 +181,7 @@ impl From<ReplicaRow> for wire::ReplicaRow {
             ReplicaState::Clean => 0,
             ReplicaState::Dirty => 1,
             ReplicaState::Suspect => 2,
+            ReplicaState::Failing => 3,
         };
         Self { handle: row.handle.get(), version: row.version.get(), length: row.length, state }
     }
@@ -194,6 +195,7 @@ impl TryFrom<wire::ReplicaRow> for ReplicaRow {
             0 => ReplicaState::Clean,
             1 => ReplicaState::Dirty,
             2 => ReplicaState::Suspect,
+            3 => ReplicaState::Failing,
             _ => return Err(field("state").invalid("is no state of a replica")),
         };
         Ok(Self {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::disk::{DiskFile, OpenMode, Room};
 use crate::store::mem::{Fault, Loss};
+use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::{Incarnation, Term};
 use std::path::Path;
 
@@ -200,9 +201,23 @@ fn a_directory_out_of_service_is_read_and_not_written() {
     assert_eq!(store.get(h(1)), Ok(b"data".to_vec()));
     assert_eq!(store.put(h(1), 0, b"more"), Err(DataError::Io));
     assert_eq!(store.create(h(2), V1, 0), Err(DataError::Io));
+    let reported = [store.row(h(1)).expect("there").state, store.rows()[0].state];
+    assert_eq!(reported, [ReplicaState::Failing; 2], "no copy to count on");
     drop(store);
     let store = open(&disk, "boot-1");
     store.put(h(1), 0, b"more").expect("in service again after a restart");
+}
+
+#[test]
+fn what_is_deleted_in_a_directory_out_of_service_is_not_served_again() {
+    let (disk, store) = fresh();
+    store.create(h(1), V1, 0).expect("create");
+    store.put(h(1), 0, b"data").expect("write");
+    store.fail_directory(Path::new(DIR), "smells of smoke");
+    disk.fail(0, Fault::Eio);
+    let chunk = SyncChunk { handle: h(1), version: V1 };
+    assert_eq!(store.delete(&[chunk]), [Ok(())], "the disk need not agree");
+    assert_eq!((store.row(h(1)), store.get(h(1))), (None, Err(DataError::NoChunk)));
 }
 
 #[test]

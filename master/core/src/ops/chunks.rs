@@ -48,7 +48,7 @@ pub(super) fn insert(
 }
 
 /// Servers of a chunk: at least one, none twice, no more than can be asked for while one moves.
-fn entitled(servers: &[ServerId]) -> Result<Vec<ServerId>, FsError> {
+pub(super) fn entitled(servers: &[ServerId]) -> Result<Vec<ServerId>, FsError> {
     if servers.is_empty() {
         return Err(FsError::NoSpace);
     }

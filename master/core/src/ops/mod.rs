@@ -6,6 +6,7 @@
 pub(crate) mod abandon;
 pub(crate) mod batch;
 pub(crate) mod chunks;
+pub(crate) mod entitle;
 pub(crate) mod link;
 pub(crate) mod make;
 pub(crate) mod open_truncate;

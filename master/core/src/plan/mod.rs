@@ -1,5 +1,15 @@
 //! Planners: pure functions from what the master knows to what should be done. The shell executes.
 
 mod placement;
+mod queue;
+mod rebalance;
+mod repair;
+mod throttle;
 
 pub use placement::{NoRoom, PlacementServer, PlacementView, place};
+pub use queue::{RepairQueue, Urgency, Waiting};
+pub use rebalance::rebalance_step;
+pub use repair::{
+    ChunkCopies, Health, Load, Need, Reason, RepairServer, RepairView, Standing, Step, health, need, next_step,
+};
+pub use throttle::{Limits, Throttle};

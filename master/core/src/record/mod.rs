@@ -7,7 +7,7 @@ mod reply;
 pub(crate) use inode::{Body, FileBody, Inode};
 pub(crate) use reply::{decode_results, encode_results};
 
-use crate::outcome::{Applied, ChunkRecord, GarbageChunk, PendingCut, ServerRecord, SessionRecord, Stats};
+use crate::outcome::{Applied, ChunkRecord, Duty, GarbageChunk, PendingCut, ServerRecord, SessionRecord, Stats};
 use crate::store::Genesis;
 use codec::{Reader, Writer};
 use gfs_proto::attr::FileKind;
@@ -19,6 +19,8 @@ use gfs_proto::layout::ChunkSize;
 
 /// First byte of every value of this module.
 const FORMAT: u8 = 1;
+/// Of a server that an operator wants something of.
+const FORMAT_DUTY: u8 = 2;
 
 /// What a name stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,18 +201,36 @@ impl SessionRecord {
 }
 
 impl ServerRecord {
+    /// With a duty, or without one as in the first version.
     pub(crate) fn encode(&self) -> Box<[u8]> {
-        let mut out = Writer::versioned(FORMAT, 32);
+        let plain = self.duty == Duty::default();
+        let mut out = Writer::versioned(if plain { FORMAT } else { FORMAT_DUTY }, 48);
         out.fixed(self.uuid.as_bytes());
         out.bytes(self.rack.as_bytes());
+        if !plain {
+            out.byte(u8::from(self.duty.draining) | u8::from(self.duty.maintenance_until.is_some()) << 1);
+            self.duty.maintenance_until.into_iter().for_each(|until| out.time(until));
+        }
         out.finish()
     }
     pub(crate) fn decode(server: ServerId, bytes: &[u8]) -> Option<Self> {
-        let mut from = Reader::versioned(FORMAT, bytes)?;
+        let version = *bytes.first()?;
+        let mut from = Reader::versioned(version, bytes)?;
         let uuid = ServerUuid::new(from.fixed()?);
         let rack = from.text()?;
-        from.end().map(|()| Self { server, uuid, rack })
+        let duty = match version {
+            FORMAT => Duty::default(),
+            FORMAT_DUTY => read_duty(&mut from)?,
+            _ => return None,
+        };
+        from.end().map(|()| Self { server, uuid, rack, duty })
     }
+}
+
+fn read_duty(from: &mut Reader<'_>) -> Option<Duty> {
+    let flags = from.byte().filter(|flags| *flags <= 3)?;
+    let maintenance_until = if flags & 2 != 0 { Some(from.time()?) } else { None };
+    Some(Duty { draining: flags & 1 != 0, maintenance_until })
 }
 
 impl Genesis {

@@ -310,6 +310,11 @@ impl Tables<'_> {
         self.put(Table::Servers, &table::server_key(server.server), server.encode(), false);
     }
 
+    pub(crate) fn remove_server(&mut self, server: gfs_proto::ids::ServerId) {
+        self.stats().servers -= 1;
+        self.remove(Table::Servers, &table::server_key(server));
+    }
+
     /// The number that the next new server gets.
     pub(crate) fn next_server(&self) -> gfs_proto::ids::ServerId {
         self.state.next_server

@@ -2,7 +2,7 @@
 
 use super::{name, servers};
 use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
-use crate::outcome::{CoreResult, Outcome};
+use crate::outcome::{CoreResult, Duty, Outcome};
 use gfs_proto::attr::{Mode, SetAttr, SetTime};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
@@ -91,10 +91,20 @@ impl Stepper {
         match step.what {
             0 => Action::OpenSession { session, secret: [1; 16], name: "s".into() },
             1 if step.number.is_multiple_of(4) => Action::EndSession { session },
+            2 if step.number.is_multiple_of(5) => Action::RemoveServer { server: ServerId::new(step.who.into()) },
+            2 if step.number.is_multiple_of(3) => {
+                let until = Timestamp::from_nanos(step.number.into());
+                let duty = Duty { draining: step.at.0 == 1, maintenance_until: (step.at.1 == 1).then_some(until) };
+                Action::SetDuty { server: ServerId::new(step.who.into()), duty }
+            }
             2 => Action::RegisterServer { uuid: ServerUuid::new([step.who; 16]), rack: step.at.1.to_string() },
             3 | 4 => {
                 let index = ChunkIndex::new(u32::from(step.at.1));
                 Action::AllocateChunk { inode, index, placement: servers(&[1, 2, 3][..usize::from(step.who)]) }
+            }
+            5 if step.number.is_multiple_of(3) => {
+                let version = ChunkVersion::new(u64::from(step.at.1));
+                Action::Entitle { handle, version, from: servers(&[1, 2]), to: servers(&[2, 4]) }
             }
             5 => {
                 let version = ChunkVersion::new(u64::from(step.at.1));

@@ -28,6 +28,10 @@ pub(crate) enum Manners {
     Good,
     /// Answers none.
     Mute,
+    /// Answers no deletions, and deletes nothing.
+    NoDeletions,
+    /// Carries copies out only when it is told to be good again.
+    SlowCopies,
 }
 
 #[derive(Default)]
@@ -39,6 +43,10 @@ struct State {
     /// When the newest acknowledged heartbeat was sent.
     served_from: Option<Instant>,
     mute: bool,
+    slow_copies: bool,
+    no_deletions: bool,
+    /// Copies that it has yet to make, with their numbers.
+    copies: Vec<(u64, ChunkCommand)>,
     server: Option<ServerId>,
 }
 
@@ -55,6 +63,13 @@ impl Drop for FakeServer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A fake that was killed.
+pub(crate) struct Dead {
+    number: u8,
+    incarnation: Incarnation,
+    replicas: BTreeMap<ChunkHandle, ReplicaRow>,
 }
 
 pub(crate) fn register(number: u8, incarnation: u64, cluster: Option<ClusterId>) -> Register {
@@ -101,10 +116,13 @@ impl FakeServer {
 
     /// Starts again after a crash, with what it has on disk.
     pub(crate) async fn again(self, url: &str) -> Self {
+        self.kill().start(url).await
+    }
+
+    /// Its process dies; what it has on disk stays.
+    pub(crate) fn kill(self) -> Dead {
         let replicas = self.state.lock().replicas.clone();
-        let (number, incarnation) = (self.uuid.as_bytes()[0], self.incarnation.next().get());
-        drop(self);
-        Self::start_with(url, number, incarnation, replicas).await
+        Dead { number: self.uuid.as_bytes()[0], incarnation: self.incarnation, replicas }
     }
 
     async fn start_with(url: &str, number: u8, incarnation: u64, replicas: BTreeMap<ChunkHandle, ReplicaRow>) -> Self {
@@ -134,7 +152,32 @@ impl FakeServer {
     }
 
     pub(crate) fn manners(&self, manners: Manners) {
-        self.state.lock().mute = manners == Manners::Mute;
+        let mut state = self.state.lock();
+        state.mute = manners == Manners::Mute;
+        state.slow_copies = manners == Manners::SlowCopies;
+        state.no_deletions = manners == Manners::NoDeletions;
+    }
+
+    /// Makes the copies that were asked for meanwhile; answers if `answer`, and reports them.
+    pub(crate) async fn make_copies(&self, answer: bool) {
+        let copies = std::mem::take(&mut self.state.lock().copies);
+        for (id, command) in copies {
+            let outcome = carry_out(&mut self.state.lock(), self.incarnation, command);
+            if let (Ok(CommandOutcome::Replica(row)), false) = (&outcome, answer) {
+                let present = vec![*row];
+                let report = ChunkReport { full: false, last: true, present, removed: Vec::new() };
+                self.tell(FromChunkserver::Report(report)).await;
+            }
+            if answer {
+                let result = CommandResult { id, outcome, detail: String::new() };
+                self.tell(FromChunkserver::Result(result)).await;
+            }
+        }
+    }
+
+    /// Copies that it was asked for and has yet to make.
+    pub(crate) fn copies_waiting(&self) -> usize {
+        self.state.lock().copies.len()
     }
 
     /// As a client's first frame would: makes the replica and reports it.
@@ -200,6 +243,13 @@ impl FakeServer {
     }
 }
 
+impl Dead {
+    /// Starts again, with what it has on disk.
+    pub(crate) async fn start(self, url: &str) -> FakeServer {
+        FakeServer::start_with(url, self.number, self.incarnation.next().get(), self.replicas).await
+    }
+}
+
 async fn beat(state: &Mutex<State>, out: &mpsc::WeakSender<wire::FromChunkserver>) {
     for sent in 1.. {
         let Some(out) = out.upgrade() else { return };
@@ -235,7 +285,11 @@ async fn take(
         ToChunkserver::Command { id, command, .. } => {
             let mut state = state.lock();
             state.commands.push(command.clone());
-            if state.mute {
+            if state.mute || state.no_deletions && matches!(command, ChunkCommand::Delete { .. }) {
+                return;
+            }
+            if state.slow_copies && matches!(command, ChunkCommand::Copy { .. }) {
+                state.copies.push((id, command));
                 return;
             }
             let outcome = carry_out(&mut state, incarnation, command);
@@ -272,6 +326,18 @@ fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand)
                 }
             }
             Ok(CommandOutcome::Deleted(kept))
+        }
+        ChunkCommand::Copy { handle, version, .. } => {
+            if state
+                .replicas
+                .get(&handle)
+                .is_some_and(|row| row.version >= version && row.state != ReplicaState::Suspect)
+            {
+                return Err(FsError::Stale);
+            }
+            let row = ReplicaRow { handle, version, length: 100, state: ReplicaState::Clean };
+            state.replicas.insert(handle, row);
+            Ok(CommandOutcome::Replica(row))
         }
         _ => Ok(CommandOutcome::Done),
     }

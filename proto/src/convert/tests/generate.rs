@@ -435,7 +435,12 @@ fn register() -> impl Strategy<Value = Register> {
     )
 }
 fn row() -> impl Strategy<Value = ReplicaRow> {
-    let state = prop_oneof![Just(ReplicaState::Clean), Just(ReplicaState::Dirty), Just(ReplicaState::Suspect)];
+    let state = prop_oneof![
+        Just(ReplicaState::Clean),
+        Just(ReplicaState::Dirty),
+        Just(ReplicaState::Suspect),
+        Just(ReplicaState::Failing)
+    ];
     (handle(), version(), chunk_bytes(), state).prop_map(|(handle, version, length, state)| ReplicaRow {
         handle,
         version,

@@ -499,7 +499,7 @@ mod servers {
         refused!(ReplicaRow, ReplicaRow, row(), {
             "handle": |m| m.handle = 0;
             "length": |m| m.length = CHUNK_SIZE_MAX + 1;
-            "state": |m| m.state = 3;
+            "state": |m| m.state = 4;
         });
         refused!(ChunkReport, ChunkReport, wire::ChunkReport { present: vec![row()], ..Default::default() }, {
             "present": |m| m.present = vec![row(); ROWS_MAX + 1];

@@ -1,0 +1,134 @@
+//! Settings of failure detection, repair and rebalancing.
+
+use super::{COPIES_DEFAULT, COPIES_MAX, ConfigError, Settings, Timings, bytes};
+use crate::repair::{Rebalance, RepairSettings};
+use gfs_master_core::plan::Limits;
+use gfs_proto::limits::{HEARTBEAT, READ_LEASE};
+use std::time::Duration;
+
+/// A server is not suspected for losing one heartbeat, nor before its read lease has run out.
+const SUSPECT_MIN: Duration = READ_LEASE;
+const _: () = assert!(SUSPECT_MIN.as_millis() >= 2 * HEARTBEAT.as_millis());
+
+/// Bounds on what is moved.
+pub(super) fn settings(filled: &Settings) -> Result<RepairSettings, ConfigError> {
+    let copies_per_server = filled.repair_copies.unwrap_or(COPIES_DEFAULT);
+    if !(1..=COPIES_MAX).contains(&copies_per_server) {
+        return Err(ConfigError::Copies(copies_per_server));
+    }
+    let limits = Limits {
+        rate: rate("repair-rate", text(&filled.repair_rate))?,
+        rate_per_server: rate("repair-rate-per-server", text(&filled.repair_rate_per_server))?,
+        copies_per_server,
+    };
+    let moved = rate("rebalance-rate", text(&filled.rebalance_rate))?;
+    let threshold = threshold(text(&filled.rebalance_threshold))?;
+    let rebalance = threshold.map(|threshold| Rebalance { threshold, rate: moved.unwrap_or(u64::MAX) });
+    Ok(RepairSettings { limits, rebalance })
+}
+
+/// When servers count as what.
+pub(super) fn timings(filled: &Settings) -> Result<Timings, ConfigError> {
+    let suspect_after = time("suspect-after", text(&filled.suspect_after))?;
+    if suspect_after < SUSPECT_MIN {
+        let value = text(&filled.suspect_after).to_owned();
+        return Err(ConfigError::Time { setting: "suspect-after", value, advice: "use 2s or more" });
+    }
+    let lost_after = time("lost-after", text(&filled.lost_after))?;
+    if lost_after < suspect_after {
+        let value = text(&filled.lost_after).to_owned();
+        return Err(ConfigError::Time { setting: "lost-after", value, advice: "use no less than suspect-after" });
+    }
+    let maintenance = time("maintenance-window", text(&filled.maintenance_window))?;
+    Ok(Timings { suspect_after, lost_after, maintenance, ..Timings::default() })
+}
+
+fn text(setting: &Option<String>) -> &str {
+    setting.as_deref().unwrap_or_default()
+}
+
+/// Bytes per second; none: no bound.
+fn rate(setting: &'static str, text: &str) -> Result<Option<u64>, ConfigError> {
+    if text.trim() == "unlimited" {
+        return Ok(None);
+    }
+    match bytes(setting, text)? {
+        0 => Err(ConfigError::Size { setting, value: text.to_owned() }),
+        rate => Ok(Some(rate)),
+    }
+}
+
+/// In 1/10,000; none: off.
+fn threshold(text: &str) -> Result<Option<u64>, ConfigError> {
+    match text.trim().trim_end_matches('%') {
+        "off" => Ok(None),
+        percent => match percent.parse::<u64>() {
+            Ok(percent) if (1..100).contains(&percent) => Ok(Some(percent * 100)),
+            _ => Err(ConfigError::Threshold(text.to_owned())),
+        },
+    }
+}
+
+/// A number with a unit: `ms`, `s`, `min`, `h`, `d`.
+fn time(setting: &'static str, text: &str) -> Result<Duration, ConfigError> {
+    let advice = "use a number with ms, s, min, h or d, such as 30s";
+    let wrong = || ConfigError::Time { setting, value: text.to_owned(), advice };
+    let trimmed = text.trim();
+    let (number, unit) = trimmed.split_at(trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len()));
+    let millis = match unit.trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Settings {
+        let mut settings = Settings::default().with_defaults();
+        change(&mut settings);
+        settings
+    }
+
+    #[test]
+    fn defaults_are_those_that_are_documented() {
+        let filled = with(|_| {});
+        let (settings, timings) = (settings(&filled).expect("valid"), timings(&filled).expect("valid"));
+        assert_eq!(settings.limits, RepairSettings::default().limits);
+        assert_eq!(settings.rebalance, RepairSettings::default().rebalance);
+        let known = Timings::default();
+        assert_eq!(
+            (timings.suspect_after, timings.lost_after, timings.maintenance),
+            (known.suspect_after, known.lost_after, known.maintenance)
+        );
+    }
+
+    #[test]
+    fn times_rates_and_thresholds_have_units() {
+        for (text, millis) in
+            [("100ms", 100), ("30s", 30_000), ("10 min", 600_000), ("2h", 7_200_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(time("x", text).expect(text), Duration::from_millis(millis));
+        }
+        for bad in ["", "s", "5", "1.5s", "-1s", "99999999999999999999s"] {
+            assert!(time("x", bad).is_err(), "{bad}");
+        }
+        let filled = with(|settings| {
+            settings.repair_rate = Some("1GiB".into());
+            settings.repair_rate_per_server = Some("unlimited".into());
+            settings.rebalance_threshold = Some("5%".into());
+        });
+        let parsed = settings(&filled).expect("valid");
+        assert_eq!((parsed.limits.rate, parsed.limits.rate_per_server), (Some(1 << 30), None));
+        assert_eq!(parsed.rebalance.map(|rebalance| rebalance.threshold), Some(500));
+        let off = settings(&with(|settings| settings.rebalance_threshold = Some("off".into()))).expect("valid");
+        assert_eq!(off.rebalance, None);
+    }
+}

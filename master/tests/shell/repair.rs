@@ -1,0 +1,355 @@
+//! Re-replication and removal of copies, and what may come in between.
+
+use crate::support::{Client, Cluster, FakeServer, Manners, timings, until};
+use gfs_master::config::Timings;
+use gfs_master::duties::DutyError;
+use gfs_master::servers::Presence;
+use gfs_master_core::ChunkRecord;
+use gfs_master_core::plan::Standing;
+use gfs_proto::chunk::ChunkGrant;
+use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver, ReplicaRow, ReplicaState};
+use gfs_proto::ids::{ChunkHandle, InodeId, ServerId};
+use gfs_proto::ops::{HeldChunk, Op};
+use std::time::{Duration, Instant};
+
+/// Servers are lost soon; leases end soon after a restart.
+fn hasty() -> Timings {
+    Timings {
+        suspect_after: Duration::from_millis(300),
+        lost_after: Duration::from_millis(600),
+        lease: Duration::from_secs(3),
+        ..timings()
+    }
+}
+
+/// A file with one written chunk, still leased.
+async fn leased(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
+    let made = client.create("file", 1).await;
+    let grant = made.grant.expect("a grant");
+    for server in servers.iter().filter(|server| grant.replicas.iter().any(|r| r.server == server.id())) {
+        server.create(grant.handle, grant.version, 100).await;
+    }
+    (made.attr.inode, grant)
+}
+
+async fn give_back(client: &Client, grant: &ChunkGrant) {
+    let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
+    assert!(client.ask(Op::ReturnChunks { chunks: vec![held] }).await.is_ok());
+}
+
+async fn written(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
+    let (inode, grant) = leased(client, servers).await;
+    give_back(client, &grant).await;
+    (inode, grant)
+}
+
+fn record(cluster: &Cluster, handle: ChunkHandle) -> ChunkRecord {
+    cluster.node().master.store.view().chunk(handle).expect("readable").expect("known")
+}
+
+fn entitled(cluster: &Cluster, handle: ChunkHandle) -> Vec<ServerId> {
+    let mut servers = record(cluster, handle).entitled;
+    servers.sort_unstable();
+    servers
+}
+
+fn ids(servers: &[FakeServer]) -> Vec<ServerId> {
+    let mut ids: Vec<_> = servers.iter().map(FakeServer::id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn is_copy(command: &ChunkCommand) -> bool {
+    matches!(command, ChunkCommand::Copy { .. })
+}
+
+/// A cluster of three, a written chunk, and a fourth server that came later and is empty.
+async fn four(timings: Timings) -> (Cluster, Vec<FakeServer>, FakeServer, Client, InodeId, ChunkGrant) {
+    let cluster = Cluster::with(timings).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = written(&client, &servers).await;
+    let fourth = FakeServer::start(&cluster.url(), 4).await;
+    cluster.all_up(4).await;
+    (cluster, servers, fourth, client, inode, grant)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_copy_is_made_again_and_the_returned_one_is_removed() {
+    let (cluster, mut servers, fourth, _client, _, grant) = four(hasty()).await;
+    let dead = servers.remove(0);
+    let (dead_id, dead_state) = (dead.id(), dead.kill());
+    let handle = grant.handle;
+    until("the new copy counts", || entitled(&cluster, handle).contains(&fourth.id())).await;
+    assert_eq!(fourth.version(handle), Some(grant.version), "under the same version");
+    let living: Vec<ServerId> = ids(&servers).into_iter().chain([fourth.id()]).collect();
+    assert!(living.iter().all(|server| entitled(&cluster, handle).contains(server)));
+    for server in &servers {
+        assert_eq!(server.installs(handle).len(), 1, "frames of former leases are fenced first");
+    }
+    // What it has is as good as the others' until somebody writes: there is one too many.
+    let back = dead_state.start(&cluster.url()).await;
+    cluster.all_up(4).await;
+    assert_eq!(back.id(), dead_id);
+    until("one of four is removed", || entitled(&cluster, handle).len() == 3).await;
+    let all: Vec<&FakeServer> = servers.iter().chain([&fourth, &back]).collect();
+    until("and deleted", || all.iter().filter(|server| server.version(handle).is_some()).count() == 3).await;
+    for server in all {
+        assert_eq!(server.version(handle).is_some(), entitled(&cluster, handle).contains(&server.id()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_server_or_one_that_took_leave_is_no_cause_for_repair() {
+    let (cluster, mut servers, fourth, _client, _, grant) =
+        four(Timings { maintenance: Duration::from_secs(3600), ..hasty() }).await;
+    let standing = |server| cluster.node().master.servers.repair_view(Instant::now())[&server].standing;
+    let (left, silent) = (servers.remove(0), servers.remove(0));
+    let (left_id, silent_id) = (left.id(), silent.id());
+    left.leave().await;
+    drop(silent);
+    until("the killed one is lost", || standing(silent_id) == Standing::Lost).await;
+    assert_eq!(standing(left_id), Standing::Away);
+    until("its copy was made", || entitled(&cluster, grant.handle).contains(&fourth.id())).await;
+    let status = || cluster.node().master.repair.status();
+    until("the one that took leave is not missed", || status().looked_everywhere && status().queued == 0).await;
+    assert_eq!(fourth.commands().iter().filter(|command| is_copy(command)).count(), 1);
+    assert_eq!(servers[0].commands().iter().filter(|command| is_copy(command)).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_during_the_copy_makes_it_void() {
+    let (cluster, mut servers, fourth, client, inode, grant) = four(hasty()).await;
+    fourth.manners(Manners::SlowCopies);
+    drop(servers.remove(0));
+    until("a copy is under way", || fourth.copies_waiting() == 1).await;
+    // What is written under it may be missing in the copy.
+    let newer = client.grant(inode, 0).await.expect("granted beside the copy");
+    assert!(newer.version > grant.version && newer.replicas.iter().all(|r| r.server != fourth.id()));
+    fourth.make_copies(true).await;
+    let handle = grant.handle;
+    until("the copy is deleted", || {
+        fourth.commands().iter().any(|command| matches!(command, ChunkCommand::Delete { .. }))
+    })
+    .await;
+    until("it is gone", || fourth.version(handle).is_none()).await;
+    assert_eq!(entitled(&cluster, handle), ids(&servers));
+    give_back(&client, &newer).await;
+    until("it is tried again", || fourth.copies_waiting() == 1).await;
+    fourth.make_copies(true).await;
+    until("it counts", || entitled(&cluster, handle).contains(&fourth.id())).await;
+    assert_eq!(fourth.version(handle), Some(newer.version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_raises_nothing_makes_the_copy_void_too() {
+    let (cluster, servers, fourth, client, inode, grant) = four(hasty()).await;
+    let handle = grant.handle;
+    fourth.manners(Manners::SlowCopies);
+    assert!(client.ask(Op::SetGoal { inode: inode.into(), goal: 4 }).await.is_ok());
+    until("a copy is under way", || fourth.copies_waiting() == 1).await;
+    let newer = client.grant(inode, 0).await.expect("granted beside the copy");
+    assert_eq!((newer.version, newer.replicas.len()), (grant.version, 3));
+    fourth.make_copies(true).await;
+    let deletes = |command: &ChunkCommand| matches!(command, ChunkCommand::Delete { .. });
+    until("the copy is deleted", || fourth.commands().iter().any(deletes)).await;
+    assert_eq!(entitled(&cluster, handle), ids(&servers), "record and version tell nothing of it");
+    give_back(&client, &newer).await;
+    until("it is tried again", || fourth.copies_waiting() == 1).await;
+    fourth.make_copies(true).await;
+    until("it counts", || entitled(&cluster, handle).contains(&fourth.id())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_whose_result_is_lost_does_not_count_and_is_made_again() {
+    let (cluster, mut servers, fourth, _client, _, grant) =
+        four(Timings { copy: Duration::from_millis(300), ..hasty() }).await;
+    fourth.manners(Manners::SlowCopies);
+    drop(servers.remove(0));
+    let handle = grant.handle;
+    until("a copy is under way", || fourth.copies_waiting() == 1).await;
+    until("nobody waits for it any more", || cluster.node().master.repair.target(handle).is_none()).await;
+    fourth.manners(Manners::Good);
+    fourth.make_copies(false).await;
+    until("it was deleted", || fourth.commands().iter().any(|command| matches!(command, ChunkCommand::Delete { .. })))
+        .await;
+    until("a copy counts", || entitled(&cluster, handle).contains(&fourth.id())).await;
+    assert_eq!(fourth.version(handle), Some(grant.version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_is_written_all_the_time_is_held_for_its_copy() {
+    let cluster = Cluster::with(Timings { repair_patience: Duration::from_millis(200), ..hasty() }).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    drop(servers.remove(0));
+    let lease = client.grant(inode, 0).await.expect("granted");
+    let fourth = FakeServer::start(&cluster.url(), 4).await;
+    fourth.manners(Manners::SlowCopies);
+    until("a copy is under way", || fourth.copies_waiting() == 1).await;
+    assert!(cluster.node().master.leases.is_empty(), "the lease has ended");
+    // Whoever wants to write waits for the copy, and gets it as a member.
+    let (granted, ()) = tokio::join!(client.grant(inode, 0), fourth.make_copies(true));
+    let grant = granted.expect("granted");
+    assert!(grant.epoch > lease.epoch && grant.version == lease.version);
+    assert!(grant.replicas.iter().any(|r| r.server == fourth.id()) && grant.replicas.len() == 3);
+    assert!(first.version < grant.version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_goes_on_after_a_restart_of_the_master() {
+    let (mut cluster, mut servers, fourth, client, _, grant) = four(hasty()).await;
+    let handle = grant.handle;
+    fourth.manners(Manners::SlowCopies);
+    drop(servers.remove(0));
+    until("a copy is under way", || fourth.copies_waiting() == 1).await;
+    drop(client);
+    cluster.restart().await;
+    // Its result finds nobody, and the copy is a replica that nobody knows of.
+    let mut living = vec![fourth.kill()];
+    living.extend(servers.into_iter().map(FakeServer::kill));
+    let url = cluster.url();
+    let mut again = Vec::new();
+    for server in living {
+        again.push(server.start(&url).await);
+    }
+    let fourth = &again[0];
+    until("the copy counts", || entitled(&cluster, handle).contains(&fourth.id())).await;
+    assert_eq!(fourth.version(handle), Some(grant.version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goal_that_changes_makes_and_removes_copies() {
+    let (cluster, servers, fourth, client, inode, grant) = four(hasty()).await;
+    let handle = grant.handle;
+    let all: Vec<&FakeServer> = servers.iter().chain([&fourth]).collect();
+    for goal in [4, 1, 3] {
+        assert!(client.ask(Op::SetGoal { inode: inode.into(), goal }).await.is_ok());
+        let wanted = usize::from(goal);
+        until("the record says so", || entitled(&cluster, handle).len() == wanted).await;
+        let holders = || all.iter().filter(|server| server.version(handle).is_some()).map(|server| server.id());
+        until("the disks do, too", || holders().count() == wanted).await;
+        let mut found: Vec<_> = holders().collect();
+        found.sort_unstable();
+        assert_eq!(found, entitled(&cluster, handle));
+    }
+    assert_eq!(record(&cluster, handle).version, grant.version, "nothing was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_is_not_confirmed_silences_the_server_first() {
+    let (cluster, servers, fourth, client, inode, grant) = four(hasty()).await;
+    let handle = grant.handle;
+    drop(fourth);
+    let victim_candidates = ids(&servers);
+    servers.iter().for_each(|server| server.manners(Manners::NoDeletions));
+    assert!(client.ask(Op::SetGoal { inode: inode.into(), goal: 2 }).await.is_ok());
+    until("the record says so", || entitled(&cluster, handle).len() == 2).await;
+    let victim = *victim_candidates.iter().find(|id| !entitled(&cluster, handle).contains(id)).expect("one of three");
+    let victim = servers.iter().find(|server| server.id() == victim).expect("one of three");
+    // A grant of the two comes only after the third cannot answer reads any more.
+    let next = client.grant(inode, 0).await.expect("granted");
+    assert_eq!(next.replicas.len(), 2);
+    let served = victim.served_from().expect("acknowledged before").elapsed();
+    assert!(served >= cluster.timings.read_lease, "it may still answer reads: {served:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_on_a_disk_that_fails_are_replaced_and_removed() {
+    let (cluster, servers, fourth, _client, _, grant) = four(hasty()).await;
+    let handle = grant.handle;
+    let row = ReplicaRow { handle, version: grant.version, length: 100, state: ReplicaState::Failing };
+    let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
+    servers[1].tell(FromChunkserver::Report(report)).await;
+    until("it is replaced", || entitled(&cluster, handle).contains(&fourth.id())).await;
+    until("and not entitled any more", || !entitled(&cluster, handle).contains(&servers[1].id())).await;
+    until("and deleted", || servers[1].version(handle).is_none()).await;
+    assert_eq!(entitled(&cluster, handle).len(), 3);
+}
+
+fn needed(cluster: &Cluster, server: ServerId) -> u64 {
+    let census = cluster.node().master.census().expect("readable");
+    census.dependents.get(&server).map_or(0, |dependent| dependent.chunks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_server_gives_up_everything_and_may_then_be_removed() {
+    let (mut cluster, mut servers, fourth, _client, _, grant) = four(hasty()).await;
+    let (handle, drained) = (grant.handle, servers.remove(0));
+    let id = drained.id();
+    let running = cluster.node().master.remove_server(id, false).await.expect_err("it runs");
+    assert!(matches!(running, DutyError::Running(_)), "{running}");
+    cluster.node().master.drain(id, true).await.expect("known");
+    assert!(matches!(cluster.node().master.drain(ServerId::new(9), true).await, Err(DutyError::Unknown(_))));
+    until("nothing depends on it", || needed(&cluster, id) == 0).await;
+    until("its copy is deleted", || drained.version(handle).is_none()).await;
+    assert_eq!(entitled(&cluster, handle), ids(&servers).into_iter().chain([fourth.id()]).collect::<Vec<_>>());
+    // It gets nothing new, after a restart of the master neither.
+    drop(drained);
+    cluster.restart().await;
+    assert!(cluster.node().master.server_status(id).expect("known").duty.draining);
+    cluster.node().master.remove_server(id, false).await.expect("nothing is lost");
+    assert!(matches!(cluster.node().master.server_status(id), Err(DutyError::Unknown(_))));
+    let number = FakeServer::start(&cluster.url(), 1).await;
+    cluster.all_up(1).await;
+    assert!(number.id() > fourth.id(), "it is another one now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_last_copies_is_not_removed_unless_that_is_said() {
+    let cluster = Cluster::with(hasty()).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (_, grant) = written(&client, &servers).await;
+    let last = servers.remove(0);
+    let id = last.id();
+    drop(servers);
+    drop(last);
+    let master = &cluster.node().master;
+    until("it is down", || master.servers.presence(id, Instant::now()) == Presence::Down).await;
+    let refused = master.remove_server(id, false).await.expect_err("a last copy").to_string();
+    assert!(refused.contains("the last copy of 1 chunks") && refused.contains("--force"), "{refused}");
+    let dependent = master.remove_server(id, true).await.expect("it was said");
+    assert_eq!((dependent.chunks, dependent.last_copies), (1, 1));
+    assert!(entitled(&cluster, grant.handle).contains(&id), "the record says who had it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_under_maintenance_is_not_missed_until_that_ends() {
+    let (cluster, mut servers, fourth, _client, _, grant) = four(hasty()).await;
+    let away = servers.remove(0);
+    let (id, master) = (away.id(), &cluster.node().master);
+    master.maintain(id, Some(Duration::from_secs(3600))).await.expect("known");
+    let other = servers.remove(0);
+    drop(away);
+    drop(other);
+    until("the one without maintenance is lost", || entitled(&cluster, grant.handle).contains(&fourth.id())).await;
+    until("nothing waits", || master.repair.status().looked_everywhere && master.repair.status().queued == 0).await;
+    assert_eq!(servers[0].commands().iter().filter(|command| is_copy(command)).count(), 0);
+    let fifth = FakeServer::start(&cluster.url(), 5).await;
+    assert_eq!(fifth.commands().iter().filter(|command| is_copy(command)).count(), 0);
+    master.maintain(id, None).await.expect("known");
+    until("it is missed now", || fifth.commands().iter().any(is_copy)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_does_not_wait_for_a_server_that_was_removed() {
+    let cluster = Cluster::with(hasty()).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, _) = written(&client, &servers).await;
+    let gone = servers.remove(0);
+    let id = gone.id();
+    drop(gone);
+    assert!(client.unlink("file").await.is_ok());
+    let master = &cluster.node().master;
+    let waits_for = || -> Vec<ServerId> {
+        let garbage = master.store.view().garbage(None, 9).expect("readable");
+        garbage.into_iter().flat_map(|chunk| chunk.servers).collect()
+    };
+    client.release(inode, 1).await;
+    until("garbage waits for it alone", || waits_for() == [id]).await;
+    master.remove_server(id, false).await.expect("nothing is lost");
+    until("and then for nobody", || waits_for().is_empty()).await;
+}
