@@ -63,6 +63,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const SESSION_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A session without keep-alive for this long is expired.
 pub const SESSION_EXPIRY: Duration = Duration::from_secs(30);
+/// Whoever takes nothing off a connection for requests for so long is gone.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Life of attributes and names handed to a client without a delegation.
 pub const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
 /// Default bound on any one operation of a client.

@@ -16,6 +16,9 @@ use thiserror::Error;
 pub const REQUESTS_PREFACE: [u8; 8] = *b"GFSreq1\n";
 
 const LENGTH_BYTES: usize = 4;
+/// Read at once; more is made room for when less than the minimum is left.
+const ROOM: usize = 16 << 10;
+const ROOM_MIN: usize = 4 << 10;
 
 /// Why what came is no message.
 #[derive(Debug, Error)]
@@ -28,14 +31,22 @@ pub enum MessageError {
     Decode(#[from] DecodeError),
 }
 
-/// Appends a message.
-pub fn encode(message: &impl Message, into: &mut BytesMut) {
-    let at = into.len();
-    into.put_u32_le(0);
+/// Appends a message, or nothing if it is too long: the other side would end the connection.
+pub fn encode(message: &impl Message, into: &mut BytesMut) -> Result<(), MessageError> {
+    let length = message.encoded_len();
+    if length > MESSAGE_BYTES_MAX {
+        return Err(MessageError::TooLong(u32::try_from(length).unwrap_or(u32::MAX)));
+    }
+    into.put_u32_le(length as u32);
     message.encode_raw(into);
-    let length = into.len() - at - LENGTH_BYTES;
-    debug_assert!(length <= MESSAGE_BYTES_MAX, "replies are paged, requests are bounded");
-    into[at..at + LENGTH_BYTES].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(())
+}
+
+/// Makes room to read into, so that many small messages come with one read.
+pub fn make_room(buffer: &mut BytesMut) {
+    if buffer.capacity() - buffer.len() < ROOM_MIN {
+        buffer.reserve(ROOM);
+    }
 }
 
 /// Takes the first message off what has come; `None` if it is not all there yet.
@@ -69,7 +80,7 @@ mod tests {
     fn messages_come_out_as_they_went_in_however_they_are_cut() {
         let sent: Vec<_> = [0, 1, 100, 5000].into_iter().zip(1..).map(|(bytes, n)| message(n, bytes)).collect();
         let mut stream = BytesMut::new();
-        sent.iter().for_each(|message| encode(message, &mut stream));
+        sent.iter().for_each(|message| encode(message, &mut stream).expect("short"));
         for piece in [1, 3, 4, 5, 64, stream.len()] {
             let (mut came, mut buffer) = (Vec::new(), BytesMut::new());
             for bytes in stream.chunks(piece) {
@@ -91,6 +102,15 @@ mod tests {
         assert!(matches!(decode::<ClientMessage>(&mut garbage), Err(MessageError::Decode(_))));
         let mut empty = BytesMut::from(&[0; 4][..]);
         assert_eq!(decode::<ClientMessage>(&mut empty).expect("a message"), Some(ClientMessage::default()));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_leaves_nothing_behind() {
+        let mut stream = BytesMut::new();
+        encode(&message(1, 100), &mut stream).expect("short");
+        let before = stream.clone();
+        assert!(matches!(encode(&message(2, MESSAGE_BYTES_MAX), &mut stream), Err(MessageError::TooLong(_))));
+        assert_eq!(stream, before);
     }
 
     #[test]

@@ -50,7 +50,8 @@ async fn serve(master: &FakeMaster, mut stream: TcpStream) -> io::Result<()> {
                 None => None,
             };
             if let Some(kind) = kind {
-                message::encode(&wire::ServerMessage { request: message.request, kind: Some(kind) }, &mut out);
+                message::encode(&wire::ServerMessage { request: message.request, kind: Some(kind) }, &mut out)
+                    .map_err(io::Error::other)?;
                 stream.write_all_buf(&mut out).await?;
             }
         }

@@ -67,17 +67,18 @@ pub(super) async fn keep(
         callbacks.abort();
         let Some(session) = session.upgrade() else { return };
         session.requests.lock().link_down();
+        let Link { address, identity, .. } = link; // the connection ends before there is another
         match end {
             End::Closed => {
                 session.stopped.send_replace(true);
                 return;
             }
             End::Unused => return,
-            End::Lost(cause) => info!(address = link.address, cause, "connection to the master lost"),
+            End::Lost(cause) => info!(address, cause, "connection to the master lost"),
         }
         let lost = std::time::Instant::now();
         tokio::select! {
-            next = again(&session, &endpoints, (link.identity.clone(), lost)) => match next {
+            next = again(&session, &endpoints, (identity, lost)) => match next {
                 Some(next) => link = next,
                 None => return,
             },
@@ -110,7 +111,8 @@ async fn read(session: &Weak<Session>, link: &mut Link) -> End {
                 if session.strong_count() == 0 {
                     return End::Unused;
                 }
-                if heard.elapsed() > period * 3 {
+                // heard a moment after a tick: this is true at the third that is not answered
+                if heard.elapsed() > period * 2 {
                     return End::Lost("no answer to keep-alives".to_owned());
                 }
                 let kind = Some(client_message::Kind::KeepAlive(wire::KeepAlive {}));

@@ -237,8 +237,8 @@ impl Session {
         self.requests.lock().hurry();
     }
 
-    /// Sends a batch without waiting, with the next request or in a millisecond. `then` runs on the task that reads replies, with whatever the
-    /// first answer is: it must be quick.
+    /// Sends a batch without waiting, with the next request or in a millisecond. `then` runs on the task that
+    /// reads replies, with whatever the first answer is: it must be quick.
     pub(crate) fn post(&self, caller: &Caller, ops: Vec<Op>, then: impl FnOnce(Outcome) + Send + 'static) {
         let mut requests = self.requests.lock();
         let ticket = ops.iter().any(Op::is_mutation).then(|| requests.begin());

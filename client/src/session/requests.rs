@@ -201,11 +201,11 @@ impl Requests {
     }
 }
 
-/// True if the batch registers an open file, which somebody must release again.
 fn message(request: u64, batch: &Batch) -> wire::ClientMessage {
     wire::ClientMessage { request, kind: Some(wire::client_message::Kind::Batch(batch.into())) }
 }
 
+/// True if the batch registers an open file, which somebody must release again.
 fn opens(batch: &Batch) -> bool {
     batch.ops.iter().any(|op| matches!(op, Op::Open { .. }) || matches!(op, Op::Make(make) if make.open.is_some()))
 }

@@ -4,9 +4,11 @@
 
 use super::requests::Outgoing;
 use bytes::{Buf, BytesMut};
+use gfs_proto::limits::STALL_TIMEOUT;
 use gfs_proto::message::{self, MessageError, REQUESTS_PREFACE};
 use gfs_proto::wire::{ClientMessage, ServerMessage};
 use parking_lot::Mutex;
+use rustix::net::Shutdown;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +16,6 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-/// A master that takes nothing for so long is gone.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is not urgent waits so long for something to travel with.
 const LINGER: Duration = Duration::from_millis(1);
 
@@ -48,6 +48,15 @@ struct Unsent {
     watched: bool,
 }
 
+impl Unsent {
+    /// One that is too long, which no request is, is not answered: whoever waits for it has a deadline.
+    fn push(&mut self, message: &ClientMessage) {
+        if let Err(error) = message::encode(message, &mut self.bytes) {
+            tracing::error!(request = message.request, %error, "a request cannot be sent");
+        }
+    }
+}
+
 impl Shared {
     /// Writes what the socket takes now. An error is the reader's to find.
     fn write(&self, unsent: &mut Unsent) {
@@ -59,7 +68,11 @@ impl Shared {
                     unsent.full = true;
                     return self.full.notify_one();
                 }
-                Err(_) => unsent.bytes.clear(),
+                Err(_) => {
+                    // perhaps behind half a message: nothing may follow
+                    let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
+                    unsent.bytes.clear();
+                }
             }
         }
     }
@@ -72,7 +85,7 @@ pub(super) struct Sender(Arc<Shared>);
 impl Outgoing for Sender {
     fn send(&self, message: ClientMessage) {
         let mut unsent = self.0.unsent.lock();
-        message::encode(&message, &mut unsent.bytes);
+        unsent.push(&message);
         if !unsent.full {
             self.0.write(&mut unsent);
         }
@@ -80,7 +93,7 @@ impl Outgoing for Sender {
 
     fn send_behind(&self, message: ClientMessage) {
         let mut unsent = self.0.unsent.lock();
-        message::encode(&message, &mut unsent.bytes);
+        unsent.push(&message);
         unsent.lingered = true;
         if !std::mem::replace(&mut unsent.watched, true) {
             self.0.lingers.notify_one();
@@ -109,6 +122,7 @@ impl Receiver {
             if let Some(message) = message::decode(&mut self.buffer)? {
                 return Ok(Some(message));
             }
+            message::make_room(&mut self.buffer);
             match self.shared.stream.try_read_buf(&mut self.buffer) {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}

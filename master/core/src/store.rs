@@ -169,9 +169,9 @@ impl Store {
         self.layers.read().state.applied
     }
 
-    /// Runs a command, the next of the log (its index must be higher than
-    /// any before). One caller at a time (others wait). Waits for no disk but where metadata is not in memory. An error is about the database, not the command: the
-    /// state is as before, nothing can be applied any more, the process must end.
+    /// Runs a command, the next of the log (its index must be higher than any before). One caller at a time
+    /// (others wait). Waits for no disk but where metadata is not in memory. An error is about the database,
+    /// not the command: the state is as before, nothing can be applied any more, the process must end.
     pub fn apply(&self, index: LogIndex, term: Term, command: &Command) -> Result<Outcome, StoreError> {
         let _one_at_a_time = self.applying.lock();
         if self.failed.load(Ordering::Acquire) {

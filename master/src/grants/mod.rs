@@ -167,8 +167,9 @@ impl Master {
         }
     }
 
-    /// Servers for a new chunk, at least one; the avoided ones only if no other takes chunks. Waits a little for servers that are just arriving, as all
-    /// are when the master has started: a chunk keeps the copies that it begins with for some time.
+    /// Servers for a new chunk, at least one; the avoided ones only if no other takes chunks. Waits a little for
+    /// servers that are just arriving, as all are when the master has started: a chunk keeps the copies that it
+    /// begins with for some time.
     /// `Unavailable` if no server is up, `NoSpace` if none of those that are up has room.
     pub async fn choose_servers(&self, goal: u8, avoided: &[ServerId]) -> Result<Vec<ServerId>, FsError> {
         let seed = self.placements.fetch_add(1, Ordering::Relaxed);

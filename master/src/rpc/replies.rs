@@ -33,7 +33,10 @@ pub(super) struct Replies {
     /// Taken in, not yet started.
     taken: Vec<wire::ClientMessage>,
     ready: VecDeque<wire::ServerMessage>,
-    under_way: FuturesUnordered<BoxFuture<'static, wire::ServerMessage>>,
+    /// What only looks: its reply may be long, and nobody waits for it but the client.
+    looks: FuturesUnordered<BoxFuture<'static, wire::ServerMessage>>,
+    /// What changes something, may wait for others, and hold locks meanwhile.
+    commands: FuturesUnordered<BoxFuture<'static, wire::ServerMessage>>,
 }
 
 /// What became of a request.
@@ -87,13 +90,14 @@ impl Replies {
             incoming: Some(incoming),
             taken: Vec::new(),
             ready: VecDeque::new(),
-            under_way: FuturesUnordered::new(),
+            looks: FuturesUnordered::new(),
+            commands: FuturesUnordered::new(),
         }
     }
 
     /// Takes in what has come. The context is woken when more comes.
     fn take_in(&mut self, cx: &mut Context<'_>) {
-        while self.under_way.len() + self.taken.len() < BATCHES_MAX {
+        while self.looks.len() + self.commands.len() + self.taken.len() < BATCHES_MAX {
             let Some(incoming) = &mut self.incoming else { return };
             match incoming.poll_next_unpin(cx) {
                 Poll::Pending => return,
@@ -105,7 +109,7 @@ impl Replies {
 
     /// Starts what was taken in: each reply is ready, or under way.
     fn start_all(&mut self) {
-        let idle = self.under_way.is_empty();
+        let idle = self.commands.is_empty();
         let mut commands = Vec::new();
         for message in std::mem::take(&mut self.taken) {
             let request = message.request;
@@ -119,7 +123,7 @@ impl Replies {
         let alone = idle && commands.len() == 1;
         for (request, batch) in commands {
             let work = carry_out(self.master.clone(), self.session.clone(), request, batch);
-            self.under_way.push(if alone { Box::pin(work) } else { apart(request, work) });
+            self.commands.push(if alone { Box::pin(work) } else { apart(request, work) });
         }
     }
 
@@ -140,9 +144,10 @@ impl Replies {
                 if requests::is_logged(&batch) {
                     return Ok(Started::Command(batch));
                 }
-                self.under_way.push(Box::pin(carry_out(master, session, request, batch)));
+                let place = if requests::only_looks(&batch) { &self.looks } else { &self.commands };
+                place.push(Box::pin(carry_out(master, session, request, batch)));
             }
-            client_message::Kind::Close(_) => self.under_way.push(Box::pin(async move {
+            client_message::Kind::Close(_) => self.commands.push(Box::pin(async move {
                 master.close_session(session.id).await;
                 answer(request, server_message::Kind::Closed(wire::SessionClosed {}))
             })),
@@ -151,9 +156,9 @@ impl Replies {
         Ok(Started::UnderWay)
     }
 
-    /// Goes on with what is under way and takes in nothing.
+    /// Goes on with commands and takes in nothing.
     pub(super) fn go_on(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(reply)) = self.under_way.poll_next_unpin(cx) {
+        while let Poll::Ready(Some(reply)) = self.commands.poll_next_unpin(cx) {
             self.ready.push_back(reply);
         }
     }
@@ -167,12 +172,15 @@ impl Stream for Replies {
             if let Some(reply) = self.ready.pop_front() {
                 return Poll::Ready(Some(reply));
             }
-            if let Poll::Ready(Some(reply)) = self.under_way.poll_next_unpin(cx) {
-                return Poll::Ready(Some(reply));
+            let this = &mut *self;
+            for replies in [&mut this.looks, &mut this.commands] {
+                if let Poll::Ready(Some(reply)) = replies.poll_next_unpin(cx) {
+                    return Poll::Ready(Some(reply));
+                }
             }
             self.take_in(cx);
             if self.taken.is_empty() {
-                let over = self.incoming.is_none() && self.under_way.is_empty();
+                let over = self.incoming.is_none() && self.looks.is_empty() && self.commands.is_empty();
                 return if over { Poll::Ready(None) } else { Poll::Pending };
             }
             self.start_all();
@@ -184,7 +192,7 @@ impl Drop for Replies {
     /// The client is gone, but what it asked for is under way: commands are logged and waited for by
     /// others. It is finished for nobody.
     fn drop(&mut self) {
-        let mut left = std::mem::take(&mut self.under_way);
+        let mut left = std::mem::take(&mut self.commands);
         if !left.is_empty()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {

@@ -13,6 +13,7 @@ use futures_util::Stream;
 use futures_util::stream::{StreamExt, unfold};
 use gfs_proto::FsError;
 use gfs_proto::ids::SessionId;
+use gfs_proto::limits::STALL_TIMEOUT;
 use gfs_proto::message::{self, MessageError, REQUESTS_PREFACE};
 use gfs_proto::wire::{self, client_message, server_message};
 use std::future::poll_fn;
@@ -30,8 +31,8 @@ use tracing::debug;
 
 /// From the connection to the message that attaches it to a session.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
-/// A client that takes nothing for so long is gone.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a client to hear that its session is over by what it asks next.
+const FAREWELL: Duration = Duration::from_secs(30);
 /// Replies that wait to be written before no more requests are taken in.
 const REPLIES_BYTES_MAX: usize = 1 << 20;
 
@@ -76,7 +77,7 @@ async fn run(master: Arc<Master>, stream: TcpStream) -> Result<(), ConnectionErr
 /// connection for ever.
 async fn closed(ended: crate::gate::Gate) {
     ended.passed().await;
-    tokio::time::sleep(STALL_TIMEOUT).await;
+    tokio::time::sleep(FAREWELL).await;
 }
 
 /// The preface and the message that names the session; `None` if there is no such session.
@@ -100,7 +101,7 @@ async fn attach(
         None => server_message::Kind::Error(FsError::SessionExpired.code()),
     };
     let mut out = BytesMut::new();
-    message::encode(&wire::ServerMessage { request, kind: Some(kind) }, &mut out);
+    message::encode(&wire::ServerMessage { request, kind: Some(kind) }, &mut out)?;
     writer.write_all(&out).await?;
     Ok(session)
 }
@@ -117,6 +118,7 @@ impl Reader {
             if let Some(message) = message::decode(&mut self.buffer)? {
                 return Ok(Some(message));
             }
+            message::make_room(&mut self.buffer);
             if self.reader.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
             }
@@ -135,6 +137,16 @@ impl Reader {
     }
 }
 
+/// A reply that is too long, to a batch that asked for too much, becomes an error.
+fn push(reply: &wire::ServerMessage, out: &mut BytesMut) {
+    if let Err(error) = message::encode(reply, out) {
+        debug!(%error, "a reply cannot be sent");
+        let kind = server_message::Kind::Error(FsError::InvalidArgument.code());
+        let refused = message::encode(&wire::ServerMessage { request: reply.request, kind: Some(kind) }, out);
+        debug_assert!(refused.is_ok(), "an error is short");
+    }
+}
+
 /// Writes replies as they get ready, as many at once as there are, until there will be no more.
 async fn answer(mut replies: Replies, writer: OwnedWriteHalf) -> io::Result<()> {
     let mut writer = pin!(writer);
@@ -147,7 +159,7 @@ async fn answer(mut replies: Replies, writer: OwnedWriteHalf) -> io::Result<()> 
                     break false;
                 }
                 match replies.poll_next_unpin(cx) {
-                    Poll::Ready(Some(reply)) => message::encode(&reply, &mut out),
+                    Poll::Ready(Some(reply)) => push(&reply, &mut out),
                     Poll::Ready(None) => break true,
                     Poll::Pending => break false,
                 }

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use gfs_proto::FsError;
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{ChunkIndex, InodeId, Sequence};
-use gfs_proto::limits::MESSAGE_BYTES_MAX;
+use gfs_proto::limits::{BATCH_OPS_MAX, MESSAGE_BYTES_MAX, REPLY_PAGE_BYTES_MAX};
 use gfs_proto::message::{self, REQUESTS_PREFACE};
 use gfs_proto::ops::{Batch, HeldChunk, Op};
 use gfs_proto::wire::{self, client_message, server_message};
@@ -35,7 +35,7 @@ fn attach(attach: wire::Attach) -> wire::ClientMessage {
 /// The preface and messages.
 fn stream(messages: &[wire::ClientMessage]) -> BytesMut {
     let mut bytes = BytesMut::from(&REQUESTS_PREFACE[..]);
-    messages.iter().for_each(|message| message::encode(message, &mut bytes));
+    messages.iter().for_each(|message| message::encode(message, &mut bytes).expect("short"));
     bytes
 }
 
@@ -73,6 +73,34 @@ async fn who_is_no_client_is_turned_away() {
     client.lookup("x").await.expect_err("there is none, but the master answers");
 }
 
+/// Makes so many files that a page of a listing is as long as it may be.
+async fn fill_root(client: &Client) {
+    let names = (0..1500).map(|number| format!("{number:0>200}"));
+    let made = names.map(async |name| client.ask(Client::make(&name, None, false)).await);
+    for result in futures_util::future::join_all(made).await {
+        result.expect("made");
+    }
+}
+
+fn list() -> Op {
+    Op::ReadDir {
+        inode: InodeId::ROOT.into(),
+        after: Default::default(),
+        bytes_max: REPLY_PAGE_BYTES_MAX,
+        with_attributes: true,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_would_be_too_long_is_an_error() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    fill_root(&client).await;
+    let most = client.batch(None, vec![list(); BATCH_OPS_MAX]).await;
+    assert_eq!(most.err(), Some(FsError::InvalidArgument), "more than a message may have");
+    assert!(client.batch(None, vec![list(); 4]).await.is_ok(), "the connection is as good as before");
+}
+
 /// A command goes on, and gives back its locks, though the client that asked takes no replies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_no_replies_holds_up_nobody() {
@@ -89,26 +117,16 @@ async fn a_client_that_takes_no_replies_holds_up_nobody() {
     }
     let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
     assert!(client.ask(Op::ReturnChunks { chunks: vec![held] }).await.is_ok());
-    let names = (0..1500).map(|number| format!("{number:0>200}"));
-    futures_util::future::join_all(names.map(async |name| client.ask(Client::make(&name, None, false)).await)).await;
+    fill_root(&client).await;
 
     let mut deaf = connect(&cluster).await;
     servers.iter().for_each(|server| server.manners(Manners::Mute));
-    let list = |request| {
-        let op = Op::ReadDir {
-            inode: InodeId::ROOT.into(),
-            after: Default::default(),
-            bytes_max: 256 << 10,
-            with_attributes: true,
-        };
-        batch(request, None, op)
-    };
     let grant = Op::GrantChunk { inode: made.attr.inode.into(), index: ChunkIndex::new(0) };
     let grant = stream(&[attach(client.attach()), batch(1, None, grant)]);
     deaf.write_all(&grant).await.expect("sent");
     until("the first grant has the lock", || !servers[0].installs(handle).is_empty()).await;
     let mut listings = BytesMut::new();
-    (2..LISTINGS).for_each(|request| message::encode(&list(request), &mut listings));
+    (2..LISTINGS).for_each(|request| message::encode(&batch(request, None, list()), &mut listings).expect("short"));
     deaf.write_all(&listings).await.expect("sent");
     servers.iter().for_each(|server| server.manners(Manners::Good));
     // It waits for the chunk's lock, which the first grant has until its commands have timed out.

@@ -191,7 +191,15 @@ impl FakeServer {
             let next = tokio::select! {
                 next = Self::next(&mut reader) => next,
                 () = hang_up.notified() => return,
-                () = async { loop { changed.as_mut().await; if self.is_down() { return } changed.set(self.changed.notified()); } } => return,
+                () = async {
+                    loop {
+                        changed.as_mut().await;
+                        if self.is_down() {
+                            return;
+                        }
+                        changed.set(self.changed.notified());
+                    }
+                } => return,
             };
             let Some((prefix, header, sums, payload)) = next else { return };
             let (server, writer, hang_up, socket) = (self.clone(), writer.clone(), hang_up.clone(), socket.clone());

@@ -58,7 +58,7 @@ async fn exchange(mut stream: TcpStream, mut requests: UnboundedReceiver<wire::C
     let send = async {
         let mut out = BytesMut::from(&REQUESTS_PREFACE[..]);
         while let Some(request) = requests.recv().await {
-            message::encode(&request, &mut out);
+            message::encode(&request, &mut out).expect("short");
             if writer.write_all_buf(&mut out).await.is_err() {
                 return;
             }
