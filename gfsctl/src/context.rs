@@ -3,7 +3,7 @@
 use crate::failure::usage;
 use crate::output::{self, Report};
 use crate::remote::Remote;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use gfs_client::{Client, ClientConfig, ConnectError};
 use gfs_proto::FsError;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
@@ -71,7 +71,11 @@ pub(crate) async fn ask<T>(
         let attempt = async { Ok(request(connect(address).await?).await) };
         match tokio::time::timeout(patience, attempt).await {
             Ok(Ok(Ok(response))) => return Ok(response.into_inner()),
-            Ok(Ok(Err(status))) => last = Some(refused(address, &status)),
+            Ok(Ok(Err(status))) => match FsError::from_status(&status) {
+                // its word is final, and says what is wrong
+                Some(error) if !error.is_retryable() => bail!("{}", status.message()),
+                _ => last = Some(no_answer(address, &status)),
+            },
             Ok(Err(error @ ConnectError::BadAddress { .. })) => return Err(error.into()),
             Ok(Err(error)) => last = Some(error),
             Err(_) => last = Some(silent(address, patience)),
@@ -93,8 +97,8 @@ fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
     endpoint.ok_or_else(|| ConnectError::BadAddress { address: address.to_owned() })
 }
 
-/// An answer that says no is told apart from a connection that was lost.
-fn refused(address: &str, status: &Status) -> ConnectError {
+/// A master that cannot answer now is told apart from a connection that was lost.
+fn no_answer(address: &str, status: &Status) -> ConnectError {
     let address = address.to_owned();
     match FsError::from_status(status) {
         Some(_) => ConnectError::Refused { address, cause: status.message().to_owned() },

@@ -210,6 +210,7 @@ impl Status {
     fn repair_text(&self) -> String {
         let Repair { queue, copying, bytes_per_second, surveyed, .. } = self.repair;
         match (queue, surveyed) {
+            (0, true) if self.chunks.degraded > 0 => "waits for chunkservers that are away, or for room".to_owned(),
             (0, true) => "nothing to do".to_owned(),
             (0, false) => "looking for what is to be done".to_owned(),
             _ => format!("{queue} chunks wait, {copying} being copied, {}/s", bytes(bytes_per_second)),
