@@ -62,6 +62,13 @@ enum Candidate {
         version: ChunkVersion,
         until: Option<Instant>,
     },
+    /// Data and sums did not match in the file of this server. For a while it is asked for them before others, and not
+    /// to lend.
+    Doubted {
+        version: ChunkVersion,
+        server: ServerId,
+        until: Instant,
+    },
 }
 
 impl Local {
@@ -77,6 +84,18 @@ impl Local {
         let loan = table.lent.get(&location.handle)?;
         let named = |replica: &Replica| replica.server == loan.server();
         (loan.version == location.version && location.replicas.iter().any(named)).then(|| loan.clone())
+    }
+
+    /// The server whose replica of the chunk gave other bytes than its sums say, when it was read without it.
+    pub(super) fn doubted(&self, location: &ChunkLocation) -> Option<ServerId> {
+        match self.table.lock().candidates.peek(&location.handle) {
+            Some(Candidate::Doubted { version, server, until })
+                if *version == location.version && Instant::now() < *until =>
+            {
+                Some(*server)
+            }
+            _ => None,
+        }
     }
 
     /// Reads whole blocks, on this thread.
@@ -120,7 +139,8 @@ impl Local {
             }
             if miss == Miss::Bad {
                 tracing::debug!(chunk = %handle, server = %loan.server(), "sums differ in the file; asking the server");
-                table.refused(handle, loan.version, Some(Instant::now() + REFUSAL));
+                let (version, server, until) = (loan.version, loan.server(), Instant::now() + REFUSAL);
+                table.candidates.put(handle, Candidate::Doubted { version, server, until });
             }
         }
         Err(miss)
@@ -203,7 +223,10 @@ impl Table {
             {
                 return false;
             }
-            Some(Candidate::Seen | Candidate::Refused { .. }) => true,
+            Some(Candidate::Doubted { version, until, .. }) if *version == lend.version && Instant::now() < *until => {
+                return false;
+            }
+            Some(Candidate::Seen | Candidate::Refused { .. } | Candidate::Doubted { .. }) => true,
         };
         self.candidates.put(lend.handle, if ask { Candidate::Asked } else { Candidate::Seen });
         ask

@@ -213,6 +213,26 @@ async fn damage_that_the_server_has_too_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_is_found_on_the_thread_that_asks_is_reported() {
+    let mut scene = Scene::new(true, true).await;
+    scene.borrow().await;
+    let entitled = [2, 1].map(ServerId::new).to_vec();
+    scene.cluster.master.lock().chunks.get_mut(&ChunkIndex::new(0)).expect("a chunk").entitled = entitled;
+    let file = scene.cluster.open(&scene.plane, scene.data.len() as u64, None, true);
+    assert!(file.read(1 << 20, 4096).await.expect("read") == scene.data[1 << 20..][..4096]);
+    scene.lending(|lending| lending.damage(HANDLE, 0));
+    scene.cluster.servers[0].faults.lock().rotten = true;
+    match file.try_read(0, 4096) {
+        Tried::Cold(read) => assert!(read.wait().is_none(), "the sums do not match"),
+        Tried::Elsewhere => {}
+        Tried::Done(_) => panic!("the sums do not match"),
+    }
+    assert!(scene.loan().is_none());
+    assert!(file.read(0, 4096).await.expect("read") == scene.data[..4096], "from the other replica");
+    assert_eq!(*scene.cluster.reported.lock(), [ServerId::new(1)], "though it is not the first in order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_dies_takes_its_loans_with_it() {
     let mut scene = Scene::new(true, true).await;
     scene.borrow().await;
