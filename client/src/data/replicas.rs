@@ -3,7 +3,6 @@
 
 use super::authority::ChunkAuthority;
 use super::connection::{Answer, LinkError, Request};
-use super::local::Miss;
 use super::servers::Servers;
 use bytes::{Bytes, BytesMut};
 use gfs_proto::checksum::{block_sums, decode_sums};
@@ -44,17 +43,16 @@ impl Servers {
         if location.clip.is_some_and(|clip| clip <= blocks.offset) {
             return Ok(BytesMut::zeroed(blocks.length as usize).freeze());
         }
-        let mut doubted = None;
-        if let Some(loan) = self.local.loan(location) {
-            match self.local.read(location.handle, &loan, blocks).await {
-                Ok(data) => return Ok(pad(data, blocks, location.clip)),
-                Err(Miss::Bad) => doubted = Some(loan.server()),
-                Err(Miss::Cold | Miss::NotNow | Miss::Gone) => {}
-            }
+        if let Some(loan) = self.local.loan(location)
+            && let Ok(data) = self.local.read(location.handle, &loan, blocks).await
+        {
+            return Ok(pad(data, blocks, location.clip));
         }
         let mut order: Vec<&Replica> = location.replicas.iter().collect();
         if order.len() > 1 {
-            // what did not match its sums is asked for from the same server: that decides whether it is reported
+            // what did not match its sums, here or on the thread that asked first, is asked for from the same server:
+            // that decides whether it is reported
+            let doubted = self.local.doubted(location);
             order.sort_by_cached_key(|replica| (Some(replica.server) != doubted, self.cost(replica)));
         }
         let mut gravest = None;

@@ -4,18 +4,21 @@
 //! asked for again.)
 
 use super::board::Board;
+use super::closer::{Closer, Deferred};
 use super::loan::Loan;
 use crate::data::connection::{Introduction, LinkError};
 use gfs_proto::board::Slot;
 use gfs_proto::chunk_file;
 use gfs_proto::frame::{Ack, CAPABILITY_LENDS, DataError, Kind, Lend, Lent, PREFIX_LEN, Prefix};
 use gfs_proto::ids::ServerId;
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use tokio::io::Interest;
@@ -23,42 +26,67 @@ use tokio::net::UnixStream;
 
 /// Descriptors of one answer: a file and the board.
 const DESCRIPTORS_MAX: usize = 2;
-/// An answer is so old at most when its time is compared: longer than anything but another clock.
-const CLOCK_TOLERANCE: u64 = 5_000_000_000;
+/// To look and not to wait.
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Why nothing was lent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum LendError {
+pub(in crate::data) enum LendError {
     /// No answer, or one that cannot be used: the connection is closed.
     #[error(transparent)]
     Link(#[from] LinkError),
     /// The server says no.
     #[error(transparent)]
     Refused(#[from] DataError),
+    /// It was not asked.
+    #[error("too many descriptors wait to be closed")]
+    Behind,
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Lender {
     server: ServerId,
-    socket: UnixStream,
+    /// Descriptors of files may wait in it, too.
+    socket: Deferred<UnixStream>,
     board: OnceLock<Board>,
-    /// Held while an answer is awaited. True if one was given up: what comes next belongs to it.
-    asking: tokio::sync::Mutex<bool>,
+    closer: Closer,
+    /// Locked while an answer is awaited.
+    exchange: tokio::sync::Mutex<Exchange>,
+}
+
+/// How far requests and answers are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exchange {
+    /// Each request has its answer.
+    InStep,
+    /// The answer to a request is due. Who finds it so asks no more: it was given up, and what comes next belongs to
+    /// it.
+    AnswerDue,
 }
 
 /// A frame with what came beside it.
 struct Answer {
     prefix: Prefix,
     header: Vec<u8>,
-    descriptors: VecDeque<OwnedFd>,
+    descriptors: VecDeque<Deferred<OwnedFd>>,
 }
 
 impl Lender {
     /// Connects and shakes hands.
-    pub(super) async fn dial(server: ServerId, path: &str, us: &Introduction) -> Result<Arc<Self>, LinkError> {
+    pub(super) async fn dial(
+        server: ServerId,
+        path: &str,
+        us: &Introduction,
+        closer: &Closer,
+    ) -> Result<Arc<Self>, LinkError> {
         let socket = UnixStream::connect(path).await.map_err(|_| LinkError::Unreachable)?;
-        let lender = Self { server, socket, board: OnceLock::new(), asking: tokio::sync::Mutex::new(false) };
+        let lender = Self {
+            server,
+            socket: Deferred::new(socket, closer.clone()),
+            board: OnceLock::new(),
+            closer: closer.clone(),
+            exchange: tokio::sync::Mutex::new(Exchange::InStep),
+        };
         lender.send(&us.hello()).await.map_err(|_| LinkError::Closed)?;
         let Answer { prefix, header, .. } = lender.receive().await.map_err(|_| LinkError::Closed)?;
         let welcome = us.welcome(server, &prefix, &header)?;
@@ -75,19 +103,28 @@ impl Lender {
     /// Asks for the descriptor of a replica. The caller bounds the time; giving up makes the connection useless
     /// for asking, not for what was lent.
     pub(super) async fn ask(self: &Arc<Self>, lend: Lend) -> Result<Loan, LendError> {
-        let mut given_up = self.asking.lock().await;
-        if *given_up {
+        let mut exchange = self.exchange.lock().await;
+        if *exchange == Exchange::AnswerDue {
             return Err(LinkError::Closed.into());
         }
-        *given_up = true;
+        *exchange = Exchange::AnswerDue;
+        let sent = now();
         self.send(&Prefix::encode(Kind::Lend, 0, &lend.encode(), 0, 0)).await.map_err(|_| LinkError::Closed)?;
         let answer = self.receive().await.map_err(|_| LinkError::Closed)?;
-        let loan = self.loan(answer, lend);
-        *given_up = matches!(loan, Err(LendError::Link(_)));
+        let loan = self.loan(answer, lend, sent..=now());
+        if !matches!(loan, Err(LendError::Link(_))) {
+            *exchange = Exchange::InStep;
+        }
         loan
     }
 
-    fn loan(self: &Arc<Self>, mut answer: Answer, lend: Lend) -> Result<Loan, LendError> {
+    /// What an answer gives that was made at a time in `exchanged`.
+    fn loan(
+        self: &Arc<Self>,
+        mut answer: Answer,
+        lend: Lend,
+        exchanged: RangeInclusive<u64>,
+    ) -> Result<Loan, LendError> {
         let header = &answer.header[..];
         let lent = match answer.prefix.kind {
             Kind::Ack => {
@@ -108,7 +145,8 @@ impl Lender {
         if !self.board.get().is_some_and(|board| board.has(lent.slot)) {
             return Err(LinkError::Protocol.into());
         }
-        if lent.format != chunk_file::FORMAT || now().abs_diff(lent.now) > CLOCK_TOLERANCE {
+        // a time outside of the exchange is that of another clock: the lease cannot be compared with ours
+        if lent.format != chunk_file::FORMAT || !exchanged.contains(&lent.now) {
             return Err(DataError::NotLent.into());
         }
         Ok(Loan { lender: self.clone(), version: lend.version, file, slot: lent.slot, tenancy: lent.tenancy })
@@ -125,13 +163,12 @@ impl Lender {
     }
 
     /// The server's process lives. One that died may have been replaced in the replica's chunk at once, whatever
-    /// its lease was.
+    /// its lease was. Asked of the socket's state, not of what comes next on it: that may be an answer that nobody
+    /// awaits any more.
     pub(super) fn is_connected(&self) -> bool {
-        let (mut byte, flags) = ([0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        match rustix::net::recv(&self.socket, &mut byte[..], flags) {
-            Ok((_, received)) => received > 0,
-            Err(error) => error == Errno::AGAIN || error == Errno::INTR,
-        }
+        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let socket = &mut [PollFd::new(&*self.socket, PollFlags::RDHUP)];
+        retry_on_intr(|| poll(socket, Some(&AT_ONCE))).is_ok() && !socket[0].revents().intersects(ended)
     }
 
     async fn send(&self, mut frame: &[u8]) -> io::Result<()> {
@@ -160,17 +197,17 @@ impl Lender {
         Ok(Answer { prefix, header, descriptors })
     }
 
-    async fn fill(&self, into: &mut [u8], descriptors: &mut VecDeque<OwnedFd>) -> io::Result<()> {
+    async fn fill(&self, into: &mut [u8], descriptors: &mut VecDeque<Deferred<OwnedFd>>) -> io::Result<()> {
         let mut filled = 0;
         while filled < into.len() {
             let got = self.socket.async_io(Interest::READABLE, || {
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
                 let mut control = RecvAncillaryBuffer::new(&mut space);
                 let parts = &mut [IoSliceMut::new(&mut into[filled..])];
-                let got = recvmsg(&self.socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+                let got = recvmsg(&*self.socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
                 for message in control.drain() {
                     if let RecvAncillaryMessage::ScmRights(rights) = message {
-                        descriptors.extend(rights);
+                        descriptors.extend(rights.map(|file| Deferred::new(file, self.closer.clone())));
                     }
                 }
                 Ok(got.bytes)

@@ -6,6 +6,7 @@
 //! Keeps: bytes are handed out only if the replica had not changed and counted while they were read, as the
 //! server would have said. Anything else is a [`Miss`], and the server is asked.
 
+use super::closer::Deferred;
 use super::lender::Lender;
 use crate::data::replicas::Blocks;
 use gfs_proto::board::Slot;
@@ -43,11 +44,11 @@ pub(in crate::data) enum Wait {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(in crate::data) struct Loan {
     pub(super) lender: Arc<Lender>,
     pub(super) version: ChunkVersion,
-    pub(super) file: OwnedFd,
+    /// Dropped anywhere, closed elsewhere.
+    pub(super) file: Deferred<OwnedFd>,
     pub(super) slot: u32,
     pub(super) tenancy: u32,
 }
@@ -113,7 +114,7 @@ impl Loan {
         let mut filled = 0;
         while filled < into.len() {
             let parts = &mut [IoSliceMut::new(&mut into[filled..])];
-            match rustix::io::preadv2(&self.file, parts, at + filled as u64, flags) {
+            match rustix::io::preadv2(&*self.file, parts, at + filled as u64, flags) {
                 Ok(0) => return Ok(()),
                 Ok(got) => filled += got,
                 Err(Errno::INTR) => {}

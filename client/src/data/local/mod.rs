@@ -5,33 +5,34 @@
 //! is not worth the question. Asking is done beside the read that led to it.
 
 mod board;
+mod closer;
 mod lender;
+mod lenders;
 mod loan;
 
+pub(super) use lender::LendError;
 pub(super) use loan::{Loan, Miss, Wait};
 
 use super::connection::Introduction;
 use super::replicas::Blocks;
 use bytes::Bytes;
-use gfs_proto::chunk::{ChunkLocation, Replica, ServerAddress};
+use closer::Closer;
+use gfs_proto::chunk::{ChunkLocation, Replica};
 use gfs_proto::frame::{DataError, Lend};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ServerId};
-use lender::{LendError, Lender};
+use lenders::Lenders;
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 /// Loans at the same time, at most a quarter of the files that the process may open.
 const LOANS_MAX: u64 = 1024;
 /// Chunks that are remembered because they were read, or are not lent.
 const CANDIDATES_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-/// Bound on asking.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A refusal that may pass is believed so long.
 const REFUSAL: Duration = Duration::from_secs(1);
 /// Loans that nobody reads are looked at so often: a file that was deleted takes room until it is closed.
@@ -42,7 +43,7 @@ pub(super) struct Local {
     us: Introduction,
     runtime: Handle,
     table: Mutex<Table>,
-    lenders: tokio::sync::Mutex<HashMap<ServerId, (ServerAddress, Arc<Lender>)>>,
+    pub(super) lenders: Lenders,
 }
 
 struct Table {
@@ -62,13 +63,21 @@ enum Candidate {
         version: ChunkVersion,
         until: Option<Instant>,
     },
+    /// Data and sums did not match in the file of this server. For a while it is asked for them before others, and not
+    /// to lend.
+    Doubted {
+        version: ChunkVersion,
+        server: ServerId,
+        until: Instant,
+    },
 }
 
 impl Local {
     pub(super) fn new(us: Introduction, runtime: Handle) -> Arc<Self> {
         let table =
             Table { lent: LruCache::new(loans_max()), candidates: LruCache::new(CANDIDATES_MAX), tidied: false };
-        Arc::new(Self { us, runtime, table: Mutex::new(table), lenders: tokio::sync::Mutex::default() })
+        let lenders = Lenders::new(us.clone(), Closer::new(runtime.clone()));
+        Arc::new(Self { us, runtime, table: Mutex::new(table), lenders })
     }
 
     /// The loan of a chunk, if it is one of the replicas that the master names.
@@ -77,6 +86,18 @@ impl Local {
         let loan = table.lent.get(&location.handle)?;
         let named = |replica: &Replica| replica.server == loan.server();
         (loan.version == location.version && location.replicas.iter().any(named)).then(|| loan.clone())
+    }
+
+    /// The server whose replica of the chunk gave other bytes than its sums say, when it was read without it.
+    pub(super) fn doubted(&self, location: &ChunkLocation) -> Option<ServerId> {
+        match self.table.lock().candidates.peek(&location.handle) {
+            Some(Candidate::Doubted { version, server, until })
+                if *version == location.version && Instant::now() < *until =>
+            {
+                Some(*server)
+            }
+            _ => None,
+        }
     }
 
     /// Reads whole blocks, on this thread.
@@ -115,12 +136,11 @@ impl Local {
         };
         if matches!(miss, Miss::Gone | Miss::Bad) {
             let mut table = self.table.lock();
-            if table.lent.peek(&handle).is_some_and(|lent| Arc::ptr_eq(lent, loan)) {
-                table.lent.pop(&handle);
-            }
+            table.give_up(handle, loan);
             if miss == Miss::Bad {
                 tracing::debug!(chunk = %handle, server = %loan.server(), "sums differ in the file; asking the server");
-                table.refused(handle, loan.version, Some(Instant::now() + REFUSAL));
+                let (version, server, until) = (loan.version, loan.server(), Instant::now() + REFUSAL);
+                table.candidates.put(handle, Candidate::Doubted { version, server, until });
             }
         }
         Err(miss)
@@ -142,50 +162,36 @@ impl Local {
     }
 
     async fn borrow(self: Arc<Self>, lend: Lend, replica: &Replica) {
-        let asked = timeout(ASK_TIMEOUT, self.ask(lend, replica)).await;
-        let asked = asked.unwrap_or(Err(LendError::Link(super::connection::LinkError::TimedOut)));
+        let asked = self.lenders.ask(lend, replica).await;
         let mut table = self.table.lock();
         match asked {
             Ok(loan) => {
                 table.candidates.pop(&lend.handle);
                 table.lent.put(lend.handle, Arc::new(loan));
-                if !std::mem::replace(&mut table.tidied, true) {
-                    self.runtime.spawn(tidy(Arc::downgrade(&self)));
+                if !mem::replace(&mut table.tidied, true) {
+                    self.runtime.spawn(keep_tidy(Arc::downgrade(&self)));
                 }
             }
             Err(error) => {
                 tracing::debug!(chunk = %lend.handle, server = %replica.server, %error, "not lent");
                 let passes = !matches!(error, LendError::Refused(DataError::NotLent | DataError::Protocol));
-                table.refused(lend.handle, lend.version, passes.then(|| Instant::now() + REFUSAL));
+                let until = passes.then(|| Instant::now() + REFUSAL);
+                table.candidates.put(lend.handle, Candidate::Refused { version: lend.version, until });
             }
         }
     }
 
-    async fn ask(&self, lend: Lend, replica: &Replica) -> Result<Loan, LendError> {
-        let lender = self.lender(replica).await?;
-        let loan = lender.ask(lend).await;
-        if matches!(loan, Err(LendError::Link(_))) {
-            let mut lenders = self.lenders.lock().await;
-            if lenders.get(&replica.server).is_some_and(|(_, known)| Arc::ptr_eq(known, &lender)) {
-                lenders.remove(&replica.server);
+    /// Closes what was revoked. False if nothing is lent any more: then nobody looks after it.
+    pub(super) fn tidy(&self) -> bool {
+        let lent: Vec<_> = self.table.lock().lent.iter().map(|(handle, loan)| (*handle, loan.clone())).collect();
+        for (handle, loan) in lent {
+            if !loan.is_good() {
+                self.table.lock().give_up(handle, &loan);
             }
         }
-        loan
-    }
-
-    /// The connection to a server, made if there is none that lives.
-    async fn lender(&self, replica: &Replica) -> Result<Arc<Lender>, LendError> {
-        let mut lenders = self.lenders.lock().await;
-        if let Some((address, lender)) = lenders.get(&replica.server)
-            && *address == replica.address
-            && lender.is_connected()
-        {
-            return Ok(lender.clone());
-        }
-        let path = replica.address.unix.as_deref().ok_or(super::connection::LinkError::Unreachable)?;
-        let lender = Lender::dial(replica.server, path, &self.us).await?;
-        lenders.insert(replica.server, (replica.address.clone(), lender.clone()));
-        Ok(lender)
+        let mut table = self.table.lock();
+        table.tidied = !table.lent.is_empty();
+        table.tidied
     }
 }
 
@@ -203,31 +209,30 @@ impl Table {
             {
                 return false;
             }
-            Some(Candidate::Seen | Candidate::Refused { .. }) => true,
+            Some(Candidate::Doubted { version, until, .. }) if *version == lend.version && Instant::now() < *until => {
+                return false;
+            }
+            Some(Candidate::Seen | Candidate::Refused { .. } | Candidate::Doubted { .. }) => true,
         };
         self.candidates.put(lend.handle, if ask { Candidate::Asked } else { Candidate::Seen });
         ask
     }
 
-    fn refused(&mut self, handle: ChunkHandle, version: ChunkVersion, until: Option<Instant>) {
-        self.candidates.put(handle, Candidate::Refused { version, until });
+    /// A loan is of no use any more.
+    fn give_up(&mut self, handle: ChunkHandle, loan: &Arc<Loan>) {
+        if self.lent.peek(&handle).is_some_and(|lent| Arc::ptr_eq(lent, loan)) {
+            self.lent.pop(&handle);
+        }
     }
 }
 
-/// Closes what was revoked, as long as anything is lent.
-async fn tidy(local: Weak<Local>) {
+/// Looks after loans that nobody reads, as long as anything is lent.
+async fn keep_tidy(local: Weak<Local>) {
     loop {
         tokio::time::sleep(TIDY).await;
-        let Some(local) = local.upgrade() else { return };
-        let mut table = local.table.lock();
-        let of_no_use = |(handle, loan): (&ChunkHandle, &Arc<Loan>)| (!loan.is_good()).then_some(*handle);
-        let revoked: Vec<_> = table.lent.iter().filter_map(of_no_use).collect();
-        for handle in revoked {
-            table.lent.pop(&handle);
-        }
-        if table.lent.is_empty() {
-            table.tidied = false;
-            return;
+        match local.upgrade() {
+            Some(local) if local.tidy() => {}
+            _ => return,
         }
     }
 }

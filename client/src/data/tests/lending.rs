@@ -6,7 +6,7 @@ use gfs_proto::chunk_file::{self, data_at, sum_spans};
 use gfs_proto::frame::{Kind, Lent, Prefix};
 use gfs_proto::ids::ChunkHandle;
 use gfs_proto::layout::ChunkSize;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(crate) struct Lending {
     lent: HashMap<ChunkHandle, (u32, Slot, OwnedFd)>,
     next: u32,
     /// Its clock is so far ahead of that of the machine, in nanoseconds.
-    pub(super) ahead: u64,
+    pub(super) ahead: i64,
 }
 
 fn now() -> u64 {
@@ -65,6 +65,11 @@ impl Lending {
         }
     }
 
+    /// Number of a file.
+    pub(super) fn inode(&self, handle: ChunkHandle) -> u64 {
+        fstat(&self.lent[&handle].2).expect("it is open").st_ino
+    }
+
     /// Damages a byte of a file.
     pub(super) fn damage(&self, handle: ChunkHandle, offset: u32) {
         let (.., file) = &self.lent[&handle];
@@ -90,7 +95,7 @@ impl Lending {
             slot: *number,
             tenancy: slot.tenancy,
             with_board: true,
-            now: now() + self.ahead,
+            now: now().saturating_add_signed(self.ahead),
         };
         let frame = Prefix::encode(Kind::Lent, request, &header.encode(), 0, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];

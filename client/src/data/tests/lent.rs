@@ -3,13 +3,16 @@
 use super::cluster::{Cluster, config};
 use super::lending::Lending;
 use super::{eventually, pattern};
-use crate::data::local::{Loan, Miss, Wait};
+use crate::data::connection::LinkError;
+use crate::data::local::{LendError, Loan, Miss, Wait};
 use crate::data::replicas::Blocks;
 use crate::data::{DataPlane, InodeData, Tried};
 use gfs_proto::chunk::ChunkLocation;
-use gfs_proto::frame::DataError;
+use gfs_proto::frame::{DataError, Lend};
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, ChunkVersion, ServerId};
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const CHUNK: u32 = 8 << 20;
@@ -77,6 +80,12 @@ impl Scene {
 
     fn loan(&self) -> Option<Arc<Loan>> {
         self.plane.servers.local.loan(&self.location(1))
+    }
+
+    /// Asks a server for the chunk, apart from all reads.
+    async fn ask(&self, server: usize) -> Result<Loan, LendError> {
+        let lend = Lend { handle: HANDLE, version: ChunkVersion::new(1) };
+        self.plane.servers.local.lenders.ask(lend, &self.cluster.servers[server].replica()).await
     }
 
     /// Reads twice, so that the chunk is asked for.
@@ -213,6 +222,26 @@ async fn damage_that_the_server_has_too_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_is_found_on_the_thread_that_asks_is_reported() {
+    let mut scene = Scene::new(true, true).await;
+    scene.borrow().await;
+    let entitled = [2, 1].map(ServerId::new).to_vec();
+    scene.cluster.master.lock().chunks.get_mut(&ChunkIndex::new(0)).expect("a chunk").entitled = entitled;
+    let file = scene.cluster.open(&scene.plane, scene.data.len() as u64, None, true);
+    assert!(file.read(1 << 20, 4096).await.expect("read") == scene.data[1 << 20..][..4096]);
+    scene.lending(|lending| lending.damage(HANDLE, 0));
+    scene.cluster.servers[0].faults.lock().rotten = true;
+    match file.try_read(0, 4096) {
+        Tried::Cold(read) => assert!(read.wait().is_none(), "the sums do not match"),
+        Tried::Elsewhere => {}
+        Tried::Done(_) => panic!("the sums do not match"),
+    }
+    assert!(scene.loan().is_none());
+    assert!(file.read(0, 4096).await.expect("read") == scene.data[..4096], "from the other replica");
+    assert_eq!(*scene.cluster.reported.lock(), [ServerId::new(1)], "though it is not the first in order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_dies_takes_its_loans_with_it() {
     let mut scene = Scene::new(true, true).await;
     scene.borrow().await;
@@ -246,7 +275,7 @@ async fn a_refusal_is_believed_for_good_or_for_a_while() {
     }
     let mut scene = Scene::new(true, true).await;
     scene.cluster.servers[0].faults.lock().refuse_lends.push_back(DataError::Busy);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while scene.loan().is_none() {
         assert!(std::time::Instant::now() < deadline, "it is asked for again");
         scene.read().await;
@@ -257,10 +286,103 @@ async fn a_refusal_is_believed_for_good_or_for_a_while() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_board_on_another_clock_is_not_used() {
-    let mut scene = Scene::new(true, true).await;
-    scene.lending(|lending| lending.ahead = 3_600_000_000_000);
-    for _ in 0..5 {
-        scene.reads_by_request(true, "its lease cannot be compared").await;
+    let scene = Scene::new(true, true).await;
+    // more than any answer takes, in both directions
+    for ahead in [4_000_000_000, -4_000_000_000] {
+        scene.lending(|lending| lending.ahead = ahead);
+        let refused = Err(LendError::Refused(DataError::NotLent));
+        assert_eq!(scene.ask(0).await.map(drop), refused, "its lease cannot be compared");
     }
-    assert!(scene.loan().is_none());
+    scene.lending(|lending| lending.ahead = 0);
+    assert_eq!(scene.ask(0).await.map(drop), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_late_answer_a_server_is_asked_anew_and_its_end_is_seen() {
+    let mut scene = Scene::new(true, true).await;
+    scene.borrow().await;
+    let loan = scene.loan().expect("lent");
+    scene.cluster.servers[0].faults.lock().lends_held = true;
+    assert_eq!(scene.ask(0).await.map(drop), Err(LendError::Link(LinkError::TimedOut)));
+    scene.cluster.servers[0].release();
+    eventually("the answer", || scene.lends() == 2).await;
+    assert_eq!(scene.ask(0).await.map(drop), Ok(()), "on another connection");
+    assert!(loan.is_good(), "the server lives");
+    scene.cluster.servers[0].kill();
+    eventually("the end of the connection on which an answer lies", || !loan.is_good()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_answer_keeps_nobody_from_asking_another() {
+    let scene = Scene::new(true, true).await;
+    scene.cluster.servers[0].faults.lock().greetings_held = true;
+    tokio::select! {
+        biased;
+        silent = scene.ask(0) => panic!("it does not answer: {:?}", silent.map(drop)),
+        lent = scene.ask(1) => assert_eq!(lent.map(drop), Ok(())),
+    }
+    scene.cluster.servers[0].release();
+}
+
+#[test]
+fn a_file_is_closed_by_a_thread_that_may_wait() {
+    with_one_thread_that_may_wait(async {
+        let mut scene = Scene::new(true, true).await;
+        for by_reading in [true, false] {
+            scene.borrow().await;
+            let inode = scene.lending(|lending| lending.inode(HANDLE));
+            let busy = Busy::new();
+            scene.cluster.servers[0].revoke(HANDLE);
+            if by_reading {
+                scene.reads_by_request(true, "revoked").await;
+            } else {
+                scene.plane.servers.local.tidy();
+            }
+            assert!(scene.loan().is_none());
+            assert!(is_open(inode), "all threads that may wait are busy");
+            drop(busy);
+            eventually("the file is closed", || !is_open(inode)).await;
+        }
+    });
+}
+
+#[test]
+fn nothing_is_asked_for_while_many_files_wait_to_be_closed() {
+    with_one_thread_that_may_wait(async {
+        let scene = Scene::new(true, true).await;
+        let busy = Busy::new();
+        for _ in 0..32 {
+            // a file and the board, each time
+            drop(scene.ask(0).await.expect("lent"));
+        }
+        assert_eq!(scene.ask(0).await.map(drop), Err(LendError::Behind));
+        drop(busy);
+        let again = async { while scene.ask(0).await.map(drop) == Err(LendError::Behind) {} };
+        tokio::time::timeout(Duration::from_secs(10), again).await.expect("they are closed");
+    });
+}
+
+fn with_one_thread_that_may_wait(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(1).enable_all().build();
+    runtime.expect("a runtime").block_on(test);
+}
+
+/// The one thread that may wait has something else to do until this is dropped.
+struct Busy {
+    _until: mpsc::Sender<()>,
+}
+
+impl Busy {
+    fn new() -> Self {
+        let (_until, wait) = mpsc::channel();
+        tokio::task::spawn_blocking(move || wait.recv());
+        Self { _until }
+    }
+}
+
+/// By this process.
+fn is_open(inode: u64) -> bool {
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("there is one").flatten();
+    descriptors.filter_map(|descriptor| std::fs::metadata(descriptor.path()).ok()).any(|file| file.ino() == inode)
 }

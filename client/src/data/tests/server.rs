@@ -50,6 +50,10 @@ pub(crate) struct Faults {
     pub held: bool,
     /// Keep answers to READ back while this is true.
     pub reads_held: bool,
+    /// Do not greet while this is true.
+    pub greetings_held: bool,
+    /// Answer no LEND while this is true.
+    pub lends_held: bool,
     /// Refuse LEND with these.
     pub refuse_lends: VecDeque<DataError>,
     /// Refuse connections, close those that come.
@@ -175,6 +179,7 @@ impl FakeServer {
             capabilities: if socket.is_some() && self.lending.lock().is_some() { CAPABILITY_LENDS } else { 0 },
             chunk_size: self.chunk_size,
         };
+        self.while_held(|faults| faults.greetings_held).await;
         let head = Prefix::encode(Kind::Welcome, 0, &welcome.encode_to_vec(), 0, 0);
         if self.is_down() || write_frame(&mut writer, &head, &[], &[]).await.is_err() {
             return;
@@ -204,6 +209,9 @@ impl FakeServer {
             let Some((prefix, header, sums, payload)) = next else { return };
             let (server, writer, hang_up, socket) = (self.clone(), writer.clone(), hang_up.clone(), socket.clone());
             tokio::spawn(async move {
+                if prefix.kind == Kind::Lend {
+                    server.while_held(|faults| faults.lends_held).await;
+                }
                 let answer = match prefix.kind {
                     Kind::Lend => match server.lend(&socket.expect("a local socket"), prefix.request, &header) {
                         Ok(()) => return,
@@ -300,6 +308,15 @@ impl FakeServer {
         }
         let reply = DataReply { chunk_length: chunk.data.len() as u32 };
         (Kind::Data, reply.encode(), sums, vec![Bytes::from(data)])
+    }
+
+    /// Nothing is held back any more.
+    pub(super) fn release(&self) {
+        {
+            let faults = &mut *self.faults.lock();
+            (faults.held, faults.reads_held, faults.greetings_held, faults.lends_held) = Default::default();
+        }
+        self.changed.notify_waiters();
     }
 
     async fn while_held(&self, held: impl Fn(&Faults) -> bool) {
