@@ -63,8 +63,9 @@ use image::{Header, Image};
 use index::{Entry, Index, Live, Open, Seen};
 use layout::Layout;
 use marks::Mark;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use slice::Slice;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -80,6 +81,8 @@ pub struct ChunkStore<D: Disk> {
     /// Known once the chunk size is.
     layout: OnceLock<Layout>,
     stopped: AtomicBool,
+    /// Packed replicas that compaction found damaged in this run.
+    unmovable: Mutex<HashSet<ChunkHandle>>,
     loans: Arc<Loans>,
 }
 
@@ -328,11 +331,17 @@ impl<D: Disk> ChunkStore<D> {
 }
 
 impl<F> Live<F> {
+    /// A flush of its pack failed, whoever asked for it. That one cannot tell the others: it may have a
+    /// replica locked.
+    fn may_be_lost(&self) -> bool {
+        self.entry.state != ReplicaState::Clean && self.bytes.may_be_lost()
+    }
+
     /// Fails unless the replica has this version and may be used.
     fn check(&self, version: ChunkVersion) -> Result<(), DataError> {
         if self.entry.version != version {
             Err(DataError::Version)
-        } else if self.entry.state == ReplicaState::Suspect {
+        } else if self.entry.state == ReplicaState::Suspect || self.may_be_lost() {
             Err(DataError::Suspect)
         } else {
             Ok(())

@@ -44,6 +44,17 @@ const SPARSE: u64 = 16;
 /// Smaller packs are not made, unless the store is told to make no larger ones.
 const PACK_MIN: u64 = 1 << 20;
 
+/// Why an operation on a pack failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PackError {
+    /// An operation on its file.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A flush, this one or one before it. What was not durable may be lost and seem to be there.
+    #[error("the pack could not be flushed")]
+    Flush,
+}
+
 /// The packs of one storage directory.
 pub(super) struct Packs<D: Disk> {
     disk: Arc<D>,
@@ -208,7 +219,7 @@ impl<D: Disk> Packs<D> {
 
     /// Writes the record of a replica, not durable yet. `old` is the one that is there, put back durably if
     /// that fails.
-    pub(super) fn write_record(&self, place: Place, record: &Record, old: Option<&Record>) -> io::Result<()> {
+    pub(super) fn write_record(&self, place: Place, record: &Record, old: Option<&Record>) -> Result<(), PackError> {
         let pack = self.get(place.pack)?;
         let Err(error) = pack.write_record(place.first, record) else { return Ok(()) };
         let undone = match old {
@@ -216,9 +227,9 @@ impl<D: Disk> Packs<D> {
             None => pack.erase_record(place.first),
         };
         // never as if the disk were full only: the next start may find either record
-        Err(match undone.and_then(|()| pack.flush()) {
-            Ok(()) => error,
-            Err(worse) => io::Error::other(format!("a record is not certain: {error}, {worse}")),
+        Err(match undone {
+            Ok(()) => pack.flush().map_or_else(|failed| failed, |()| error.into()),
+            Err(worse) => io::Error::other(format!("a record is not certain: {error}, {worse}")).into(),
         })
     }
 
@@ -241,7 +252,7 @@ impl<D: Disk> Packs<D> {
 
     /// Makes everything durable that was written to this pack before the call, records included. Of one that
     /// was removed meanwhile it is durable that it has no replicas.
-    pub(super) fn flush(&self, pack: u32) -> io::Result<()> {
+    pub(super) fn flush(&self, pack: u32) -> Result<(), PackError> {
         self.get(pack).map_or(Ok(()), |pack| pack.flush())
     }
 
@@ -287,26 +298,24 @@ impl<D: Disk> Packs<D> {
         self.idle.load(Ordering::Relaxed)
     }
 
-    /// Gives room back, of the pack where there is most; false if there is none.
-    pub(super) fn release(&self) -> bool {
+    /// Gives room back, of the pack where there is most; false if there is none, or it cannot be given back.
+    pub(super) fn release(&self) -> Result<bool, PackError> {
         let (pack, gaps) = {
             let mut members = self.members.lock();
             let most = members.packs.values().filter(|member| !member.damaged).max_by_key(|member| member.idle);
             let Some(number) = most.filter(|member| member.idle > 0).map(|member| member.pack.geometry.number) else {
-                return false;
+                return Ok(false);
             };
             if members.filling == Some(number) {
                 members.filling = None;
             }
-            let Some(member) = members.packs.get_mut(&number) else { return false };
+            let Some(member) = members.packs.get_mut(&number) else { return Ok(false) };
             self.idle.fetch_sub(member.idle * UNIT, Ordering::Relaxed);
             member.idle = 0;
             (member.pack.clone(), member.used.gaps(member.pack.geometry.units))
         };
         // what is still there after a crash must still have its bytes
-        if pack.flush().is_err() {
-            return false;
-        }
+        pack.flush()?;
         let punch =
             |(first, count): (u32, u32)| pack.file().punch(pack.geometry.unit_at(first), u64::from(count) * UNIT);
         let punched = gaps.into_iter().try_for_each(punch);
@@ -314,7 +323,7 @@ impl<D: Disk> Packs<D> {
             tracing::warn!(pack = pack.geometry.number, %error, "its room cannot be given back");
         }
         self.remove_empty();
-        punched.is_ok()
+        Ok(punched.is_ok())
     }
 }
 

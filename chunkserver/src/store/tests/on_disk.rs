@@ -117,7 +117,7 @@ fn room_of_deleted_chunks_in_packs_is_given_back() {
     let pack = dir.path().join("store/packs/00000000");
     let taken = || std::fs::metadata(&pack).expect("pack").blocks() * 512;
     assert!(taken() >= 128 << 10, "{}", taken());
-    while store.directories[0].packs.release() {}
+    while store.directories[0].packs.release().expect("flush") {}
     assert!(taken() <= 4 * u64::from(BLOCK), "{}: header, table, one replica", taken());
     assert_eq!(store.get(h(0)), Ok(pattern(0, BLOCK)));
 }

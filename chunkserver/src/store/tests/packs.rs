@@ -9,16 +9,16 @@ use std::path::Path;
 /// Bytes of the tables of the packs here: 32 units, rounded up to a block.
 const TABLE: usize = 4096;
 
-fn files_in(disk: &MemDisk, part: &str) -> Vec<PathBuf> {
+pub(super) fn files_in(disk: &MemDisk, part: &str) -> Vec<PathBuf> {
     disk.files().into_iter().filter(|path| path.to_string_lossy().contains(part)).collect()
 }
 
-fn small(store: &ChunkStore<MemDisk>, n: u64) {
+pub(super) fn small(store: &ChunkStore<MemDisk>, n: u64) {
     store.create(h(n), V1, BLOCK).expect("create");
     store.put(h(n), 0, &pattern(n as u8, BLOCK)).expect("write");
 }
 
-fn delete(store: &ChunkStore<MemDisk>, n: u64) {
+pub(super) fn delete(store: &ChunkStore<MemDisk>, n: u64) {
     assert_eq!(store.delete(&[SyncChunk { handle: h(n), version: V1 }]), [Ok(())]);
 }
 
@@ -29,7 +29,7 @@ fn pack_of(disk: &MemDisk) -> (PathBuf, Vec<u8>) {
 }
 
 #[test]
-fn small_chunks_share_a_file_and_large_ones_have_their_own() {
+pub(super) fn small_chunks_share_a_file_and_large_ones_have_their_own() {
     let (disk, store) = fresh();
     (1..9).for_each(|n| small(&store, n));
     store.create(h(9), V1, 64 << 10).expect("create");
@@ -160,7 +160,7 @@ fn deletions_compaction_and_giving_back_room_go_on_beside_each_other() {
         }
         while busy.load(std::sync::atomic::Ordering::Relaxed) > 0 {
             store.compact();
-            store.directories[0].packs.release();
+            store.directories[0].packs.release().expect("flush");
         }
     });
     while store.compact() > 0 {}
@@ -403,7 +403,7 @@ fn room_is_given_back_only_of_what_is_durably_erased() {
         assert_eq!(store.mark_clean(&[h(1), h(2)]).len(), 2);
         let packs = &store.directories[0].packs;
         packs.erase(store.index.get(h(1)).and_then(|entry| entry.place).expect("in a pack")).expect("erase");
-        assert!(packs.release());
+        assert!(packs.release().expect("flush"));
         drop(store);
         disk.restart(Loss::Power(seed));
         let store = open(&disk, "boot-2");
@@ -457,6 +457,31 @@ fn nearly_empty_packs_become_one() {
 }
 
 #[test]
+fn a_damaged_replica_does_not_keep_the_others_of_its_pack_from_being_moved() {
+    let disk = MemDisk::default();
+    let config = || StoreConfig { pack_bytes: 1 << 20, ..config("boot-1") };
+    let open = || ChunkStore::open(config(), disk.clone()).expect("open");
+    let store = open();
+    store.join(CLUSTER, ChunkSize::new(CHUNK).expect("size")).expect("join");
+    (0..256).for_each(|n| small(&store, n));
+    // three in the first pack, four in the second
+    let kept = [0, 1, 2, 128, 129, 130, 131];
+    (0..256).filter(|n| !kept.contains(n)).for_each(|n| delete(&store, n));
+    store.stop().expect("stop");
+    drop(store);
+    let (path, mut raw) = pack_of(&disk);
+    let image = 4096 + 256 * 32;
+    raw[image + 2 * 4096] ^= 4;
+    disk.put(&path, raw);
+    let store = open();
+    assert_eq!(store.get(h(1)), Err(DataError::Corrupt));
+    assert_eq!(store.compact(), 2);
+    let operations = disk.operations();
+    assert_eq!((store.compact(), disk.operations() - operations), (0, 0), "it is not looked at again");
+    assert_eq!([0, 2].map(|n| store.get(h(n))), [0, 2].map(|n| Ok(pattern(n, BLOCK))));
+}
+
+#[test]
 fn a_power_cut_at_any_operation_of_a_compaction_loses_nothing() {
     let (base, store) = three_sparse();
     store.stop().expect("stop");
@@ -494,7 +519,10 @@ fn room_in_packs_counts_as_free_and_is_given_back_when_it_is_short() {
     let free = |store: &ChunkStore<MemDisk>| store.space()[0].bytes_free;
     assert_eq!(free(&store), 9000 + 60 * u64::from(BLOCK), "two packs of 32 units, two replicas");
     room(1500);
-    free(&store);
+    let operations = disk.operations();
+    assert_eq!(free(&store), 500 + 60 * u64::from(BLOCK));
+    assert_eq!(disk.operations() - operations, 1, "who asks only looks");
+    (0..2).for_each(|_| assert_eq!(store.compact(), 0));
     assert_eq!(free(&store), 500, "below the watermark nothing is kept");
     assert_eq!((store.get(h(0)), store.get(h(20))), (Ok(pattern(0, BLOCK)), Ok(pattern(20, BLOCK))));
     room(1 << 20);
