@@ -202,6 +202,11 @@ impl<D: Disk> Directory<D> {
         })
     }
 
+    /// True if there is a place in a pack for a replica of so many bytes, or none will be made for it.
+    pub(super) fn has_place(&self, bytes: u32) -> bool {
+        self.packs.can_take(units_for(bytes))
+    }
+
     /// Room in a pack for a replica of so many bytes; `None` if it should have a file of its own.
     pub(super) fn take_place(&self, bytes: u32) -> Result<Option<Place>, DataError> {
         let units = units_for(bytes);

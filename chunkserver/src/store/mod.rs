@@ -13,8 +13,9 @@
 //!                 unclean stop, poison  v
 //!                                    Suspect -- adopt, import --> Clean
 //! ```
-//! All methods block. Those that never wait for the device unless pages are cold: `write` (but for the
-//! first one to a clean chunk, which commits a dirty mark), `create`, `read_cached`, `row`, `rows`.
+//! All methods block. Those that never wait for the device: `read_cached`, `row`, `rows`, `space`. `write` and
+//! `create` do not unless pages are cold, as far as [`ChunkStore::writes_at_once`] and
+//! [`ChunkStore::creates_at_once`] say so.
 
 mod adopt;
 mod api;
@@ -289,6 +290,19 @@ impl<D: Disk> ChunkStore<D> {
                 return act(&open, &live);
             }
         }
+    }
+
+    /// As [`ChunkStore::with_shared`], without waiting: `None` if the replica is not open, or not free.
+    fn with_shared_now<T>(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        act: impl FnOnce(&Open<D::File>, &Live<D::File>) -> Result<T, DataError>,
+    ) -> Result<Option<T>, DataError> {
+        let (_, Some(open)) = self.index.get_open(handle).ok_or(DataError::NoChunk)? else { return Ok(None) };
+        let Some(live) = open.live.try_read().filter(|live| !live.gone) else { return Ok(None) };
+        live.check(version)?;
+        act(&open, &live).map(Some)
     }
 
     /// Changes what the index says of a replica; the caller has it exclusively.

@@ -17,9 +17,9 @@ use std::sync::atomic::Ordering;
 const DIRECTORY_FLUSHES_MAX: usize = 16;
 
 impl<D: Disk> ChunkStore<D> {
-    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush unless it takes
-    /// the place of one of a lower version: a chunk begins again only where nothing that it held counts. `bytes`: it
-    /// will hold about as many.
+    /// Makes an empty replica, dirty, in the directory with most room. `bytes`: it will hold about as many. Costs
+    /// no flush unless a pack has to be made, or it takes the place of one of a lower version: a chunk begins again
+    /// only where nothing that it held counts.
     /// [`DataError::Epoch`] if the chunk has a replica of this version or a higher one here already.
     pub fn create(&self, handle: ChunkHandle, version: ChunkVersion, bytes: u32) -> Result<(), DataError> {
         self.layout()?;
@@ -63,6 +63,12 @@ impl<D: Disk> ChunkStore<D> {
         self.index.enter(Open::new(handle, live), seen);
         self.close_idle(handle);
         Ok(())
+    }
+
+    /// True if a new replica for so many bytes needs no flush. Another request may change that.
+    pub fn creates_at_once(&self, handle: ChunkHandle, bytes: u32) -> bool {
+        let has_place = |dir: u8| bytes > PACKED_MAX || self.directories[usize::from(dir)].has_place(bytes);
+        self.index.get(handle).is_none() && self.place().is_ok_and(has_place)
     }
 
     /// The bytes of a replica that is made, all zeroes.

@@ -6,7 +6,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::image::Image;
-use super::index::{Live, Open};
+use super::index::{Entry, Live, Open};
 use super::layout::{BLOCK, FIELDS_LEN, HEADER_LEN, Layout, blocks_of, sum_at};
 use super::write_plan::{Piece, Plan, SumRun, check, plan, segments};
 use super::{ChunkStore, WriteData};
@@ -34,6 +34,13 @@ impl<D: Disk> ChunkStore<D> {
     pub fn write(&self, handle: ChunkHandle, version: ChunkVersion, write: &WriteData<'_>) -> Result<u32, DataError> {
         let pieces = check(write, self.layout()?.chunk_bytes())?;
         self.with_exclusive(handle, version, |open, live| self.write_pieces(open, live, &pieces))
+    }
+
+    /// True if a write up to byte `end` needs no flush: the replica is known to be modified (a power cut must
+    /// leave no doubt of that), and has room where it is. Another request may change that.
+    pub fn writes_at_once(&self, handle: ChunkHandle, end: u32) -> bool {
+        let is_ready = |entry: Entry| entry.is_guarded() && entry.place.is_none_or(|place| place.capacity() >= end);
+        self.index.get(handle).is_some_and(is_ready)
     }
 
     fn write_pieces(

@@ -91,12 +91,17 @@ struct Member<F> {
 }
 
 impl<F: DiskFile> Member<F> {
+    /// So many units were never given out.
+    fn has(&self, units: u32) -> bool {
+        self.next + units <= self.pack.geometry.units
+    }
+
     /// The next units of the pack, which is being filled; `None` if it is full.
     fn take(&mut self, units: u32) -> Option<Place> {
-        let Geometry { number, units: all } = self.pack.geometry;
-        if self.next + units > all {
+        if !self.has(units) {
             return None;
         }
+        let number = self.pack.geometry.number;
         let place = Place { pack: number, first: self.next as u16, units: units as u8 };
         self.next += units;
         self.used.set(place, true);
@@ -123,6 +128,13 @@ impl<D: Disk> Packs<D> {
     /// Number for a record that counts instead of all before it.
     pub(super) fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// True if [`Packs::take`] would give so many units, or no packs are made.
+    pub(super) fn can_take(&self, units: u32) -> bool {
+        let members = self.members.lock();
+        let filling = members.filling.and_then(|filling| members.packs.get(&filling));
+        self.pack_bytes == 0 || filling.is_some_and(|member| member.has(units))
     }
 
     /// Units for a new replica in the pack that is being filled, and whether their room has yet to be
@@ -171,7 +183,7 @@ impl<D: Disk> Packs<D> {
         let number = {
             let members = self.members.lock();
             let filling = members.filling.and_then(|filling| members.packs.get(&filling));
-            if filling.is_some_and(|member| member.next + units <= member.pack.geometry.units) {
+            if filling.is_some_and(|member| member.has(units)) {
                 return Ok(Some(0));
             }
             members.number_next
