@@ -38,6 +38,14 @@ impl<D: Disk> ChunkStore<D> {
         moved
     }
 
+    /// Makes packs before they are needed, so that creating a chunk seldom waits for one.
+    pub fn prepare_places(&self) {
+        for directory in &self.directories {
+            // one that fails is out of service; one without room has files made
+            let _ = directory.prepare_places();
+        }
+    }
+
     /// Clean replicas in nearly empty packs, with these, no more than are moved together.
     fn clean_in_sparse(&self) -> Vec<(ChunkHandle, u32)> {
         let sparse =

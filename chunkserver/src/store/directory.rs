@@ -215,13 +215,26 @@ impl<D: Disk> Directory<D> {
                 let taken = if needs_room { self.take_room(u64::from(place.units) * BLOCK as u64) } else { Ok(()) };
                 return taken.map(|()| Some(place)).inspect_err(|_| self.packs.free(place));
             }
-            let usable = self.free_in_file_system().saturating_sub(self.thresholds.watermark);
-            let made = self.packs.make(units, usable);
+            let made = self.packs.make(units, self.usable_for_packs());
             match made.map_err(|error| self.failed(&error, &self.path.join(PACKS)))? {
                 Some(bytes) => self.take_room(bytes)?,
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Makes the pack that will be filled next, if little is left of the present one. May wait for the device.
+    pub(super) fn prepare_places(&self) -> Result<(), DataError> {
+        if !self.in_service() {
+            return Ok(());
+        }
+        let made = self.packs.prepare(self.usable_for_packs());
+        let bytes = made.map_err(|error| self.failed(&error, &self.path.join(PACKS)))?;
+        self.take_room(bytes.unwrap_or(0))
+    }
+
+    fn usable_for_packs(&self) -> u64 {
+        self.free_in_file_system().saturating_sub(self.thresholds.watermark)
     }
 
     /// More room for a replica in a pack, where it is; `None` if there is none behind it.

@@ -231,6 +231,9 @@ impl<D: Disk> ChunkStore<D> {
         let mut outcome = Ok(());
         for (number, directory) in self.directories.iter().enumerate() {
             let flushed = directory.in_service() && !dirty.contains(&(number as u8)) && directory.marks.flush().is_ok();
+            if flushed {
+                directory.packs.seal();
+            }
             if !flushed || directory.write_format(|format| format.stopped = true).is_err() {
                 outcome = Err(StoreError::Unclean { path: directory.path.clone() });
             }

@@ -89,7 +89,8 @@ impl<D: Disk> ChunkStore<D> {
         best.map(|(number, _)| number as u8).ok_or(none)
     }
 
-    /// Gives a replica a higher version, durably. Idempotent: fine if it has version `to` already.
+    /// Gives a replica a higher version, durably. Idempotent: if it has version `to` already, that is made durable,
+    /// which a run before this one may not have come to.
     pub fn raise(&self, handle: ChunkHandle, from: ChunkVersion, to: ChunkVersion) -> Result<(), DataError> {
         check_version(to)?;
         if to < from {
@@ -97,15 +98,11 @@ impl<D: Disk> ChunkStore<D> {
         }
         let has = self.index.get(handle).ok_or(DataError::NoChunk)?.version;
         let name = self.with_exclusive(handle, if has == to { to } else { from }, |open, live| {
-            if live.entry.version == to && live.name_synced {
-                return Ok(None);
-            }
             self.rename(open, live, |entry| entry.version = to)?;
-            Ok(Some(live.entry))
+            Ok(live.entry)
         })?;
-        let Some(entry) = name else { return Ok(()) };
-        self.sync_name(handle, entry)?;
-        self.name_is_durable(handle, entry);
+        self.sync_name(handle, name)?;
+        self.name_is_durable(handle, name);
         Ok(())
     }
 

@@ -57,7 +57,7 @@ impl<D: Disk> ChunkStore<D> {
             }
         })?;
         let header = if live.header { 0 } else { HEADER_LEN as u32 };
-        // one in a pack has its room already, or will be moved
+        // one in a pack has its room already, or will be moved and takes it then
         let grown = if live.entry.place.is_some() { 0 } else { plan.length - live.length + header };
         directory.take_room(u64::from(grown))?;
         self.guard(open, live)?;

@@ -4,7 +4,7 @@
 //! ```text
 //!               take           extend, erase                  no replica is left
 //!   (made) ---> filling ---> full, or older than this run ---> removed
-//!                  \________ room is short ________^      (the last few are moved away)
+//!                  \__ room is short, clean stop __^      (the last few are moved away)
 //! ```
 //! Invariants:
 //! - A unit is given out once in the life of a pack. So what a new replica has not written reads as
@@ -21,10 +21,12 @@ mod units;
 pub(super) use format::{PACK_BYTES_MAX, PACKED_MAX, Place, Record, units_for};
 pub(super) use scan::Scanned;
 
+use super::directory::judge;
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::slice::Slice;
 use file::Pack;
 use format::{Geometry, UNIT};
+use gfs_proto::frame::DataError;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +43,8 @@ const NEW: &str = ".new";
 const SHARE: u64 = 16;
 /// A pack is nearly empty if less than this part of it is used.
 const SPARSE: u64 = 16;
+/// A pack is nearly full if no more than this part of it is left.
+const NEARLY_FULL: u64 = 4;
 /// Smaller packs are not made, unless the store is told to make no larger ones.
 const PACK_MIN: u64 = 1 << 20;
 
@@ -73,7 +77,39 @@ struct Members<F> {
     packs: BTreeMap<u32, Member<F>>,
     /// The one that is being filled.
     filling: Option<u32>,
+    /// The one to be filled next: nothing of it was given out.
+    ready: Option<u32>,
     number_next: u32,
+}
+
+impl<F: DiskFile> Members<F> {
+    fn has(&self, pack: Option<u32>, units: u32) -> bool {
+        pack.and_then(|pack| self.packs.get(&pack)).is_some_and(|member| member.has(units))
+    }
+
+    /// Units can be given out without making a pack.
+    fn can_take(&self, units: u32) -> bool {
+        self.has(self.filling, units) || self.has(self.ready, units)
+    }
+
+    /// The pack to take units from; the one that is ready takes the place of one that is full.
+    fn turn_to(&mut self, units: u32) -> Option<&mut Member<F>> {
+        if !self.has(self.filling, units) && self.has(self.ready, units) {
+            self.filling = self.ready.take();
+        }
+        self.packs.get_mut(&self.filling?)
+    }
+
+    /// No replicas are put into it any more.
+    fn close(&mut self, pack: u32) {
+        self.filling = self.filling.filter(|filling| *filling != pack);
+        self.ready = self.ready.filter(|ready| *ready != pack);
+    }
+
+    /// Replicas may still be put into it.
+    fn is_open(&self, pack: u32) -> bool {
+        self.filling == Some(pack) || self.ready == Some(pack)
+    }
 }
 
 /// A pack, and what its units are used for.
@@ -91,6 +127,10 @@ struct Member<F> {
 }
 
 impl<F: DiskFile> Member<F> {
+    fn is_nearly_full(&self) -> bool {
+        u64::from(self.pack.geometry.units - self.next) * NEARLY_FULL <= u64::from(self.pack.geometry.units)
+    }
+
     /// So many units were never given out.
     fn has(&self, units: u32) -> bool {
         self.next + units <= self.pack.geometry.units
@@ -133,16 +173,14 @@ impl<D: Disk> Packs<D> {
     /// True if [`Packs::take`] would give so many units, or no packs are made.
     pub(super) fn can_take(&self, units: u32) -> bool {
         let members = self.members.lock();
-        let filling = members.filling.and_then(|filling| members.packs.get(&filling));
-        self.pack_bytes == 0 || filling.is_some_and(|member| member.has(units))
+        self.pack_bytes == 0 || members.can_take(units)
     }
 
     /// Units for a new replica in the pack that is being filled, and whether their room has yet to be
     /// taken from the directory's. `None` if the pack is full or there is none.
     pub(super) fn take(&self, units: u32) -> Option<(Place, bool)> {
         let mut members = self.members.lock();
-        let filling = members.filling?;
-        let member = members.packs.get_mut(&filling)?;
+        let member = members.turn_to(units)?;
         let place = member.take(units)?;
         if member.allocated {
             self.take_idle(member, units);
@@ -180,21 +218,42 @@ impl<D: Disk> Packs<D> {
     /// if none was made.
     pub(super) fn make(&self, units: u32, usable: u64) -> io::Result<Option<u64>> {
         let _making = self.making.lock();
-        let number = {
+        if self.members.lock().can_take(units) {
+            return Ok(Some(0));
+        }
+        self.make_as(units, usable, |members, number| members.filling = Some(number))
+    }
+
+    /// As [`Packs::make`], before it is needed: if little is left of the one that is being filled. `None` if none
+    /// was made.
+    pub(super) fn prepare(&self, usable: u64) -> io::Result<Option<u64>> {
+        let _making = self.making.lock();
+        let is_wanted = {
             let members = self.members.lock();
             let filling = members.filling.and_then(|filling| members.packs.get(&filling));
-            if filling.is_some_and(|member| member.has(units)) {
-                return Ok(Some(0));
-            }
-            members.number_next
+            members.ready.is_none() && filling.is_some_and(Member::is_nearly_full)
         };
+        if !is_wanted {
+            return Ok(None);
+        }
+        self.make_as(1, usable, |members, number| members.ready = Some(number))
+    }
+
+    /// The caller holds `making`.
+    fn make_as(
+        &self,
+        units: u32,
+        usable: u64,
+        enter: impl FnOnce(&mut Members<D::File>, u32),
+    ) -> io::Result<Option<u64>> {
+        let number = self.members.lock().number_next;
         let Some(bytes) = self.size_for(usable) else { return Ok(None) };
         let geometry = Geometry { number, units: (bytes / UNIT) as u32 };
         if geometry.units < units {
             return Ok(None);
         }
         let (pack, allocated) = match self.write_new(geometry) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(None),
+            Err(error) if judge(&error) == DataError::NoSpace => return Ok(None),
             made => made?,
         };
         let idle = if allocated { u64::from(geometry.units) } else { 0 };
@@ -203,7 +262,7 @@ impl<D: Disk> Packs<D> {
         let member = Member { pack: Arc::new(pack), next: 0, used, idle, allocated, damaged: false };
         let mut members = self.members.lock();
         members.packs.insert(number, member);
-        members.filling = Some(number);
+        enter(&mut members, number);
         members.number_next += 1;
         Ok(Some(if allocated { geometry.length() } else { geometry.unit_at(0) }))
     }
@@ -212,6 +271,11 @@ impl<D: Disk> Packs<D> {
     fn write_new(&self, geometry: Geometry) -> io::Result<(Pack<D::File>, bool)> {
         let path = self.path(geometry.number);
         let new = path.with_extension(&NEW[1..]);
+        // what an earlier try has left that failed
+        match self.disk.remove(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = self.disk.open(&new, OpenMode::CreateNew)?;
         let made = || {
             let allocated = file.allocate(geometry.length())?;
@@ -273,9 +337,9 @@ impl<D: Disk> Packs<D> {
     pub(super) fn remove_empty(&self) {
         let mut empty = Vec::new();
         let mut members = self.members.lock();
-        let filling = members.filling;
+        let open = [members.filling, members.ready];
         members.packs.retain(|number, member| {
-            let kept = filling == Some(*number) || member.damaged || member.pack.has_erased();
+            let kept = open.contains(&Some(*number)) || member.damaged || member.pack.has_erased();
             let kept = kept || member.used.count() > 0;
             if !kept {
                 self.idle.fetch_sub(member.idle * UNIT, Ordering::Relaxed);
@@ -291,18 +355,48 @@ impl<D: Disk> Packs<D> {
         }
     }
 
-    /// Packs with so few replicas that these had better be elsewhere, the emptiest first, without the fullest.
+    /// Packs whose replicas had better be elsewhere: those with few, without the fullest; or, if more room lies
+    /// idle than is used, the one where most does.
     pub(super) fn sparse(&self) -> Vec<u32> {
         let members = self.members.lock();
-        let sealed =
-            members.packs.iter().filter(|(number, member)| members.filling != Some(**number) && !member.damaged);
-        let few = |member: &Member<D::File>| {
-            Some(member.used.count()).filter(|used| used * SPARSE <= u64::from(member.pack.geometry.units))
-        };
-        let mut sparse: Vec<_> = sealed.filter_map(|(number, member)| Some((few(member)?, *number))).collect();
-        sparse.sort_unstable();
+        let is_sealed = |number: u32, member: &Member<D::File>| !members.is_open(number) && !member.damaged;
+        let sealed = members.packs.iter().filter(|(number, member)| is_sealed(**number, member));
+        let mut sealed: Vec<(u64, u64, u32)> =
+            sealed.map(|(number, member)| (member.used.count(), member.idle, *number)).collect();
+        sealed.sort_unstable();
+        let units_of = |number| members.packs.get(&number).map_or(0, |member| u64::from(member.pack.geometry.units));
+        let few = sealed.iter().filter(|(used, _, number)| used * SPARSE <= units_of(*number));
+        let mut sparse: Vec<u32> = few.map(|(.., number)| *number).collect();
         sparse.pop();
-        sparse.into_iter().map(|(_, number)| number).collect()
+        let (used, idle) = sealed.iter().fold((0, 0), |sum, (used, idle, _)| (sum.0 + used, sum.1 + idle));
+        if sparse.is_empty() && idle > used + self.pack_bytes / UNIT {
+            sparse.extend(sealed.iter().max_by_key(|(_, idle, _)| *idle).map(|(.., number)| *number));
+        }
+        sparse
+    }
+
+    /// Ends the filling of packs and gives back the room that was not given out: after the next start nobody would
+    /// use it. Needs no flush: nothing was ever there.
+    pub(super) fn seal(&self) {
+        let mut members = self.members.lock();
+        members.ready = None;
+        let filling = members.filling.take();
+        if let Some(member) = filling.and_then(|filling| members.packs.get_mut(&filling)) {
+            let Geometry { number, units } = member.pack.geometry;
+            let (next, left) = (member.next, u64::from(units - member.next));
+            if member.allocated {
+                member.idle -= left;
+                self.idle.fetch_sub(left * UNIT, Ordering::Relaxed);
+            }
+            let pack = member.pack.clone();
+            drop(members);
+            if let Err(error) = pack.file().punch(pack.geometry.unit_at(next), left * UNIT) {
+                tracing::warn!(pack = number, %error, "its room cannot be given back");
+            }
+        } else {
+            drop(members);
+        }
+        self.remove_empty();
     }
 
     /// Bytes that could be used for replicas, or given back.
@@ -318,9 +412,7 @@ impl<D: Disk> Packs<D> {
             let Some(number) = most.filter(|member| member.idle > 0).map(|member| member.pack.geometry.number) else {
                 return Ok(false);
             };
-            if members.filling == Some(number) {
-                members.filling = None;
-            }
+            members.close(number);
             let Some(member) = members.packs.get_mut(&number) else { return Ok(false) };
             self.idle.fetch_sub(member.idle * UNIT, Ordering::Relaxed);
             member.idle = 0;

@@ -457,6 +457,88 @@ fn nearly_empty_packs_become_one() {
 }
 
 #[test]
+fn packs_that_many_runs_have_left_become_few() {
+    let (disk, mut store) = fresh();
+    for run in 0..6 {
+        (0..3).for_each(|n| small(&store, 3 * run + n));
+        store.mark_clean(&store.dirty());
+        drop(store);
+        disk.restart(Loss::Process);
+        store = open(&disk, "boot-1");
+    }
+    assert_eq!(files_in(&disk, "/packs/").len(), 6);
+    for _ in 0..10 {
+        store.compact();
+    }
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "18 replicas of two units, in packs of 32");
+    assert!((0..18).all(|n| store.get(h(n)) == Ok(pattern(n as u8, BLOCK))));
+}
+
+#[test]
+fn a_pack_is_made_before_the_last_is_full() {
+    let (disk, store) = fresh();
+    store.prepare_places();
+    assert!(files_in(&disk, "/packs/").is_empty(), "nobody needs one");
+    (0..11).for_each(|n| small(&store, n));
+    store.prepare_places();
+    assert_eq!(files_in(&disk, "/packs/").len(), 1, "ten units are left");
+    small(&store, 11);
+    (0..3).for_each(|_| store.prepare_places());
+    store.compact();
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "one, and it stays");
+    let operations = disk.operations();
+    (12..28).for_each(|n| small(&store, n));
+    assert_eq!(disk.operations() - operations, 16 * 2, "records and images: no pack was made");
+    assert_eq!(files_in(&disk, "/packs/").len(), 2);
+    store.prepare_places();
+    store.stop().expect("stop");
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "one that was not begun goes");
+}
+
+#[test]
+fn what_an_attempt_to_make_a_pack_has_left_is_replaced() {
+    let (disk, store) = fresh();
+    disk.put(&Path::new(DIR).join("packs/00000000.new"), vec![7; 5000]);
+    small(&store, 1);
+    assert_eq!(store.get(h(1)), Ok(pattern(1, BLOCK)));
+    assert!(store.directories[0].in_service() && files_in(&disk, ".new").is_empty());
+}
+
+#[test]
+fn a_chunk_that_leaves_its_pack_takes_room() {
+    let (disk, store) = fresh();
+    small(&store, 1);
+    disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: 100_000 });
+    store.space();
+    let free = store.directories[0].free_estimate() - store.directories[0].packs.idle();
+    store.put(h(1), BLOCK, &pattern(1, 64 << 10)).expect("moved");
+    let idle = store.directories[0].packs.idle();
+    assert_eq!(store.directories[0].free_estimate() - idle, free - u64::from(BLOCK + BLOCK + (64 << 10)));
+}
+
+#[test]
+fn a_raise_that_is_repeated_is_durable() {
+    for (seed, bytes) in (0..20).flat_map(|seed| [(seed, BLOCK), (seed, LARGE)]) {
+        let (disk, store) = fresh();
+        store.create(h(1), V1, bytes).expect("create");
+        store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
+        store.mark_clean(&[h(1)]);
+        // after the record or name is written, before it is durable
+        store
+            .with_exclusive(h(1), V1, |open, live| store.rename(open, live, |entry| entry.version = V2))
+            .expect("rename");
+        drop(store);
+        disk.restart(Loss::Process);
+        let store = open(&disk, "boot-1");
+        store.raise(h(1), V1, V2).expect("raise");
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        let version = open(&disk, "boot-2").row(h(1)).map(|row| row.version);
+        assert_eq!(version, Some(V2), "seed {seed}, {bytes} bytes");
+    }
+}
+
+#[test]
 fn a_damaged_replica_does_not_keep_the_others_of_its_pack_from_being_moved() {
     let disk = MemDisk::default();
     let config = || StoreConfig { pack_bytes: 1 << 20, ..config("boot-1") };
