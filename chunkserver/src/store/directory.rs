@@ -20,6 +20,7 @@ use gfs_proto::control::DirectorySpace;
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::ChunkHandle;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub(super) const FORMAT: &str = "format";
 pub(super) const FORMAT_NEW: &str = "format.new";
 pub(super) const FAILED: &str = "failed";
 pub(super) const CHUNKS: &str = "chunks";
+
+/// Up to this many packs are flushed one by one, beyond it the whole file system is.
+const PACK_FLUSHES_MAX: usize = 16;
 
 /// How much of a directory may be used for what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,6 +143,15 @@ impl<D: Disk> Directory<D> {
     /// Makes a pack durable, with its records.
     pub(super) fn sync_pack(&self, pack: u32) -> Result<(), DataError> {
         self.packs.flush(pack).map_err(|error| self.pack_failed(&error, &self.packs.path(pack)))
+    }
+
+    /// Makes packs durable, with their records.
+    pub(super) fn sync_packs(&self, packs: &BTreeSet<u32>) -> Result<(), DataError> {
+        if packs.len() <= PACK_FLUSHES_MAX {
+            return packs.iter().try_for_each(|pack| self.sync_pack(*pack));
+        }
+        let done = self.packs.flush_together(packs, || self.lock.sync_file_system());
+        done.map_err(|error| self.pack_failed(&error, &self.path.join(PACKS)))
     }
 
     /// Bytes for chunks as last seen; the placement compares them.

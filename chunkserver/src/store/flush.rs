@@ -10,12 +10,11 @@ use super::{ChunkStore, StoreError};
 use gfs_proto::control::ReplicaState;
 use gfs_proto::frame::{DataError, SyncChunk};
 use gfs_proto::ids::ChunkHandle;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Up to this many files are flushed one by one, beyond it the whole file system is. Packs always are
-/// flushed one by one: there are few.
+/// Up to this many files are flushed one by one, beyond it the whole file system is.
 const FILE_FLUSHES_MAX: usize = 32;
 /// Replicas marked clean together; they stay open meanwhile.
 const CLEAN_BATCH: usize = 1024;
@@ -92,9 +91,12 @@ impl<D: Disk> ChunkStore<D> {
 
     /// Flushes each pack once, records included.
     fn flush_packed(&self, packed: &[Unflushed<'_, D>]) -> Result<(), DataError> {
-        let packs = packed.iter().filter_map(|one| Some((one.entry.dir, one.entry.place?.pack)));
-        for (dir, pack) in packs.collect::<BTreeSet<_>>() {
-            self.directories[usize::from(dir)].sync_pack(pack).inspect_err(|_| self.poison_pack(dir, pack))?;
+        for (dir, packs) in packs_of(packed.iter().map(|one| one.entry)) {
+            let directory = &self.directories[usize::from(dir)];
+            directory.sync_packs(&packs).inspect_err(|_| {
+                let failed = packs.iter().filter(|pack| directory.packs.has_failed(**pack));
+                failed.for_each(|pack| self.poison_pack(dir, *pack));
+            })?;
         }
         for Unflushed { open, writes, entry } in packed {
             let mut live = open.live.write();
@@ -250,6 +252,15 @@ impl<D: Disk> ChunkStore<D> {
         });
         unclean
     }
+}
+
+/// The packs that replicas are in, by directory.
+pub(super) fn packs_of(entries: impl Iterator<Item = Entry>) -> BTreeMap<u8, BTreeSet<u32>> {
+    let mut packs: BTreeMap<u8, BTreeSet<u32>> = BTreeMap::new();
+    for (dir, place) in entries.filter_map(|entry| Some((entry.dir, entry.place?))) {
+        packs.entry(dir).or_default().insert(place.pack);
+    }
+    packs
 }
 
 impl<F> Live<F> {

@@ -2,6 +2,7 @@
 
 use super::ChunkStore;
 use super::disk::Disk;
+use super::flush::packs_of;
 use super::index::{Entry, Live, Open, Seen};
 use super::layout::{HEADER_LEN, VERSION_MAX};
 use super::pack::PACKED_MAX;
@@ -224,10 +225,9 @@ impl<D: Disk> ChunkStore<D> {
     /// Makes the names in the subdirectories of these replicas durable, and the records of those in packs;
     /// the directories that failed.
     pub(super) fn sync_names_of(&self, replicas: &[(ChunkHandle, Entry)]) -> BTreeSet<u8> {
-        let packed = replicas.iter().filter_map(|(_, entry)| Some((entry.dir, entry.place?.pack)));
-        let packs: BTreeSet<(u8, u32)> = packed.collect();
-        let unsynced = |(dir, pack): &(u8, u32)| self.directories[usize::from(*dir)].sync_pack(*pack).is_err();
-        let mut failed: BTreeSet<u8> = packs.into_iter().filter(unsynced).map(|(dir, _)| dir).collect();
+        let packs = packs_of(replicas.iter().map(|(_, entry)| *entry)).into_iter();
+        let unsynced = packs.filter(|(dir, packs)| self.directories[usize::from(*dir)].sync_packs(packs).is_err());
+        let mut failed: BTreeSet<u8> = unsynced.map(|(dir, _)| dir).collect();
         failed.append(&mut self.sync_file_names_of(replicas));
         failed
     }

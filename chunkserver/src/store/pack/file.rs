@@ -33,6 +33,14 @@ struct Flushes {
     erased: u64,
 }
 
+impl Flushes {
+    fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.running = true;
+        self.begun
+    }
+}
+
 impl<F: DiskFile> Pack<F> {
     pub(super) fn new(geometry: Geometry, file: F) -> Self {
         let (flushes, ended, failed) = Default::default();
@@ -71,7 +79,7 @@ impl<F: DiskFile> Pack<F> {
         let mut flushes = self.flushes.lock();
         // one that is running may have begun before the last write
         let wanted = flushes.begun + 1;
-        while flushes.done < wanted && !self.failed.load(Ordering::Acquire) {
+        while flushes.done < wanted && !self.has_failed() {
             if flushes.running {
                 self.ended.wait(&mut flushes);
             } else {
@@ -81,11 +89,37 @@ impl<F: DiskFile> Pack<F> {
         if flushes.done >= wanted { Ok(()) } else { Err(PackError::Flush) }
     }
 
+    /// Makes everything durable that was written to these packs before the call, by one flush of the file system.
+    /// They are in the order of their numbers, so that no two callers wait for each other.
+    pub(super) fn flush_together(packs: &[Arc<Self>], sync: impl FnOnce() -> io::Result<()>) -> Result<(), PackError> {
+        let begun: Vec<u64> = packs.iter().map(|pack| pack.begin_alone()).collect();
+        let done = sync();
+        for (pack, begun) in packs.iter().zip(begun) {
+            pack.end(&mut pack.flushes.lock(), begun, &done);
+        }
+        if packs.iter().any(|pack| pack.has_failed()) { Err(PackError::Flush) } else { Ok(()) }
+    }
+
+    /// A flush of it failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
     fn flush_now(&self, flushes: &mut MutexGuard<'_, Flushes>) {
-        flushes.begun += 1;
-        flushes.running = true;
-        let begun = flushes.begun;
+        let begun = flushes.begin();
         let done = MutexGuard::unlocked(flushes, || self.file.sync());
+        self.end(flushes, begun, &done);
+    }
+
+    fn begin_alone(&self) -> u64 {
+        let mut flushes = self.flushes.lock();
+        while flushes.running {
+            self.ended.wait(&mut flushes);
+        }
+        flushes.begin()
+    }
+
+    fn end(&self, flushes: &mut Flushes, begun: u64, done: &io::Result<()>) {
         flushes.running = false;
         match done {
             Ok(()) => flushes.done = begun,

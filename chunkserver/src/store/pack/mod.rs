@@ -28,7 +28,7 @@ use file::Pack;
 use format::{Geometry, UNIT};
 use gfs_proto::frame::DataError;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -330,6 +330,21 @@ impl<D: Disk> Packs<D> {
     /// was removed meanwhile it is durable that it has no replicas.
     pub(super) fn flush(&self, pack: u32) -> Result<(), PackError> {
         self.get(pack).map_or(Ok(()), |pack| pack.flush())
+    }
+
+    /// As [`Packs::flush`] for many packs at once, by `sync`, which flushes the file system.
+    pub(super) fn flush_together(
+        &self,
+        packs: &BTreeSet<u32>,
+        sync: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), PackError> {
+        let packs: Vec<_> = packs.iter().filter_map(|pack| self.get(*pack).ok()).collect();
+        Pack::flush_together(&packs, sync)
+    }
+
+    /// A flush of this pack failed.
+    pub(super) fn has_failed(&self, pack: u32) -> bool {
+        self.get(pack).is_ok_and(|pack| pack.has_failed())
     }
 
     /// Removes packs without replicas, once it is durable that they have none: until then their records

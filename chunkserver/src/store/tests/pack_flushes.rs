@@ -116,3 +116,21 @@ fn a_flush_that_fails_at_a_start_is_noted_down() {
     }
     assert_eq!(failed, 1, "one record is erased");
 }
+
+#[test]
+fn many_packs_are_flushed_together() {
+    let (disk, store) = fresh();
+    (0..17 * 16).for_each(|n| small(&store, n));
+    assert_eq!(files_in(&disk, "/packs/").len(), 17);
+    let chunk = |n| SyncChunk { handle: h(n), version: V1 };
+    let one_each: Vec<_> = (0..17).map(|pack| chunk(16 * pack)).collect();
+    let operations = disk.operations();
+    assert_eq!(store.delete(&one_each), [Ok(()); 17]);
+    assert_eq!(disk.operations() - operations, 17 + 1, "records, a flush");
+    assert!((0..17).all(|pack| store.directories[0].packs.flush(pack).is_ok()), "they can be flushed again");
+    let one_each: Vec<_> = (0..17).map(|pack| chunk(16 * pack + 1)).collect();
+    disk.fail(17, Fault::Eio);
+    assert_eq!(store.delete(&one_each), [Err(DataError::Io); 17]);
+    assert!(has_note(&disk));
+    assert!((0..17).all(|pack| store.get(h(16 * pack + 2)) == Err(DataError::Suspect)));
+}
