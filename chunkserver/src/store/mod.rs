@@ -19,6 +19,7 @@
 
 mod adopt;
 mod api;
+mod clean;
 mod compact;
 mod cut;
 mod directory;
