@@ -243,7 +243,7 @@ impl<D: Disk> Directory<D> {
         }
         let made = self.packs.prepare(self.usable_for_packs());
         let bytes = made.map_err(|error| self.failed(&error, &self.path.join(PACKS)))?;
-        self.take_room(bytes.unwrap_or(0))
+        bytes.map_or(Ok(()), |bytes| self.take_room(bytes))
     }
 
     fn usable_for_packs(&self) -> u64 {

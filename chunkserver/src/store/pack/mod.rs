@@ -114,7 +114,7 @@ impl<F: DiskFile> Members<F> {
 /// A pack, and what its units are used for.
 struct Member<F> {
     pack: Arc<Pack<F>>,
-    /// The first unit that was never given out; of no meaning but in the one that is being filled.
+    /// The first unit that was never given out; of no meaning in a pack that is not filled any more.
     next: u32,
     used: Units,
     /// Units that have room on the disk without being used.
