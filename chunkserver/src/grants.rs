@@ -102,6 +102,22 @@ pub enum Turn {
     Known(Serial),
 }
 
+impl Grants {
+    /// What `look` finds in a range of a chunk; `None` if a write there is in flight, before or after. One that is
+    /// admitted meanwhile may be seen by `look` and not by a later reader at another server.
+    pub fn when_settled<T>(
+        &self,
+        handle: ChunkHandle,
+        range: Extent,
+        look: impl FnOnce(Option<&Gate>) -> T,
+    ) -> Option<T> {
+        let is_settled = |gate: &Option<Arc<Gate>>| !gate.as_ref().is_some_and(|gate| gate.is_in_flight(range));
+        let before = self.get(handle);
+        let found = is_settled(&before).then(|| look(before.as_deref()))?;
+        is_settled(&self.get(handle)).then_some(found)
+    }
+}
+
 impl Gate {
     fn new(handle: ChunkHandle, loans: &Arc<Loans>) -> Arc<Self> {
         Arc::new(Self { handle, loans: Arc::clone(loans), state: Mutex::default(), settled: Notify::new() })

@@ -13,7 +13,7 @@ use crate::node::{Node, Patience, Store};
 use crate::server::{self, BindError, DataServer, Limits, may_block};
 use crate::store::real::RealDisk;
 use crate::store::{StoreConfig, StoreError};
-use crate::workers::{self, Compactor, Flusher};
+use crate::workers::{self, Compactor, Flusher, PackMaker, Worker};
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::ids::ServerUuid;
 use std::io;
@@ -110,10 +110,12 @@ impl Chunkserver {
                 let _ = refused.send(error); // nobody asks any more
             }
         });
-        let flusher = Arc::new(Flusher(Arc::clone(&node)));
-        let compactor = Arc::new(Compactor(Arc::clone(&node)));
-        let workers =
-            vec![tokio::spawn(workers::run(flusher, stopped.clone())), tokio::spawn(workers::run(compactor, stopped))];
+        let workers: [Arc<dyn Worker>; 3] = [
+            Arc::new(Flusher(Arc::clone(&node))),
+            Arc::new(Compactor(Arc::clone(&node))),
+            Arc::new(PackMaker(Arc::clone(&node))),
+        ];
+        let workers = workers.map(|worker| tokio::spawn(workers::run(worker, stopped.clone()))).into();
         tracing::info!(%address, socket = %config.socket.display(), incarnation = %node.incarnation, "listening");
         Ok(Self { node, address, socket: config.socket, data, stop, link, refusal, workers })
     }

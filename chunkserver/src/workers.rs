@@ -98,6 +98,24 @@ impl Worker for Compactor {
     }
 }
 
+/// Makes the packs that will be filled next.
+pub struct PackMaker(pub Arc<Node>);
+
+impl Worker for PackMaker {
+    fn name(&self) -> &'static str {
+        "pack maker"
+    }
+
+    fn step(&self) -> Rest {
+        self.0.store.prepare_places();
+        Rest::For(LOOK)
+    }
+
+    fn status(&self) -> String {
+        "packs for small chunks are made before they are needed".to_owned()
+    }
+}
+
 fn clean(node: &Node, handles: &[ChunkHandle]) -> usize {
     if handles.is_empty() {
         return 0;

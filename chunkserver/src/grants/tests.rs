@@ -156,3 +156,18 @@ fn idle_gates_are_bounded() {
     grants.forget(SECOND);
     assert!(grants.count() <= GATES_IDLE_MAX);
 }
+
+#[tokio::test]
+async fn what_was_read_does_not_count_if_a_write_came_meanwhile() {
+    let (grants, gate) = grants();
+    let handle = ChunkHandle::new(5);
+    assert_eq!(grants.when_settled(handle, EXTENT[0], |gate| gate.is_some()), Some(true));
+    let admit = || gate.admit(&ticket(1), &EXTENT, true, soon()).now_or_never().expect("its turn").expect("admitted");
+    assert_eq!(grants.when_settled(handle, EXTENT[0], |_| admit()), None, "it is on its way down the chain");
+    let beyond = Extent { offset: 100, length: 100 };
+    assert_eq!(grants.when_settled(handle, beyond, |_| 7), Some(7), "elsewhere nothing is");
+    finish(&gate, 1, SECOND);
+    assert_eq!(grants.when_settled(handle, EXTENT[0], |_| unreachable!("not looked at")), None::<()>);
+    gate.settle(installed(1).epoch, Serial::new(1), true);
+    assert_eq!(grants.when_settled(handle, EXTENT[0], |_| 7), Some(7));
+}

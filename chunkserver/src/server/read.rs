@@ -12,7 +12,6 @@ use crate::store::{ReadOut, SendPlan};
 use gfs_proto::frame::{DataError, DataReply, Extent, Kind, Read};
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Up to this size a copy and one `writev` are cheaper than two system calls.
@@ -32,54 +31,57 @@ pub(super) enum Found {
     Planned { plan: SendPlan<RealFile>, cached: bool },
 }
 
-/// The answer, unless it has to wait for the disk or for a write in flight.
+/// The answer, unless it has to wait for the disk, for a write in flight or for one who moves the replica.
 pub(super) fn now(node: &Node, read: &Read) -> Option<Result<Found, Failure>> {
     if !node.lease.is_held() {
         return Some(Err(DataError::NoReadLease.into()));
     }
-    let gate = node.grants.get(read.handle);
-    if gate.as_ref().is_some_and(|gate| gate.is_in_flight(range(read))) {
-        return None;
-    }
-    if sends_file(read, gate.as_ref()) {
-        return match plan(node, read) {
-            Ok(Found::Planned { cached: false, .. }) => None,
-            found => Some(found),
-        };
+    let found = node.grants.when_settled(read.handle, range(read), |gate| find_now(node, read, gate))?;
+    found.map_err(Failure::from).transpose()
+}
+
+fn find_now(node: &Node, read: &Read, gate: Option<&Gate>) -> Result<Option<Found>, DataError> {
+    if sends_file(read, gate) {
+        let plan = node.store.plan_send_now(read.handle, read.version, range(read))?;
+        return Ok(plan.filter(is_cached).map(|plan| Found::Planned { plan, cached: true }));
     }
     let mut bytes = Vec::new();
-    match node.store.read_cached(read.handle, read.version, range(read), &mut bytes) {
-        Ok(out) => out.map(|out| Ok(Found::Copied(out, bytes))),
-        Err(error) => Some(Err(error.into())),
-    }
+    let out = node.store.read_cached(read.handle, read.version, range(read), &mut bytes)?;
+    Ok(out.map(|out| Found::Copied(out, bytes)))
 }
 
 /// The answer, after waiting for what [`now`] would not wait for.
 pub(super) async fn later(node: &Node, read: &Read) -> Result<Found, Failure> {
-    let gate = node.grants.get(read.handle);
-    if let Some(gate) = &gate {
-        gate.wait_settled(range(read), Instant::now() + node.patience.turn).await?;
-    }
-    let found = if sends_file(read, gate.as_ref()) {
-        plan(node, read)?
-    } else {
-        let mut bytes = Vec::new();
-        let out = may_block(|| node.store.read(read.handle, read.version, range(read), &mut bytes))?;
-        Found::Copied(out, bytes)
+    let deadline = Instant::now() + node.patience.turn;
+    let found = loop {
+        if let Some(gate) = node.grants.get(read.handle) {
+            gate.wait_settled(range(read), deadline).await?;
+        }
+        let find = |gate: Option<&Gate>| may_block(|| find(node, read, gate));
+        match node.grants.when_settled(read.handle, range(read), find) {
+            Some(found) => break found?,
+            None if Instant::now() >= deadline => return Err(DataError::Busy.into()),
+            None => {}
+        }
     };
     // it may have run out while this waited
     if node.lease.is_held() { Ok(found) } else { Err(DataError::NoReadLease.into()) }
 }
 
-/// Under a lease the bytes may change between being summed and being sent.
-fn sends_file(read: &Read, gate: Option<&Arc<Gate>>) -> bool {
-    read.length > COPY_MAX && !read.by_copy && !gate.is_some_and(|gate| gate.is_leased())
+fn find(node: &Node, read: &Read, gate: Option<&Gate>) -> Result<Found, DataError> {
+    if sends_file(read, gate) {
+        let plan = node.store.plan_send(read.handle, read.version, range(read))?;
+        let cached = is_cached(&plan);
+        return Ok(Found::Planned { plan, cached });
+    }
+    let mut bytes = Vec::new();
+    let out = node.store.read(read.handle, read.version, range(read), &mut bytes)?;
+    Ok(Found::Copied(out, bytes))
 }
 
-fn plan(node: &Node, read: &Read) -> Result<Found, Failure> {
-    let plan = node.store.plan_send(read.handle, read.version, range(read))?;
-    let cached = is_cached(&plan);
-    Ok(Found::Planned { plan, cached })
+/// Under a lease the bytes may change between being summed and being sent.
+fn sends_file(read: &Read, gate: Option<&Gate>) -> bool {
+    read.length > COPY_MAX && !read.by_copy && !gate.is_some_and(|gate| gate.is_leased())
 }
 
 /// Looks at one byte in every step and at the last one.

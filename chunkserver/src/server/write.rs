@@ -46,18 +46,26 @@ impl Incoming {
     }
 }
 
-/// False if it is small, its turn has come, and it is neither forwarded nor flushed: it costs a copy
-/// into the page cache.
+/// False if it is small, its turn has come, and it is neither forwarded nor flushed nor needs a flush to have room:
+/// it costs a copy into the page cache.
 pub(super) fn may_wait(node: &Node, incoming: &Incoming) -> bool {
     let write = &incoming.write;
     if write.sync || !write.chain.is_empty() || incoming.payload.len() > STAR_BYTES_MAX as usize {
         return true;
     }
     match node.grants.get(write.handle) {
-        Some(gate) => !gate.is_open_for(&incoming.ticket()),
-        // the first frame of a new chunk makes a file, which costs no flush
-        None => !(write.create && write.serial == Some(Serial::new(1))),
+        Some(gate) => !gate.is_open_for(&incoming.ticket()) || !node.store.writes_at_once(write.handle, end(write)),
+        // the first frame of a new chunk makes a replica
+        None => {
+            let is_first = write.create && write.serial == Some(Serial::new(1));
+            !is_first || !node.store.creates_at_once(write.handle, end(write))
+        }
     }
+}
+
+/// Where the last of its bytes ends.
+fn end(write: &Write) -> u32 {
+    write.extents.iter().map(|extent| extent.offset.saturating_add(extent.length)).max().unwrap_or(0)
 }
 
 /// Handles one WRITE to its end.
@@ -66,7 +74,7 @@ pub(super) async fn write(node: &Arc<Node>, incoming: Incoming, may_wait: bool) 
     if write.incarnation != node.incarnation {
         return Err(DataError::Incarnation.into());
     }
-    let gate = gate(node, write)?;
+    let gate = if may_wait { may_block(|| gate(node, write)) } else { gate(node, write) }?;
     if write.serial.is_none() {
         check_pieces(&incoming)?;
     }
@@ -110,8 +118,7 @@ fn gate(node: &Node, write: &Write) -> Result<Arc<Gate>, DataError> {
     let lease = Lease { members: Vec::new(), length: LEASE, until: now + LEASE };
     let gate = node.grants.entry(write.handle);
     gate.create(installed, lease, || {
-        let end = write.extents.iter().map(|extent| extent.offset.saturating_add(extent.length)).max();
-        node.store.create(write.handle, write.version, end.unwrap_or(0))?;
+        node.store.create(write.handle, write.version, end(write))?;
         node.outbox.touched(write.handle);
         Ok(())
     })?;

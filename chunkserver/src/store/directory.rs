@@ -14,12 +14,13 @@ use super::format_file::FormatFile;
 use super::index::Entry;
 use super::layout::{BLOCK, ChunkName};
 use super::marks::MarkJournal;
-use super::pack::{PACKS, Packs, Place, Record, units_for};
+use super::pack::{PACKS, PackError, Packs, Place, Record, units_for};
 use crate::loans::LoanGroup;
 use gfs_proto::control::DirectorySpace;
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::ChunkHandle;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub(super) const FORMAT: &str = "format";
 pub(super) const FORMAT_NEW: &str = "format.new";
 pub(super) const FAILED: &str = "failed";
 pub(super) const CHUNKS: &str = "chunks";
+
+/// Up to this many packs are flushed one by one, beyond it the whole file system is.
+const PACK_FLUSHES_MAX: usize = 16;
 
 /// How much of a directory may be used for what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,7 +142,16 @@ impl<D: Disk> Directory<D> {
 
     /// Makes a pack durable, with its records.
     pub(super) fn sync_pack(&self, pack: u32) -> Result<(), DataError> {
-        self.packs.flush(pack).map_err(|error| self.flush_failed(&error, &self.packs.path(pack)))
+        self.packs.flush(pack).map_err(|error| self.pack_failed(&error, &self.packs.path(pack)))
+    }
+
+    /// Makes packs durable, with their records.
+    pub(super) fn sync_packs(&self, packs: &BTreeSet<u32>) -> Result<(), DataError> {
+        if packs.len() <= PACK_FLUSHES_MAX {
+            return packs.iter().try_for_each(|pack| self.sync_pack(*pack));
+        }
+        let done = self.packs.flush_together(packs, || self.lock.sync_file_system());
+        done.map_err(|error| self.pack_failed(&error, &self.path.join(PACKS)))
     }
 
     /// Bytes for chunks as last seen; the placement compares them.
@@ -150,9 +163,14 @@ impl<D: Disk> Directory<D> {
         self.free.load(Ordering::Relaxed)
     }
 
-    /// True if a new chunk may be placed here.
+    /// True if a new chunk may be placed here. Only looks: room that packs hold is given back by whoever takes
+    /// some, or before that by [`Directory::release_room`].
     pub(super) fn accepts_chunks(&self) -> bool {
-        self.in_service() && self.has_room(0, self.thresholds.watermark)
+        let accepts = || self.free_estimate() >= self.thresholds.watermark;
+        if !accepts() {
+            self.look_at_room();
+        }
+        accepts() && self.in_service()
     }
 
     /// Takes `bytes` off the room, or refuses to write.
@@ -161,7 +179,7 @@ impl<D: Disk> Directory<D> {
             return Err(DataError::Io);
         }
         if !self.has_room(bytes, self.thresholds.reserve) {
-            return Err(DataError::NoSpace);
+            return Err(if self.in_service() { DataError::NoSpace } else { DataError::Io });
         }
         let take = |free: u64| Some(free.saturating_sub(bytes));
         // the closure always gives a value
@@ -169,17 +187,37 @@ impl<D: Disk> Directory<D> {
         Ok(())
     }
 
-    /// Asks the file system again before it says no, and gives back what it can: the estimate only shrinks.
+    /// Asks the file system again before it says no, and gives back what one pack holds: the estimate only
+    /// shrinks.
     fn has_room(&self, bytes: u64, kept: u64) -> bool {
         let wanted = bytes.saturating_add(kept);
         let has = || self.free_in_file_system() >= wanted;
         if !has() {
             self.look_at_room();
         }
-        while !has() && self.packs.release() {
-            self.look_at_room();
+        has() || self.release() && has()
+    }
+
+    /// If chunks with files of their own find no room, gives back what one pack holds and no replica needs. May
+    /// wait for the device.
+    pub(super) fn release_room(&self) {
+        if self.in_service() && self.packs.idle() > 0 && self.free_in_file_system() < self.thresholds.watermark {
+            self.release();
         }
-        has()
+    }
+
+    fn release(&self) -> bool {
+        let released = self.packs.release();
+        self.look_at_room();
+        released.unwrap_or_else(|error| {
+            self.pack_failed(&error, &self.path.join(PACKS));
+            false
+        })
+    }
+
+    /// True if there is a place in a pack for a replica of so many bytes, or none will be made for it.
+    pub(super) fn has_place(&self, bytes: u32) -> bool {
+        self.packs.can_take(units_for(bytes))
     }
 
     /// Room in a pack for a replica of so many bytes; `None` if it should have a file of its own.
@@ -190,13 +228,26 @@ impl<D: Disk> Directory<D> {
                 let taken = if needs_room { self.take_room(u64::from(place.units) * BLOCK as u64) } else { Ok(()) };
                 return taken.map(|()| Some(place)).inspect_err(|_| self.packs.free(place));
             }
-            let usable = self.free_in_file_system().saturating_sub(self.thresholds.watermark);
-            let made = self.packs.make(units, usable);
+            let made = self.packs.make(units, self.usable_for_packs());
             match made.map_err(|error| self.failed(&error, &self.path.join(PACKS)))? {
                 Some(bytes) => self.take_room(bytes)?,
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Makes the pack that will be filled next, if little is left of the present one. May wait for the device.
+    pub(super) fn prepare_places(&self) -> Result<(), DataError> {
+        if !self.in_service() {
+            return Ok(());
+        }
+        let made = self.packs.prepare(self.usable_for_packs());
+        let bytes = made.map_err(|error| self.failed(&error, &self.path.join(PACKS)))?;
+        bytes.map_or(Ok(()), |bytes| self.take_room(bytes))
+    }
+
+    fn usable_for_packs(&self) -> u64 {
+        self.free_in_file_system().saturating_sub(self.thresholds.watermark)
     }
 
     /// More room for a replica in a pack, where it is; `None` if there is none behind it.
@@ -218,7 +269,7 @@ impl<D: Disk> Directory<D> {
         let old = old.and_then(|old| Some(record(old, old.place?.units)));
         self.packs
             .write_record(place, &record(entry, place.units), old.as_ref())
-            .map_err(|error| self.failed(&error, &self.packs.path(place.pack)))
+            .map_err(|error| self.pack_failed(&error, &self.packs.path(place.pack)))
     }
 
     /// Makes the file of a new chunk.
@@ -302,18 +353,34 @@ impl<D: Disk> Directory<D> {
     /// Judges an error of a flush: what it lost is not known and would be forgotten by a restart, so
     /// the directory stays out of service until a person looks at it.
     pub(super) fn flush_failed(&self, error: &io::Error, path: &Path) -> DataError {
-        let reason = format!("flush of {} failed: {error}", path.display());
-        self.fail(&reason);
-        let note = || {
-            let file = self.disk.open(&self.path.join(FAILED), OpenMode::OpenOrCreate)?;
-            file.write(0, &[reason.as_bytes()])?;
-            file.sync()?;
-            self.disk.sync_dir(&self.path)
-        };
-        if let Err(error) = note() {
-            tracing::error!(directory = %self.path.display(), %error, "the failed flush cannot be noted down");
+        self.lost(&format!("flush of {} failed: {error}", path.display()))
+    }
+
+    /// Judges an error of an operation on a pack.
+    fn pack_failed(&self, error: &PackError, path: &Path) -> DataError {
+        match error {
+            PackError::Io(error) => self.failed(error, path),
+            PackError::Flush => self.lost(&format!("flush of {} failed", path.display())),
         }
+    }
+
+    fn lost(&self, reason: &str) -> DataError {
+        self.fail(reason);
+        note_failed_flush(&*self.disk, &self.path, reason);
         DataError::Io
+    }
+}
+
+/// Notes down, durably, that a flush failed in a storage directory.
+pub(super) fn note_failed_flush<D: Disk>(disk: &D, path: &Path, reason: &str) {
+    let note = || {
+        let file = disk.open(&path.join(FAILED), OpenMode::OpenOrCreate)?;
+        file.write(0, &[reason.as_bytes()])?;
+        file.sync()?;
+        disk.sync_dir(path)
+    };
+    if let Err(error) = note() {
+        tracing::error!(directory = %path.display(), %error, "the failed flush cannot be noted down");
     }
 }
 

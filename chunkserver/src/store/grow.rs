@@ -35,7 +35,7 @@ impl<D: Disk> ChunkStore<D> {
 
     fn grow(&self, open: &Open<D::File>, live: &mut Live<D::File>, place: Place, length: u32) -> Result<(), DataError> {
         if length > PACKED_MAX {
-            return self.move_to_file(open, live);
+            return self.move_to_file(open, live, length);
         }
         // one that grows will grow again
         let wanted = length.max(place.capacity().saturating_mul(2)).min(PACKED_MAX);
@@ -45,7 +45,7 @@ impl<D: Disk> ChunkStore<D> {
         }
         match directory.take_place(wanted)? {
             Some(place) => self.move_to_place(open, live, place),
-            None => self.move_to_file(open, live),
+            None => self.move_to_file(open, live, length),
         }
     }
 
@@ -89,12 +89,13 @@ impl<D: Disk> ChunkStore<D> {
         self.moved(open, live, (entry, bytes))
     }
 
-    fn move_to_file(&self, open: &Open<D::File>, live: &mut Live<D::File>) -> Result<(), DataError> {
+    /// Moves a replica to a file, which will hold `length` bytes.
+    fn move_to_file(&self, open: &Open<D::File>, live: &mut Live<D::File>, length: u32) -> Result<(), DataError> {
         let directory = self.directory(live.entry);
         let entry = Entry { place: None, ..live.entry };
         let name = entry.name(open.handle);
         let (path, moving) = (directory.chunk_path(name), directory.subdir(open.handle).join(name.move_name()));
-        directory.take_room(HEADER_LEN as u64 + u64::from(live.length))?;
+        directory.take_room(HEADER_LEN as u64 + u64::from(length))?;
         let failed = |error: io::Error| directory.failed(&error, &moving);
         // what an earlier try has left that failed
         match self.disk.remove(&moving) {

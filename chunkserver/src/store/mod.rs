@@ -13,11 +13,13 @@
 //!                 unclean stop, poison  v
 //!                                    Suspect -- adopt, import --> Clean
 //! ```
-//! All methods block. Those that never wait for the device unless pages are cold: `write` (but for the
-//! first one to a clean chunk, which commits a dirty mark), `create`, `read_cached`, `row`, `rows`.
+//! All methods block. Those that never wait for the device: `read_cached`, `row`, `rows`, `space`. `write` and
+//! `create` do not unless pages are cold, as far as [`ChunkStore::writes_at_once`] and
+//! [`ChunkStore::creates_at_once`] say so.
 
 mod adopt;
 mod api;
+mod clean;
 mod compact;
 mod cut;
 mod directory;
@@ -63,8 +65,9 @@ use image::{Header, Image};
 use index::{Entry, Index, Live, Open, Seen};
 use layout::Layout;
 use marks::Mark;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use slice::Slice;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -80,6 +83,8 @@ pub struct ChunkStore<D: Disk> {
     /// Known once the chunk size is.
     layout: OnceLock<Layout>,
     stopped: AtomicBool,
+    /// Packed replicas that compaction found damaged in this run.
+    unmovable: Mutex<HashSet<ChunkHandle>>,
     loans: Arc<Loans>,
 }
 
@@ -288,6 +293,19 @@ impl<D: Disk> ChunkStore<D> {
         }
     }
 
+    /// As [`ChunkStore::with_shared`], without waiting: `None` if the replica is not open, or not free.
+    fn with_shared_now<T>(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        act: impl FnOnce(&Open<D::File>, &Live<D::File>) -> Result<T, DataError>,
+    ) -> Result<Option<T>, DataError> {
+        let (_, Some(open)) = self.index.get_open(handle).ok_or(DataError::NoChunk)? else { return Ok(None) };
+        let Some(live) = open.live.try_read().filter(|live| !live.gone) else { return Ok(None) };
+        live.check(version)?;
+        act(&open, &live).map(Some)
+    }
+
     /// Changes what the index says of a replica; the caller has it exclusively.
     fn publish(&self, open: &Open<D::File>, live: &mut Live<D::File>, change: impl FnOnce(&mut Entry)) {
         change(&mut live.entry);
@@ -328,11 +346,17 @@ impl<D: Disk> ChunkStore<D> {
 }
 
 impl<F> Live<F> {
+    /// A flush of its pack failed, whoever asked for it. That one cannot tell the others: it may have a
+    /// replica locked.
+    fn may_be_lost(&self) -> bool {
+        self.entry.state != ReplicaState::Clean && self.bytes.may_be_lost()
+    }
+
     /// Fails unless the replica has this version and may be used.
     fn check(&self, version: ChunkVersion) -> Result<(), DataError> {
         if self.entry.version != version {
             Err(DataError::Version)
-        } else if self.entry.state == ReplicaState::Suspect {
+        } else if self.entry.state == ReplicaState::Suspect || self.may_be_lost() {
             Err(DataError::Suspect)
         } else {
             Ok(())

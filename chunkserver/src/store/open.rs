@@ -13,7 +13,7 @@ use super::{ChunkStore, Identity, StoreConfig, StoreError, expect_same};
 use crate::loans::Loans;
 use gfs_proto::control::{DirectorySpace, ReplicaState};
 use gfs_proto::ids::{Incarnation, Term};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,7 @@ impl<D: Disk> ChunkStore<D> {
             identity: RwLock::new(identity),
             layout,
             stopped: AtomicBool::new(false),
+            unmovable: Mutex::default(),
             loans,
         })
     }

@@ -30,7 +30,8 @@ impl<D: Disk> ChunkStore<D> {
         })
     }
 
-    /// Like [`ChunkStore::read`], but `None` (and `out` unchanged) if that would wait for the device.
+    /// Like [`ChunkStore::read`], but `None` (and `out` unchanged) if that would wait, for the device or for one
+    /// who has the replica exclusively.
     pub fn read_cached(
         &self,
         handle: ChunkHandle,
@@ -38,8 +39,7 @@ impl<D: Disk> ChunkStore<D> {
         range: Extent,
         out: &mut Vec<u8>,
     ) -> Result<Option<ReadOut>, DataError> {
-        let (_, Some(_)) = self.index.get_open(handle).ok_or(DataError::NoChunk)? else { return Ok(None) };
-        self.with_shared(handle, version, |open, live| {
+        let found = self.with_shared_now(handle, version, |open, live| {
             let data_len = clip(range, live.length)?;
             let start = out.len();
             let mut sums = Vec::new();
@@ -51,7 +51,8 @@ impl<D: Disk> ChunkStore<D> {
                 out.truncate(start);
             }
             Ok(found?.then_some(ReadOut { sums, chunk_length: live.length, data_len }))
-        })
+        })?;
+        Ok(found.flatten())
     }
 
     /// What `sendfile` needs to answer a read.
@@ -61,12 +62,29 @@ impl<D: Disk> ChunkStore<D> {
         version: ChunkVersion,
         range: Extent,
     ) -> Result<SendPlan<D::File>, DataError> {
-        self.with_shared(handle, version, |open, live| {
-            let length = clip(range, live.length)?;
-            let sums = self.sums(&self.image(open, live)?, live, (range.offset, length))?;
-            let offset = live.bytes.at(Layout::data_at(range.offset));
-            Ok(SendPlan { file: live.bytes.file.clone(), offset, length, sums, chunk_length: live.length })
-        })
+        self.with_shared(handle, version, |open, live| self.plan_of(open, live, range))
+    }
+
+    /// Like [`ChunkStore::plan_send`], but `None` if the replica is not open or somebody has it exclusively.
+    pub fn plan_send_now(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        range: Extent,
+    ) -> Result<Option<SendPlan<D::File>>, DataError> {
+        self.with_shared_now(handle, version, |open, live| self.plan_of(open, live, range))
+    }
+
+    fn plan_of(
+        &self,
+        open: &Open<D::File>,
+        live: &Live<D::File>,
+        range: Extent,
+    ) -> Result<SendPlan<D::File>, DataError> {
+        let length = clip(range, live.length)?;
+        let sums = self.sums(&self.image(open, live)?, live, (range.offset, length))?;
+        let offset = live.bytes.at(Layout::data_at(range.offset));
+        Ok(SendPlan { file: live.bytes.file.clone(), offset, length, sums, chunk_length: live.length })
     }
 
     /// Length of a replica, from its file if need be. Suspect replicas answer too.

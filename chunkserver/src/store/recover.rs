@@ -11,7 +11,7 @@
 //! A replica that was ever called suspect stays it until it is adopted or replaced: suspect marks are
 //! written before the new run is.
 
-use super::directory::subdir;
+use super::directory::{note_failed_flush, subdir};
 use super::disk::{Disk, OpenMode};
 use super::format_file::FormatFile;
 use super::image::{Header, Image};
@@ -19,7 +19,7 @@ use super::index::Entry;
 use super::layout::{ChunkName, Layout, SUBDIRS};
 use super::marks::{self, Mark, Marks, Replayed};
 use super::open::read_file;
-use super::pack::{Packs, Place, Record, Scanned};
+use super::pack::{PackError, Packs, Place, Record, Scanned};
 use super::slice::Slice;
 use gfs_proto::control::ReplicaState;
 use gfs_proto::ids::ChunkHandle;
@@ -186,7 +186,7 @@ fn choose<D: Disk>(
     for pair in all.windows(2).filter(|pair| pair[0].name.handle == pair[1].name.handle) {
         let Candidate { name, place, .. } = pair[0];
         match place {
-            Some(place) => packs.erase(place).and_then(|()| packs.flush(place.pack))?,
+            Some(place) => erase(found_in, place)?,
             None => disk.remove(&subdir(path, ChunkName::subdir(name.handle)).join(name.file_name()))?,
         }
     }
@@ -194,6 +194,20 @@ fn choose<D: Disk>(
     all.dedup_by_key(|candidate| candidate.name.handle);
     packs.remove_empty();
     Ok(all)
+}
+
+/// Erases a record durably.
+fn erase<D: Disk>(found_in: &FoundIn<'_, D>, place: Place) -> io::Result<()> {
+    let FoundIn { disk, path, packs } = found_in;
+    packs.erase(place)?;
+    packs.flush(place.pack).map_err(|error| match error {
+        PackError::Io(error) => error,
+        PackError::Flush => {
+            // the next start would read from the page cache what the disk may never have got
+            note_failed_flush(*disk, path, &format!("flush of {} failed", packs.path(place.pack).display()));
+            io::Error::other(PackError::Flush)
+        }
+    })
 }
 
 /// Makes those suspect whose content does not match their checksums.

@@ -2,6 +2,7 @@
 
 use super::ChunkStore;
 use super::disk::Disk;
+use super::flush::packs_of;
 use super::index::{Entry, Live, Open, Seen};
 use super::layout::{HEADER_LEN, VERSION_MAX};
 use super::pack::PACKED_MAX;
@@ -17,9 +18,9 @@ use std::sync::atomic::Ordering;
 const DIRECTORY_FLUSHES_MAX: usize = 16;
 
 impl<D: Disk> ChunkStore<D> {
-    /// Makes an empty replica, dirty, in the directory with most room. Costs no flush unless it takes
-    /// the place of one of a lower version: a chunk begins again only where nothing that it held counts. `bytes`: it
-    /// will hold about as many.
+    /// Makes an empty replica, dirty, in the directory with most room. `bytes`: it will hold about as many. Costs
+    /// no flush unless a pack has to be made, or it takes the place of one of a lower version: a chunk begins again
+    /// only where nothing that it held counts.
     /// [`DataError::Epoch`] if the chunk has a replica of this version or a higher one here already.
     pub fn create(&self, handle: ChunkHandle, version: ChunkVersion, bytes: u32) -> Result<(), DataError> {
         self.layout()?;
@@ -65,6 +66,12 @@ impl<D: Disk> ChunkStore<D> {
         Ok(())
     }
 
+    /// True if a new replica for so many bytes needs no flush. Another request may change that.
+    pub fn creates_at_once(&self, handle: ChunkHandle, bytes: u32) -> bool {
+        let has_place = |dir: u8| bytes > PACKED_MAX || self.directories[usize::from(dir)].has_place(bytes);
+        self.index.get(handle).is_none() && self.place().is_ok_and(has_place)
+    }
+
     /// The bytes of a replica that is made, all zeroes.
     fn new_image(&self, handle: ChunkHandle, entry: Entry) -> Result<Slice<D::File>, DataError> {
         let directory = self.directory(entry);
@@ -83,7 +90,8 @@ impl<D: Disk> ChunkStore<D> {
         best.map(|(number, _)| number as u8).ok_or(none)
     }
 
-    /// Gives a replica a higher version, durably. Idempotent: fine if it has version `to` already.
+    /// Gives a replica a higher version, durably. Idempotent: if it has version `to` already, that is made durable,
+    /// which a run before this one may not have come to.
     pub fn raise(&self, handle: ChunkHandle, from: ChunkVersion, to: ChunkVersion) -> Result<(), DataError> {
         check_version(to)?;
         if to < from {
@@ -91,15 +99,11 @@ impl<D: Disk> ChunkStore<D> {
         }
         let has = self.index.get(handle).ok_or(DataError::NoChunk)?.version;
         let name = self.with_exclusive(handle, if has == to { to } else { from }, |open, live| {
-            if live.entry.version == to && live.name_synced {
-                return Ok(None);
-            }
             self.rename(open, live, |entry| entry.version = to)?;
-            Ok(Some(live.entry))
+            Ok(live.entry)
         })?;
-        let Some(entry) = name else { return Ok(()) };
-        self.sync_name(handle, entry)?;
-        self.name_is_durable(handle, entry);
+        self.sync_name(handle, name)?;
+        self.name_is_durable(handle, name);
         Ok(())
     }
 
@@ -221,10 +225,9 @@ impl<D: Disk> ChunkStore<D> {
     /// Makes the names in the subdirectories of these replicas durable, and the records of those in packs;
     /// the directories that failed.
     pub(super) fn sync_names_of(&self, replicas: &[(ChunkHandle, Entry)]) -> BTreeSet<u8> {
-        let packed = replicas.iter().filter_map(|(_, entry)| Some((entry.dir, entry.place?.pack)));
-        let packs: BTreeSet<(u8, u32)> = packed.collect();
-        let unsynced = |(dir, pack): &(u8, u32)| self.directories[usize::from(*dir)].sync_pack(*pack).is_err();
-        let mut failed: BTreeSet<u8> = packs.into_iter().filter(unsynced).map(|(dir, _)| dir).collect();
+        let packs = packs_of(replicas.iter().map(|(_, entry)| *entry)).into_iter();
+        let unsynced = packs.filter(|(dir, packs)| self.directories[usize::from(*dir)].sync_packs(packs).is_err());
+        let mut failed: BTreeSet<u8> = unsynced.map(|(dir, _)| dir).collect();
         failed.append(&mut self.sync_file_names_of(replicas));
         failed
     }

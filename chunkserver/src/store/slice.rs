@@ -4,6 +4,7 @@
 use super::disk::DiskFile;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The bytes of one replica; clones are the same bytes.
 #[derive(Debug)]
@@ -13,16 +14,18 @@ pub(super) struct Slice<F> {
 }
 
 /// A part of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 struct Within {
     base: u64,
     /// Bytes from `base` on.
     room: u64,
+    /// A flush of the file failed.
+    failed: Arc<AtomicBool>,
 }
 
 impl<F> Clone for Slice<F> {
     fn clone(&self) -> Self {
-        Self { file: self.file.clone(), within: self.within }
+        Self { file: self.file.clone(), within: self.within.clone() }
     }
 }
 
@@ -31,8 +34,14 @@ impl<F> Slice<F> {
         Self { file: Arc::new(file), within: None }
     }
 
-    pub(super) const fn part(file: Arc<F>, base: u64, room: u64) -> Self {
-        Self { file, within: Some(Within { base, room }) }
+    /// `failed`: set once a flush of the file has failed.
+    pub(super) const fn part(file: Arc<F>, base: u64, room: u64, failed: Arc<AtomicBool>) -> Self {
+        Self { file, within: Some(Within { base, room, failed }) }
+    }
+
+    /// A flush that others had asked for failed: of what is not known to be durable anything may be lost.
+    pub(super) fn may_be_lost(&self) -> bool {
+        self.within.as_ref().is_some_and(|within| within.failed.load(Ordering::Acquire))
     }
 
     /// The file, if nothing else is in it.
@@ -44,12 +53,12 @@ impl<F> Slice<F> {
 impl<F: DiskFile> Slice<F> {
     /// Where a byte of the image is in its file.
     pub(super) fn at(&self, offset: u64) -> u64 {
-        self.within.map_or(0, |within| within.base) + offset
+        self.within.as_ref().map_or(0, |within| within.base) + offset
     }
 
     /// The part of a range that exists.
     fn clip(&self, offset: u64, length: u64) -> u64 {
-        self.within.map_or(length, |within| length.min(within.room.saturating_sub(offset)))
+        self.within.as_ref().map_or(length, |within| length.min(within.room.saturating_sub(offset)))
     }
 
     /// As [`DiskFile::read`].
@@ -87,7 +96,7 @@ impl<F: DiskFile> Slice<F> {
 
     /// Makes all of it read as zeroes.
     pub(super) fn clear(&self) -> io::Result<()> {
-        match self.within {
+        match &self.within {
             None => self.file.set_len(0),
             Some(within) => self.punch(0, within.room),
         }
@@ -95,7 +104,7 @@ impl<F: DiskFile> Slice<F> {
 
     /// Bytes that it can have: the size of a file, the room of a slice.
     pub(super) fn length(&self) -> io::Result<u64> {
-        self.within.map_or_else(|| self.file.length(), |within| Ok(within.room))
+        self.within.as_ref().map_or_else(|| self.file.length(), |within| Ok(within.room))
     }
 }
 
@@ -110,7 +119,7 @@ mod tests {
     fn a_slice_ends_where_its_room_does() {
         let file = Arc::new(MemDisk::default().open(Path::new("/f"), OpenMode::CreateNew).expect("file"));
         file.write(0, &[&[7; 100]]).expect("write");
-        let slice = Slice::part(file.clone(), 20, 30);
+        let slice = Slice::part(file.clone(), 20, 30, Arc::default());
         let all = |slice: &Slice<_>| {
             let mut out = Vec::new();
             slice.read(0, 1000, &mut out).map(|()| out).expect("read")
@@ -130,6 +139,6 @@ mod tests {
     #[should_panic(expected = "another replica's")]
     fn nothing_is_written_behind_a_slice() {
         let file = Arc::new(MemDisk::default().open(Path::new("/f"), OpenMode::CreateNew).expect("file"));
-        let _ = Slice::part(file, 20, 30).write(29, &[b"ab"]);
+        let _ = Slice::part(file, 20, 30, Arc::default()).write(29, &[b"ab"]);
     }
 }

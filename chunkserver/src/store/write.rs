@@ -6,7 +6,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::image::Image;
-use super::index::{Live, Open};
+use super::index::{Entry, Live, Open};
 use super::layout::{BLOCK, FIELDS_LEN, HEADER_LEN, Layout, blocks_of, sum_at};
 use super::write_plan::{Piece, Plan, SumRun, check, plan, segments};
 use super::{ChunkStore, WriteData};
@@ -36,6 +36,13 @@ impl<D: Disk> ChunkStore<D> {
         self.with_exclusive(handle, version, |open, live| self.write_pieces(open, live, &pieces))
     }
 
+    /// True if a write up to byte `end` needs no flush: the replica is known to be modified (a power cut must
+    /// leave no doubt of that), and has room where it is. Another request may change that.
+    pub fn writes_at_once(&self, handle: ChunkHandle, end: u32) -> bool {
+        let is_ready = |entry: Entry| entry.is_guarded() && entry.place.is_none_or(|place| place.capacity() >= end);
+        self.index.get(handle).is_some_and(is_ready)
+    }
+
     fn write_pieces(
         &self,
         open: &Open<D::File>,
@@ -50,7 +57,7 @@ impl<D: Disk> ChunkStore<D> {
             }
         })?;
         let header = if live.header { 0 } else { HEADER_LEN as u32 };
-        // one in a pack has its room already, or will be moved
+        // one in a pack has its room already, or will be moved and takes it then
         let grown = if live.entry.place.is_some() { 0 } else { plan.length - live.length + header };
         directory.take_room(u64::from(grown))?;
         self.guard(open, live)?;

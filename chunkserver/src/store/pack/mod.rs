@@ -4,7 +4,7 @@
 //! ```text
 //!               take           extend, erase                  no replica is left
 //!   (made) ---> filling ---> full, or older than this run ---> removed
-//!                  \________ room is short ________^      (the last few are moved away)
+//!                  \__ room is short, clean stop __^      (the last few are moved away)
 //! ```
 //! Invariants:
 //! - A unit is given out once in the life of a pack. So what a new replica has not written reads as
@@ -15,18 +15,21 @@
 
 mod file;
 mod format;
+mod room;
 mod scan;
 mod units;
 
 pub(super) use format::{PACK_BYTES_MAX, PACKED_MAX, Place, Record, units_for};
 pub(super) use scan::Scanned;
 
+use super::directory::judge;
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::slice::Slice;
 use file::Pack;
 use format::{Geometry, UNIT};
+use gfs_proto::frame::DataError;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,10 +42,21 @@ pub(super) const PACKS: &str = "packs";
 const NEW: &str = ".new";
 /// A new pack takes at most this part of the room that may be used.
 const SHARE: u64 = 16;
-/// A pack is nearly empty if less than this part of it is used.
-const SPARSE: u64 = 16;
+/// A pack is nearly full if no more than this part of it is left.
+const NEARLY_FULL: u64 = 4;
 /// Smaller packs are not made, unless the store is told to make no larger ones.
 const PACK_MIN: u64 = 1 << 20;
+
+/// Why an operation on a pack failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PackError {
+    /// An operation on its file.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A flush, this one or one before it. What was not durable may be lost and seem to be there.
+    #[error("the pack could not be flushed")]
+    Flush,
+}
 
 /// The packs of one storage directory.
 pub(super) struct Packs<D: Disk> {
@@ -62,13 +76,45 @@ struct Members<F> {
     packs: BTreeMap<u32, Member<F>>,
     /// The one that is being filled.
     filling: Option<u32>,
+    /// The one to be filled next: nothing of it was given out.
+    ready: Option<u32>,
     number_next: u32,
+}
+
+impl<F: DiskFile> Members<F> {
+    fn has(&self, pack: Option<u32>, units: u32) -> bool {
+        pack.and_then(|pack| self.packs.get(&pack)).is_some_and(|member| member.has(units))
+    }
+
+    /// Units can be given out without making a pack.
+    fn can_take(&self, units: u32) -> bool {
+        self.has(self.filling, units) || self.has(self.ready, units)
+    }
+
+    /// The pack to take units from; the one that is ready takes the place of one that is full.
+    fn turn_to(&mut self, units: u32) -> Option<&mut Member<F>> {
+        if !self.has(self.filling, units) && self.has(self.ready, units) {
+            self.filling = self.ready.take();
+        }
+        self.packs.get_mut(&self.filling?)
+    }
+
+    /// No replicas are put into it any more.
+    fn close(&mut self, pack: u32) {
+        self.filling = self.filling.filter(|filling| *filling != pack);
+        self.ready = self.ready.filter(|ready| *ready != pack);
+    }
+
+    /// Replicas may still be put into it.
+    fn is_open(&self, pack: u32) -> bool {
+        self.filling == Some(pack) || self.ready == Some(pack)
+    }
 }
 
 /// A pack, and what its units are used for.
 struct Member<F> {
     pack: Arc<Pack<F>>,
-    /// The first unit that was never given out; of no meaning but in the one that is being filled.
+    /// The first unit that was never given out; of no meaning in a pack that is not filled any more.
     next: u32,
     used: Units,
     /// Units that have room on the disk without being used.
@@ -80,12 +126,21 @@ struct Member<F> {
 }
 
 impl<F: DiskFile> Member<F> {
+    fn is_nearly_full(&self) -> bool {
+        u64::from(self.pack.geometry.units - self.next) * NEARLY_FULL <= u64::from(self.pack.geometry.units)
+    }
+
+    /// So many units were never given out.
+    fn has(&self, units: u32) -> bool {
+        self.next + units <= self.pack.geometry.units
+    }
+
     /// The next units of the pack, which is being filled; `None` if it is full.
     fn take(&mut self, units: u32) -> Option<Place> {
-        let Geometry { number, units: all } = self.pack.geometry;
-        if self.next + units > all {
+        if !self.has(units) {
             return None;
         }
+        let number = self.pack.geometry.number;
         let place = Place { pack: number, first: self.next as u16, units: units as u8 };
         self.next += units;
         self.used.set(place, true);
@@ -114,12 +169,17 @@ impl<D: Disk> Packs<D> {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// True if [`Packs::take`] would give so many units, or no packs are made.
+    pub(super) fn can_take(&self, units: u32) -> bool {
+        let members = self.members.lock();
+        self.pack_bytes == 0 || members.can_take(units)
+    }
+
     /// Units for a new replica in the pack that is being filled, and whether their room has yet to be
     /// taken from the directory's. `None` if the pack is full or there is none.
     pub(super) fn take(&self, units: u32) -> Option<(Place, bool)> {
         let mut members = self.members.lock();
-        let filling = members.filling?;
-        let member = members.packs.get_mut(&filling)?;
+        let member = members.turn_to(units)?;
         let place = member.take(units)?;
         if member.allocated {
             self.take_idle(member, units);
@@ -157,21 +217,42 @@ impl<D: Disk> Packs<D> {
     /// if none was made.
     pub(super) fn make(&self, units: u32, usable: u64) -> io::Result<Option<u64>> {
         let _making = self.making.lock();
-        let number = {
+        if self.members.lock().can_take(units) {
+            return Ok(Some(0));
+        }
+        self.make_as(units, usable, |members, number| members.filling = Some(number))
+    }
+
+    /// As [`Packs::make`], before it is needed: if little is left of the one that is being filled. `None` if none
+    /// was made.
+    pub(super) fn prepare(&self, usable: u64) -> io::Result<Option<u64>> {
+        let _making = self.making.lock();
+        let is_wanted = {
             let members = self.members.lock();
             let filling = members.filling.and_then(|filling| members.packs.get(&filling));
-            if filling.is_some_and(|member| member.next + units <= member.pack.geometry.units) {
-                return Ok(Some(0));
-            }
-            members.number_next
+            members.ready.is_none() && filling.is_some_and(Member::is_nearly_full)
         };
+        if !is_wanted {
+            return Ok(None);
+        }
+        self.make_as(1, usable, |members, number| members.ready = Some(number))
+    }
+
+    /// The caller holds `making`.
+    fn make_as(
+        &self,
+        units: u32,
+        usable: u64,
+        enter: impl FnOnce(&mut Members<D::File>, u32),
+    ) -> io::Result<Option<u64>> {
+        let number = self.members.lock().number_next;
         let Some(bytes) = self.size_for(usable) else { return Ok(None) };
         let geometry = Geometry { number, units: (bytes / UNIT) as u32 };
         if geometry.units < units {
             return Ok(None);
         }
         let (pack, allocated) = match self.write_new(geometry) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(None),
+            Err(error) if judge(&error) == DataError::NoSpace => return Ok(None),
             made => made?,
         };
         let idle = if allocated { u64::from(geometry.units) } else { 0 };
@@ -180,7 +261,7 @@ impl<D: Disk> Packs<D> {
         let member = Member { pack: Arc::new(pack), next: 0, used, idle, allocated, damaged: false };
         let mut members = self.members.lock();
         members.packs.insert(number, member);
-        members.filling = Some(number);
+        enter(&mut members, number);
         members.number_next += 1;
         Ok(Some(if allocated { geometry.length() } else { geometry.unit_at(0) }))
     }
@@ -189,6 +270,11 @@ impl<D: Disk> Packs<D> {
     fn write_new(&self, geometry: Geometry) -> io::Result<(Pack<D::File>, bool)> {
         let path = self.path(geometry.number);
         let new = path.with_extension(&NEW[1..]);
+        // what an earlier try has left that failed
+        match self.disk.remove(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = self.disk.open(&new, OpenMode::CreateNew)?;
         let made = || {
             let allocated = file.allocate(geometry.length())?;
@@ -208,7 +294,7 @@ impl<D: Disk> Packs<D> {
 
     /// Writes the record of a replica, not durable yet. `old` is the one that is there, put back durably if
     /// that fails.
-    pub(super) fn write_record(&self, place: Place, record: &Record, old: Option<&Record>) -> io::Result<()> {
+    pub(super) fn write_record(&self, place: Place, record: &Record, old: Option<&Record>) -> Result<(), PackError> {
         let pack = self.get(place.pack)?;
         let Err(error) = pack.write_record(place.first, record) else { return Ok(()) };
         let undone = match old {
@@ -216,9 +302,9 @@ impl<D: Disk> Packs<D> {
             None => pack.erase_record(place.first),
         };
         // never as if the disk were full only: the next start may find either record
-        Err(match undone.and_then(|()| pack.flush()) {
-            Ok(()) => error,
-            Err(worse) => io::Error::other(format!("a record is not certain: {error}, {worse}")),
+        Err(match undone {
+            Ok(()) => pack.flush().map_or_else(|failed| failed, |()| error.into()),
+            Err(worse) => io::Error::other(format!("a record is not certain: {error}, {worse}")).into(),
         })
     }
 
@@ -241,80 +327,23 @@ impl<D: Disk> Packs<D> {
 
     /// Makes everything durable that was written to this pack before the call, records included. Of one that
     /// was removed meanwhile it is durable that it has no replicas.
-    pub(super) fn flush(&self, pack: u32) -> io::Result<()> {
+    pub(super) fn flush(&self, pack: u32) -> Result<(), PackError> {
         self.get(pack).map_or(Ok(()), |pack| pack.flush())
     }
 
-    /// Removes packs without replicas, once it is durable that they have none: until then their records
-    /// would come back if the removal is lost.
-    pub(super) fn remove_empty(&self) {
-        let mut empty = Vec::new();
-        let mut members = self.members.lock();
-        let filling = members.filling;
-        members.packs.retain(|number, member| {
-            let kept = filling == Some(*number) || member.damaged || member.pack.has_erased();
-            let kept = kept || member.used.count() > 0;
-            if !kept {
-                self.idle.fetch_sub(member.idle * UNIT, Ordering::Relaxed);
-                empty.push(*number);
-            }
-            kept
-        });
-        drop(members);
-        for path in empty.into_iter().map(|number| self.path(number)) {
-            if let Err(error) = self.disk.remove(&path) {
-                tracing::warn!(file = %path.display(), %error, "a pack without replicas stays until the next start");
-            }
-        }
+    /// As [`Packs::flush`] for many packs at once, by `sync`, which flushes the file system.
+    pub(super) fn flush_together(
+        &self,
+        packs: &BTreeSet<u32>,
+        sync: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), PackError> {
+        let packs: Vec<_> = packs.iter().filter_map(|pack| self.get(*pack).ok()).collect();
+        Pack::flush_together(&packs, sync)
     }
 
-    /// Packs with so few replicas that these had better be elsewhere, the emptiest first, without the fullest.
-    pub(super) fn sparse(&self) -> Vec<u32> {
-        let members = self.members.lock();
-        let sealed =
-            members.packs.iter().filter(|(number, member)| members.filling != Some(**number) && !member.damaged);
-        let few = |member: &Member<D::File>| {
-            Some(member.used.count()).filter(|used| used * SPARSE <= u64::from(member.pack.geometry.units))
-        };
-        let mut sparse: Vec<_> = sealed.filter_map(|(number, member)| Some((few(member)?, *number))).collect();
-        sparse.sort_unstable();
-        sparse.pop();
-        sparse.into_iter().map(|(_, number)| number).collect()
-    }
-
-    /// Bytes that could be used for replicas, or given back.
-    pub(super) fn idle(&self) -> u64 {
-        self.idle.load(Ordering::Relaxed)
-    }
-
-    /// Gives room back, of the pack where there is most; false if there is none.
-    pub(super) fn release(&self) -> bool {
-        let (pack, gaps) = {
-            let mut members = self.members.lock();
-            let most = members.packs.values().filter(|member| !member.damaged).max_by_key(|member| member.idle);
-            let Some(number) = most.filter(|member| member.idle > 0).map(|member| member.pack.geometry.number) else {
-                return false;
-            };
-            if members.filling == Some(number) {
-                members.filling = None;
-            }
-            let Some(member) = members.packs.get_mut(&number) else { return false };
-            self.idle.fetch_sub(member.idle * UNIT, Ordering::Relaxed);
-            member.idle = 0;
-            (member.pack.clone(), member.used.gaps(member.pack.geometry.units))
-        };
-        // what is still there after a crash must still have its bytes
-        if pack.flush().is_err() {
-            return false;
-        }
-        let punch =
-            |(first, count): (u32, u32)| pack.file().punch(pack.geometry.unit_at(first), u64::from(count) * UNIT);
-        let punched = gaps.into_iter().try_for_each(punch);
-        if let Err(error) = &punched {
-            tracing::warn!(pack = pack.geometry.number, %error, "its room cannot be given back");
-        }
-        self.remove_empty();
-        punched.is_ok()
+    /// A flush of this pack failed.
+    pub(super) fn has_failed(&self, pack: u32) -> bool {
+        self.get(pack).is_ok_and(|pack| pack.has_failed())
     }
 }
 

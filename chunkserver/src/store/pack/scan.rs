@@ -40,7 +40,7 @@ impl<D: Disk> Packs<D> {
             }
         }
         let number_next = numbers.last().map_or(0, |last| last + 1);
-        let members = Members { packs: BTreeMap::new(), filling: None, number_next };
+        let members = Members { packs: BTreeMap::new(), filling: None, ready: None, number_next };
         let mut packs = Self {
             disk,
             dir,

@@ -316,3 +316,35 @@ fn writers_of_one_chunk_and_readers_exclude_each_other() {
     });
     assert_eq!(store.verify(h(1), V1), Ok(0));
 }
+
+#[test]
+fn what_needs_no_flush_is_known_beforehand() {
+    let (_, store) = fresh();
+    assert!(!store.creates_at_once(h(1), BLOCK), "a pack has to be made");
+    assert!(store.creates_at_once(h(1), LARGE), "a file");
+    store.create(h(1), V1, BLOCK).expect("create");
+    store.create(h(4), V1, 16 * BLOCK).expect("create");
+    assert!(store.creates_at_once(h(2), 12 * BLOCK) && !store.creates_at_once(h(2), 13 * BLOCK), "13 units are left");
+    assert!(!store.creates_at_once(h(1), BLOCK), "the former one has to go for good");
+    store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
+    assert!(store.writes_at_once(h(1), BLOCK) && !store.writes_at_once(h(1), BLOCK + 1), "it would be moved");
+    store.mark_clean(&[h(1)]);
+    assert!(!store.writes_at_once(h(1), BLOCK), "it would be marked");
+    store.create(h(2), V1, LARGE).expect("create");
+    assert!(store.writes_at_once(h(2), CHUNK) && !store.writes_at_once(h(3), 1));
+}
+
+#[test]
+fn a_cached_read_does_not_wait_for_one_who_has_the_replica() {
+    let (_, store) = fresh();
+    store.create(h(1), V1, BLOCK).expect("create");
+    store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
+    let range = Extent { offset: 0, length: BLOCK };
+    let found = || {
+        let cached = store.read_cached(h(1), V1, range, &mut Vec::new()).expect("read");
+        (cached.is_some(), store.plan_send_now(h(1), V1, range).expect("plan").is_some())
+    };
+    assert_eq!(found(), (true, true));
+    let moved = store.with_exclusive(h(1), V1, |_, _| Ok(found()));
+    assert_eq!(moved, Ok((false, false)));
+}

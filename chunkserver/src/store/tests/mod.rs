@@ -6,6 +6,7 @@ mod directories;
 mod fault;
 mod model;
 mod on_disk;
+mod pack_flushes;
 mod packs;
 mod script;
 

@@ -117,9 +117,22 @@ fn room_of_deleted_chunks_in_packs_is_given_back() {
     let pack = dir.path().join("store/packs/00000000");
     let taken = || std::fs::metadata(&pack).expect("pack").blocks() * 512;
     assert!(taken() >= 128 << 10, "{}", taken());
-    while store.directories[0].packs.release() {}
+    while store.directories[0].packs.release().expect("flush") {}
     assert!(taken() <= 4 * u64::from(BLOCK), "{}: header, table, one replica", taken());
     assert_eq!(store.get(h(0)), Ok(pattern(0, BLOCK)));
+}
+
+#[test]
+fn a_clean_stop_gives_back_what_was_not_given_out() {
+    let (dir, store) = fresh_real(CHUNK);
+    store.create(h(1), V1, BLOCK).expect("create");
+    store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
+    store.stop().expect("stop");
+    let taken = std::fs::metadata(dir.path().join("store/packs/00000000")).expect("pack").blocks() * 512;
+    assert!(taken <= 4 * u64::from(BLOCK), "{taken}: header, table, one replica");
+    drop(store);
+    let store = real(&dir, "boot-2");
+    assert_eq!((store.directories[0].packs.idle(), store.get(h(1))), (0, Ok(pattern(1, BLOCK))));
 }
 
 #[test]

@@ -9,16 +9,16 @@ use std::path::Path;
 /// Bytes of the tables of the packs here: 32 units, rounded up to a block.
 const TABLE: usize = 4096;
 
-fn files_in(disk: &MemDisk, part: &str) -> Vec<PathBuf> {
+pub(super) fn files_in(disk: &MemDisk, part: &str) -> Vec<PathBuf> {
     disk.files().into_iter().filter(|path| path.to_string_lossy().contains(part)).collect()
 }
 
-fn small(store: &ChunkStore<MemDisk>, n: u64) {
+pub(super) fn small(store: &ChunkStore<MemDisk>, n: u64) {
     store.create(h(n), V1, BLOCK).expect("create");
     store.put(h(n), 0, &pattern(n as u8, BLOCK)).expect("write");
 }
 
-fn delete(store: &ChunkStore<MemDisk>, n: u64) {
+pub(super) fn delete(store: &ChunkStore<MemDisk>, n: u64) {
     assert_eq!(store.delete(&[SyncChunk { handle: h(n), version: V1 }]), [Ok(())]);
 }
 
@@ -29,7 +29,7 @@ fn pack_of(disk: &MemDisk) -> (PathBuf, Vec<u8>) {
 }
 
 #[test]
-fn small_chunks_share_a_file_and_large_ones_have_their_own() {
+pub(super) fn small_chunks_share_a_file_and_large_ones_have_their_own() {
     let (disk, store) = fresh();
     (1..9).for_each(|n| small(&store, n));
     store.create(h(9), V1, 64 << 10).expect("create");
@@ -160,7 +160,7 @@ fn deletions_compaction_and_giving_back_room_go_on_beside_each_other() {
         }
         while busy.load(std::sync::atomic::Ordering::Relaxed) > 0 {
             store.compact();
-            store.directories[0].packs.release();
+            store.directories[0].packs.release().expect("flush");
         }
     });
     while store.compact() > 0 {}
@@ -403,7 +403,7 @@ fn room_is_given_back_only_of_what_is_durably_erased() {
         assert_eq!(store.mark_clean(&[h(1), h(2)]).len(), 2);
         let packs = &store.directories[0].packs;
         packs.erase(store.index.get(h(1)).and_then(|entry| entry.place).expect("in a pack")).expect("erase");
-        assert!(packs.release());
+        assert!(packs.release().expect("flush"));
         drop(store);
         disk.restart(Loss::Power(seed));
         let store = open(&disk, "boot-2");
@@ -457,6 +457,113 @@ fn nearly_empty_packs_become_one() {
 }
 
 #[test]
+fn packs_that_many_runs_have_left_become_few() {
+    let (disk, mut store) = fresh();
+    for run in 0..6 {
+        (0..3).for_each(|n| small(&store, 3 * run + n));
+        store.mark_clean(&store.dirty());
+        drop(store);
+        disk.restart(Loss::Process);
+        store = open(&disk, "boot-1");
+    }
+    assert_eq!(files_in(&disk, "/packs/").len(), 6);
+    for _ in 0..10 {
+        store.compact();
+    }
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "18 replicas of two units, in packs of 32");
+    assert!((0..18).all(|n| store.get(h(n)) == Ok(pattern(n as u8, BLOCK))));
+}
+
+#[test]
+fn a_pack_is_made_before_the_last_is_full() {
+    let (disk, store) = fresh();
+    store.prepare_places();
+    assert!(files_in(&disk, "/packs/").is_empty(), "nobody needs one");
+    (0..11).for_each(|n| small(&store, n));
+    store.prepare_places();
+    assert_eq!(files_in(&disk, "/packs/").len(), 1, "ten units are left");
+    small(&store, 11);
+    (0..3).for_each(|_| store.prepare_places());
+    store.compact();
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "one, and it stays");
+    let operations = disk.operations();
+    (12..28).for_each(|n| small(&store, n));
+    assert_eq!(disk.operations() - operations, 16 * 2, "records and images: no pack was made");
+    assert_eq!(files_in(&disk, "/packs/").len(), 2);
+    store.prepare_places();
+    store.stop().expect("stop");
+    assert_eq!(files_in(&disk, "/packs/").len(), 2, "one that was not begun goes");
+}
+
+#[test]
+fn what_an_attempt_to_make_a_pack_has_left_is_replaced() {
+    let (disk, store) = fresh();
+    disk.put(&Path::new(DIR).join("packs/00000000.new"), vec![7; 5000]);
+    small(&store, 1);
+    assert_eq!(store.get(h(1)), Ok(pattern(1, BLOCK)));
+    assert!(store.directories[0].in_service() && files_in(&disk, ".new").is_empty());
+}
+
+#[test]
+fn a_chunk_that_leaves_its_pack_takes_room() {
+    let (disk, store) = fresh();
+    small(&store, 1);
+    disk.set_room(Room { file_system: 0, bytes_total: 1 << 30, bytes_free: 100_000 });
+    store.space();
+    let free = store.directories[0].free_estimate() - store.directories[0].packs.idle();
+    store.put(h(1), BLOCK, &pattern(1, 64 << 10)).expect("moved");
+    let idle = store.directories[0].packs.idle();
+    assert_eq!(store.directories[0].free_estimate() - idle, free - u64::from(BLOCK + BLOCK + (64 << 10)));
+}
+
+#[test]
+fn a_raise_that_is_repeated_is_durable() {
+    for (seed, bytes) in (0..20).flat_map(|seed| [(seed, BLOCK), (seed, LARGE)]) {
+        let (disk, store) = fresh();
+        store.create(h(1), V1, bytes).expect("create");
+        store.put(h(1), 0, &pattern(1, BLOCK)).expect("write");
+        store.mark_clean(&[h(1)]);
+        // after the record or name is written, before it is durable
+        store
+            .with_exclusive(h(1), V1, |open, live| store.rename(open, live, |entry| entry.version = V2))
+            .expect("rename");
+        drop(store);
+        disk.restart(Loss::Process);
+        let store = open(&disk, "boot-1");
+        store.raise(h(1), V1, V2).expect("raise");
+        drop(store);
+        disk.restart(Loss::Power(seed));
+        let version = open(&disk, "boot-2").row(h(1)).map(|row| row.version);
+        assert_eq!(version, Some(V2), "seed {seed}, {bytes} bytes");
+    }
+}
+
+#[test]
+fn a_damaged_replica_does_not_keep_the_others_of_its_pack_from_being_moved() {
+    let disk = MemDisk::default();
+    let config = || StoreConfig { pack_bytes: 1 << 20, ..config("boot-1") };
+    let open = || ChunkStore::open(config(), disk.clone()).expect("open");
+    let store = open();
+    store.join(CLUSTER, ChunkSize::new(CHUNK).expect("size")).expect("join");
+    (0..256).for_each(|n| small(&store, n));
+    // three in the first pack, four in the second
+    let kept = [0, 1, 2, 128, 129, 130, 131];
+    (0..256).filter(|n| !kept.contains(n)).for_each(|n| delete(&store, n));
+    store.stop().expect("stop");
+    drop(store);
+    let (path, mut raw) = pack_of(&disk);
+    let image = 4096 + 256 * 32;
+    raw[image + 2 * 4096] ^= 4;
+    disk.put(&path, raw);
+    let store = open();
+    assert_eq!(store.get(h(1)), Err(DataError::Corrupt));
+    assert_eq!(store.compact(), 2);
+    let operations = disk.operations();
+    assert_eq!((store.compact(), disk.operations() - operations), (0, 0), "it is not looked at again");
+    assert_eq!([0, 2].map(|n| store.get(h(n))), [0, 2].map(|n| Ok(pattern(n, BLOCK))));
+}
+
+#[test]
 fn a_power_cut_at_any_operation_of_a_compaction_loses_nothing() {
     let (base, store) = three_sparse();
     store.stop().expect("stop");
@@ -494,7 +601,10 @@ fn room_in_packs_counts_as_free_and_is_given_back_when_it_is_short() {
     let free = |store: &ChunkStore<MemDisk>| store.space()[0].bytes_free;
     assert_eq!(free(&store), 9000 + 60 * u64::from(BLOCK), "two packs of 32 units, two replicas");
     room(1500);
-    free(&store);
+    let operations = disk.operations();
+    assert_eq!(free(&store), 500 + 60 * u64::from(BLOCK));
+    assert_eq!(disk.operations() - operations, 1, "who asks only looks");
+    (0..2).for_each(|_| assert_eq!(store.compact(), 0));
     assert_eq!(free(&store), 500, "below the watermark nothing is kept");
     assert_eq!((store.get(h(0)), store.get(h(20))), (Ok(pattern(0, BLOCK)), Ok(pattern(20, BLOCK))));
     room(1 << 20);
