@@ -25,6 +25,7 @@ async fn dark(timings: Timings) -> Dark {
     let (inode, grant) = leased(&client, &servers).await;
     until("all have reported", || cluster.node().master.locations.of(grant.handle).len() == 3).await;
     let dead: Vec<Dead> = servers.into_iter().map(FakeServer::kill).collect();
+    cluster.all_up(0).await;
     let dead = dead.try_into().unwrap_or_else(|_| panic!("three servers"));
     Dark { cluster, client, inode, grant, dead }
 }
