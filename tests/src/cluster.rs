@@ -3,6 +3,7 @@
 use crate::daemon::Daemon;
 use crate::mounts::{self, is_mounted};
 use crate::ports::free_port;
+use crate::power;
 use crate::programs::program;
 use crate::script::{Ran, Script};
 use crate::wait::until;
@@ -214,6 +215,12 @@ impl Cluster {
     /// SIGKILL.
     pub fn kill_chunkserver(&mut self, number: usize) -> Result<()> {
         self.chunkservers[number].kill()
+    }
+
+    /// The machines of these chunkservers lose power, at the same time.
+    pub fn cut_power(&mut self, numbers: &[usize]) -> Result<()> {
+        numbers.iter().try_for_each(|number| self.kill_chunkserver(*number))?;
+        numbers.iter().try_for_each(|number| power::cut(&self.chunkserver_directory(*number)))
     }
 
     /// SIGTERM, and a clean end.

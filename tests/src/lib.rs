@@ -14,6 +14,7 @@ mod data;
 mod load;
 mod mounts;
 mod ports;
+mod power;
 mod programs;
 mod scenario;
 mod script;

@@ -287,6 +287,72 @@ fn a_new_server_is_filled_from_the_others() {
     });
 }
 
+/// Files that were flushed just now and are still open for writing, so that their replicas are not clean.
+fn write_and_sync(cluster: &mut Cluster) -> Result<Vec<(PathBuf, String)>> {
+    let mount = cluster.mount()?;
+    let mut files = Vec::new();
+    for (number, size) in SIZES.into_iter().enumerate() {
+        let (path, bytes) = (mount.join(format!("synced{number}")), Stream::new(number as u64).bytes(size));
+        let file = fs::File::create(&path)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()?;
+        files.push((path, hex(&bytes)));
+    }
+    Ok(files)
+}
+
+/// Three chunkservers that are not lost while they are started again.
+fn three() -> Options {
+    Options { chunkservers: 3, master_flags: &["--suspect-after", "2s", "--lost-after", "20s"], ..options() }
+}
+
+fn adoptions(cluster: &Cluster) -> Result<usize> {
+    let log = fs::read_to_string(cluster.path("master.log"))?;
+    Ok(log.lines().filter(|line| line.contains("a suspect one was adopted")).count())
+}
+
+#[test]
+fn what_was_synced_is_there_after_all_chunkservers_lost_power() {
+    scenario(three(), |cluster| {
+        let files = write_and_sync(cluster)?;
+        cluster.cut_power(&[0, 1, 2])?;
+        // Nothing is in its memory.
+        cluster.replace_mount(0)?;
+        cluster.start_chunkserver(0)?;
+        cluster.start_chunkserver(1)?;
+        let status = cluster.gfsctl_json(&["status"])?;
+        ensure!(status["health"] == "critical" && status["chunks"]["unavailable"] != 0, "{status}");
+        ensure!(adoptions(cluster)? == 0, "the third may have been spared");
+        cluster.start_chunkserver(2)?;
+        // Whoever asks waits until there is an answer.
+        all_equal(&files)?;
+        settled(cluster, "healthy")?;
+        replicas_are_equal(cluster, &[0, 1, 2], 3)?;
+        ensure!(adoptions(cluster)? > 0, "it was adopted");
+        let path = &files[0].0;
+        OpenOptions::new().write(true).open(path)?.write_all_at(b"goes on", 0)?;
+        ensure!(fs::read(path)?.starts_with(b"goes on"), "what is written then is read");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_one_chunkserver_was_spared_replaces_what_is_suspect_at_the_others() {
+    scenario(three(), |cluster| {
+        let files = write_and_sync(cluster)?;
+        cluster.cut_power(&[0, 1])?;
+        cluster.replace_mount(0)?;
+        cluster.start_chunkserver(0)?;
+        cluster.start_chunkserver(1)?;
+        settled(cluster, "healthy")?;
+        all_equal(&files)?;
+        replicas_are_equal(cluster, &[0, 1, 2], 3)?;
+        ensure!(cluster.gfsctl_json(&["status"])?["repair"]["copied"].as_u64() > Some(0), "nothing was suspect");
+        ensure!(adoptions(cluster)? == 0, "there was a good one");
+        Ok(())
+    });
+}
+
 #[test]
 fn files_that_are_written_all_the_time_are_repaired_too() {
     scenario(options(), |cluster| {

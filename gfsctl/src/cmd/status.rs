@@ -196,7 +196,7 @@ impl Status {
         for (count, what) in [
             (chunks.degraded, "with fewer copies than wanted"),
             (chunks.at_risk, "of these with one copy left"),
-            (chunks.unavailable, "WITHOUT ANY COPY until a chunkserver is back"),
+            (chunks.unavailable, "WITHOUT A SOUND COPY until a chunkserver is back or a suspect one is adopted"),
             (chunks.missing - chunks.unavailable.min(chunks.missing), "WITHOUT ANY COPY"),
             (chunks.garbage, "waiting for deletion"),
         ] {
@@ -230,7 +230,10 @@ mod tests {
         assert_eq!(bad.chunks_text(), "5, 4 with all copies, 1 WITHOUT ANY COPY");
         let away =
             Status::from(StatusReply { chunks_healthy: 4, chunks_missing: 1, chunks_unavailable: 1, ..reply.clone() });
-        assert_eq!(away.chunks_text(), "5, 4 with all copies, 1 WITHOUT ANY COPY until a chunkserver is back");
+        assert_eq!(
+            away.chunks_text(),
+            "5, 4 with all copies, 1 WITHOUT A SOUND COPY until a chunkserver is back or a suspect one is adopted"
+        );
         let fewer =
             Status::from(StatusReply { chunks_healthy: 4, chunks_degraded: 1, repair_queue: 1, ..reply.clone() });
         assert_eq!(fewer.repair_text(), "1 chunks wait, 0 being copied, 0 B/s");

@@ -210,6 +210,24 @@ impl Master {
         confirmed
     }
 
+    /// True if every entitled server that is up has reported a replica or says itself that it has none. A report
+    /// may be on its way, or be made once more: not reported is not absent. A replica that is found refuses
+    /// frames of every lease so far. The caller holds the chunk's lock.
+    pub async fn is_nowhere_else(&self, wanted: &Wanted<'_>) -> bool {
+        let (record, handle, now) = (&wanted.chunk.record, wanted.chunk.handle, Instant::now());
+        let located = self.locations.of(handle);
+        let silent = |server: &&ServerId| !located.iter().any(|row| row.server == **server);
+        let asked: Vec<Member> = record
+            .entitled
+            .iter()
+            .filter(silent)
+            .filter_map(|server| self.servers.replica_up(*server, now))
+            .map(|replica| Member { replica, version: record.version })
+            .collect();
+        let epoch = self.leases.next_epoch(self.term());
+        self.round(wanted, &asked, record.version, epoch).await.nowhere
+    }
+
     /// Who has, or may have, a replica that may take part. Waits a little for servers that are just
     /// arriving.
     async fn survey(&self, wanted: &Wanted<'_>) -> Survey {

@@ -75,8 +75,8 @@ impl Master {
         self.locations.of(chunk.handle).iter().any(|l| l.version > chunk.version && l.known.usable())
     }
 
-    /// Brings the replicas of a chunk to one version, for nobody in particular.
-    async fn heal(&self, inode: InodeId, index: ChunkIndex) -> Result<(), FsError> {
+    /// Brings the replicas of a chunk to one version, for nobody in particular, if none can be named.
+    pub(crate) async fn heal(&self, inode: InodeId, index: ChunkIndex) -> Result<(), FsError> {
         let _turn = self.chunk_locks.lock((inode, index)).await;
         let file = self.store.view().chunks(inode, index, 1)?;
         let generations = Generations::from(&file);

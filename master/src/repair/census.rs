@@ -29,7 +29,7 @@ pub struct Census {
     pub missing: Vec<u64>,
     /// Of these, with one readable copy only.
     pub at_risk: u64,
-    /// Without any, while a server that may have one is expected back.
+    /// Without any, while a server that may have one is expected back, or a suspect one can be adopted.
     pub unavailable: u64,
     /// Without any.
     pub lost: u64,

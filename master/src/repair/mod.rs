@@ -3,17 +3,18 @@
 //!
 //! ```text
 //!   chunk noted (a grant left a server out, a replica went)  --.
-//!   all chunks walked over (a server was lost, came, changed) --+--> queue --> planner --> copy | removal
+//!   all chunks walked over (a server was lost, came, changed) --+--> queue --> planner --> copy | removal | adoption
 //!   one walk after the other, slowly                          --'      ^                     |
 //!                                                                      '---- looked at again '
 //! ```
-//! One task owns queue and throttle ([`planner`]); each step is a task of its own (`copy`, `removal`).
+//! One task owns queue and throttle ([`planner`]); each step is a task of its own (`copy`, `removal`, `adopt`).
 //! Nothing of this is logged but the result of each step: after a restart the first walk finds what was
 //! left.
 //!
 //! Invariant: at most one step of a chunk is under way ([`Work`]), and no replica is deleted on a server
 //! that a step is copying to.
 
+mod adopt;
 mod census;
 mod copy;
 mod planner;

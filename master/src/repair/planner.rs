@@ -26,6 +26,8 @@ const CANDIDATES_MAX: usize = 64;
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Copies are removed so many at a time.
 const REMOVALS_MAX: usize = 32;
+/// Copies are adopted so many at a time: each is read as a whole by its server, a few at a time there.
+const ADOPTIONS_MAX: usize = 32;
 /// A chunk that no server can take is looked at again after this, or when the servers change.
 const HELPLESS: Duration = Duration::from_secs(5);
 /// Chunks that wait to be moved for even filling: few, since each move changes what is to be moved next.
@@ -57,13 +59,17 @@ enum Task {
     },
     /// Remove what the chunk record does not entitle.
     Strays,
+    /// Make a suspect copy count.
+    Adopt(ServerId),
+    /// Log what copies are ahead by.
+    Raise,
 }
 
 impl Task {
     fn target(&self) -> Option<ServerId> {
         match self {
             Self::Copy { copying, .. } => Some(copying.target),
-            Self::Remove { .. } | Self::Strays => None,
+            Self::Remove { .. } | Self::Strays | Self::Adopt(_) | Self::Raise => None,
         }
     }
 }
@@ -100,6 +106,7 @@ struct Planner {
     moves: Throttle,
     steps: JoinSet<Done>,
     removals: usize,
+    adoptions: usize,
     walk: Walk,
     /// Servers as of the last look, to see a change.
     servers: Vec<(ServerId, Standing, bool, String)>,
@@ -142,6 +149,7 @@ impl Planner {
             moves: Throttle::new(move_limits(master.repair.settings.rebalance)),
             steps: JoinSet::new(),
             removals: 0,
+            adoptions: 0,
             walk: Walk { after: None, pace: Pace::Urgent, due: Duration::ZERO },
             servers: Vec::new(),
             whole: false,
@@ -270,7 +278,7 @@ impl Planner {
         for handle in due {
             let idle = round.view.keys().filter(|server| self.throttle.copies(**server).is_some());
             let copies_may_begin = !self.throttle.is_exhausted() && idle.count() > 1;
-            if !copies_may_begin && self.removals >= REMOVALS_MAX {
+            if !copies_may_begin && self.removals >= REMOVALS_MAX && self.adoptions >= ADOPTIONS_MAX {
                 return;
             }
             if !self.master.repair.is_at_work(handle) {
@@ -299,15 +307,19 @@ impl Planner {
             }
             return;
         };
-        let Some(hold) = self.may_hold(handle, round.now) else { return };
         match step {
+            // Nobody can be writing it.
+            Step::Adopt(server) => self.spawn(handle, Task::Adopt(server)),
+            Step::Raise => self.spawn(handle, Task::Raise),
             Step::Copy { source, target } => {
-                self.spawn(
-                    handle,
-                    Task::Copy { copying: Copying { handle, source, target, hold }, bytes: copies.bytes, moves: false },
-                );
+                let Some(hold) = self.may_hold(handle, round.now) else { return };
+                let copying = Copying { handle, source, target, hold };
+                self.spawn(handle, Task::Copy { copying, bytes: copies.bytes, moves: false });
             }
-            Step::Remove(server) => self.spawn(handle, Task::Remove { server, hold }),
+            Step::Remove(server) => {
+                let Some(hold) = self.may_hold(handle, round.now) else { return };
+                self.spawn(handle, Task::Remove { server, hold });
+            }
         }
     }
 
@@ -355,6 +367,8 @@ impl Planner {
             }
             Task::Remove { .. } | Task::Strays if self.removals >= REMOVALS_MAX => return,
             Task::Remove { .. } | Task::Strays => self.removals += 1,
+            Task::Adopt(_) | Task::Raise if self.adoptions >= ADOPTIONS_MAX => return,
+            Task::Adopt(_) | Task::Raise => self.adoptions += 1,
         }
         let work = self.master.repair.begin(&self.master, handle, task.target());
         let work = work.expect("the planner asked before, and nobody else begins anything");
@@ -364,6 +378,8 @@ impl Planner {
                 Task::Copy { copying, .. } => master.make_copy(copying, &work).await,
                 Task::Remove { server, hold } => master.remove_copy(handle, server, hold).await.map(|()| 0),
                 Task::Strays => master.remove_strays(handle).await.map(|()| 0),
+                Task::Adopt(server) => master.adopt_copy(handle, server).await.map(|()| 0),
+                Task::Raise => master.log_raise(handle).await.map(|()| 0),
             };
             Done { handle, task, result }
         });
@@ -393,6 +409,7 @@ impl Planner {
                 self.removals -= 1;
                 self.master.repair.status.lock().removed += u64::from(result.is_ok());
             }
+            Task::Adopt(_) | Task::Raise => self.adoptions -= 1,
         }
         match result {
             Ok(_) => self.master.repair.note(handle, false),

@@ -17,12 +17,16 @@ impl Master {
             located.into_iter().partition(|row| record.entitled.contains(&row.server));
         // One that is ahead has the content of the recorded version: a raise was not logged.
         let current = entitled.iter().filter(|row| row.version >= record.version && row.known.usable());
+        let ahead = current.clone().filter(|row| row.version > record.version);
+        let suspect = entitled.iter().filter(|row| row.version >= record.version && !row.known.usable());
         let failing = entitled.iter().filter(|row| row.known == Known::Reported(ReplicaState::Failing));
         ChunkCopies {
             goal: record.goal,
             entitled: record.entitled.clone(),
             current: current.map(|row| row.server).collect(),
+            ahead: ahead.map(|row| row.server).collect(),
             failing: failing.map(|row| row.server).collect(),
+            suspect: suspect.map(|row| row.server).collect(),
             occupied: others.iter().map(|row| row.server).collect(),
             bytes: 0,
             failures: 0,

@@ -3,6 +3,7 @@
 mod chunks;
 mod connections;
 mod namespace;
+mod power;
 mod repair;
 mod restart;
 mod sharing;

@@ -13,7 +13,7 @@ use gfs_proto::ops::{HeldChunk, Op};
 use std::time::{Duration, Instant};
 
 /// Servers are lost soon; leases end soon after a restart.
-fn hasty() -> Timings {
+pub(crate) fn hasty() -> Timings {
     Timings {
         suspect_after: Duration::from_millis(300),
         lost_after: Duration::from_millis(600),
@@ -23,7 +23,7 @@ fn hasty() -> Timings {
 }
 
 /// A file with one written chunk, still leased.
-async fn leased(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
+pub(crate) async fn leased(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
     let made = client.create("file", 1).await;
     let grant = made.grant.expect("a grant");
     for server in servers.iter().filter(|server| grant.replicas.iter().any(|r| r.server == server.id())) {
@@ -32,7 +32,7 @@ async fn leased(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant
     (made.attr.inode, grant)
 }
 
-async fn give_back(client: &Client, grant: &ChunkGrant) {
+pub(crate) async fn give_back(client: &Client, grant: &ChunkGrant) {
     let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
     assert!(client.ask(Op::ReturnChunks { chunks: vec![held] }).await.is_ok());
 }
@@ -43,11 +43,11 @@ async fn written(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGran
     (inode, grant)
 }
 
-fn record(cluster: &Cluster, handle: ChunkHandle) -> ChunkRecord {
+pub(crate) fn record(cluster: &Cluster, handle: ChunkHandle) -> ChunkRecord {
     cluster.node().master.store.view().chunk(handle).expect("readable").expect("known")
 }
 
-fn entitled(cluster: &Cluster, handle: ChunkHandle) -> Vec<ServerId> {
+pub(crate) fn entitled(cluster: &Cluster, handle: ChunkHandle) -> Vec<ServerId> {
     let mut servers = record(cluster, handle).entitled;
     servers.sort_unstable();
     servers

@@ -10,6 +10,7 @@ pub use placement::{NoRoom, PlacementServer, PlacementView, place};
 pub use queue::{RepairQueue, Urgency, Waiting};
 pub use rebalance::rebalance_step;
 pub use repair::{
-    ChunkCopies, Health, Load, Need, Reason, RepairServer, RepairView, Standing, Step, health, need, next_step,
+    ChunkCopies, Health, Load, Need, Reason, RepairServer, RepairView, Standing, Step, adoptable, health, need,
+    next_step,
 };
 pub use throttle::{Limits, Throttle};

@@ -1,5 +1,5 @@
-//! The order in which chunks are repaired (GFS paper, 4.3): the more copies are missing the sooner, live
-//! files before removed ones, then those that a client waits for.
+//! The order in which chunks are repaired (GFS paper, 4.3): first those without any copy that counts,
+//! then the more copies are missing the sooner, live files before removed ones, then those that a client waits for.
 //!
 //! Bounded: what does not fit is the least urgent, and it is remembered that there is more to be found.
 //! Derived from state and reports, never logged.
@@ -167,13 +167,14 @@ mod tests {
             (5, urgency(Reason::Repair, 1, true, true)),
             (6, urgency(Reason::Repair, 2, false, false)),
             (7, urgency(Reason::Surplus, 0, true, false)),
+            (8, urgency(Reason::Unreadable, 1, false, false)),
         ] {
             queue.insert(ChunkHandle::new(handle), urgency, NOW);
         }
-        assert_eq!(due(&queue, NOW), [6, 5, 4, 3, 2, 7, 1]);
+        assert_eq!(due(&queue, NOW), [8, 6, 5, 4, 3, 2, 7, 1]);
         queue.insert(ChunkHandle::new(4), urgency(Reason::Repair, 2, true, false), NOW);
-        assert_eq!(due(&queue, NOW)[..2], [4, 6]);
-        assert_eq!((queue.len(), queue.count(Reason::Repair)), (7, 4));
+        assert_eq!(due(&queue, NOW)[..3], [8, 4, 6]);
+        assert_eq!((queue.len(), queue.count(Reason::Repair)), (8, 4));
     }
 
     #[test]

@@ -55,6 +55,8 @@ mod tests {
             entitled: servers.clone(),
             current: servers,
             failing: Vec::new(),
+            ahead: Vec::new(),
+            suspect: Vec::new(),
             occupied: Vec::new(),
             bytes: 1 << 20,
             failures: 0,
@@ -64,7 +66,7 @@ mod tests {
     fn step(view: &RepairView, chunk: &ChunkCopies) -> Option<(u32, u32)> {
         match rebalance_step(view, chunk, THRESHOLD, &Throttle::new(FREE))? {
             Step::Copy { source, target } => Some((source.get(), target.get())),
-            Step::Remove(_) => None,
+            Step::Remove(_) | Step::Adopt(_) | Step::Raise => None,
         }
     }
 

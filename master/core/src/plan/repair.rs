@@ -4,6 +4,10 @@
 //! Moving a copy is two steps: first there is one more, durable and recorded; then there are too many, and
 //! the one that is best done without goes. So no step of repair ever leaves fewer copies than there were
 //! unless the rest is as many as wanted, and a plan that is forgotten half-way is found again from the state.
+//!
+//! Where no copy is left that counts, a suspect one is adopted: after a power cut everywhere each of them has
+//! every byte that was flushed, since a flush is acknowledged by all. Not while a server may come back that was
+//! spared: its copy has all that was acknowledged.
 
 use gfs_proto::ids::ServerId;
 use std::cmp::Reverse;
@@ -57,8 +61,13 @@ pub struct ChunkCopies {
     pub entitled: Vec<ServerId>,
     /// Those of the entitled that have a usable replica of exactly the current version.
     pub current: Vec<ServerId>,
-    /// Of these, those whose disk fails: they can be read, perhaps, and do not count.
+    /// Of these, those of a version above the recorded one: a raise was not logged. They have the same content, and
+    /// cannot be read before it is.
+    pub ahead: Vec<ServerId>,
+    /// Of the current, those whose disk fails: they can be read, perhaps, and do not count.
     pub failing: Vec<ServerId>,
+    /// Those of the entitled that have a suspect replica of at least the current version.
+    pub suspect: Vec<ServerId>,
     /// Not entitled, but there is something of the chunk on their disks.
     pub occupied: Vec<ServerId>,
     /// Bytes that a copy moves, as far as is known.
@@ -76,7 +85,7 @@ pub enum Health {
     Missing(u8),
     /// None can be read, and no server that may have one is expected back.
     Lost,
-    /// None can be read now; a server that may have one is expected back.
+    /// None can be read now; a server that may have one is expected back, or a suspect one can be adopted.
     Unavailable,
 }
 
@@ -93,6 +102,8 @@ pub enum Reason {
     Drain,
     /// Fewer copies than wanted.
     Repair,
+    /// No copy that can be read, and one that can be made so.
+    Unreadable,
 }
 
 /// What is to be done with a chunk.
@@ -116,6 +127,10 @@ pub enum Step {
     },
     /// Remove this server's copy.
     Remove(ServerId),
+    /// Make this server's suspect copy the one that counts, alone.
+    Adopt(ServerId),
+    /// Have the copies agree on a version, and log it: those that there are are ahead of the record.
+    Raise,
 }
 
 /// How busy servers are with copies; full ones take part in no further one.
@@ -204,6 +219,23 @@ impl<'a> Survey<'a> {
         })
     }
 
+    /// There are copies, and none of the recorded version.
+    fn is_ahead(&self) -> bool {
+        !self.live.is_empty() && self.live.iter().all(|server| self.chunk.ahead.contains(server))
+    }
+
+    /// Servers whose suspect copy may be adopted, the best first: one that stays, then by number, so that every
+    /// attempt means the same one. None while a copy counts, or while a server may bring one back.
+    fn adoptable(&self) -> Vec<ServerId> {
+        if !self.live.is_empty() || self.away + self.away_draining > 0 {
+            return Vec::new();
+        }
+        let answers = |server: &&ServerId| self.view.get(server).is_some_and(|known| known.standing == Standing::Live);
+        let mut suspect: Vec<_> = self.chunk.suspect.iter().filter(answers).copied().collect();
+        suspect.sort_unstable_by_key(|server| (self.view.get(server).is_some_and(|known| known.draining), *server));
+        suspect
+    }
+
     /// Two copies share a rack, and a server in a rack without a copy may take one.
     fn shares_rack(&self) -> bool {
         let shared = self.staying.iter().any(|server| self.in_rack_of(*server, &self.staying) > 0);
@@ -216,7 +248,9 @@ impl<'a> Survey<'a> {
         let sound = self.live.iter().filter(|server| !self.chunk.failing.contains(server)).count();
         let all = sound + self.away + self.away_draining;
         if self.live.is_empty() {
-            None
+            if self.adoptable().is_empty() { None } else { need(Reason::Unreadable, self.chunk.goal) }
+        } else if self.is_ahead() {
+            need(Reason::Unreadable, self.chunk.goal)
         } else if all < goal {
             need(Reason::Repair, u8::try_from(goal - all).unwrap_or(u8::MAX))
         } else if self.staying.len() + self.away < goal {
@@ -242,6 +276,7 @@ pub fn health(view: &RepairView, chunk: &ChunkCopies) -> Health {
     let sound = survey.live.iter().filter(|server| !chunk.failing.contains(server)).count();
     match survey.goal().saturating_sub(sound) {
         _ if survey.live.is_empty() && survey.away + survey.away_draining > 0 => Health::Unavailable,
+        _ if !survey.adoptable().is_empty() => Health::Unavailable,
         _ if survey.live.is_empty() => Health::Lost,
         0 => Health::Healthy,
         missing => Health::Missing(u8::try_from(missing).unwrap_or(u8::MAX)),
@@ -251,6 +286,11 @@ pub fn health(view: &RepairView, chunk: &ChunkCopies) -> Health {
 /// What is to be done, if anything; [`Reason::Rebalance`] is no need of a chunk and never named here.
 pub fn need(view: &RepairView, chunk: &ChunkCopies) -> Option<Need> {
     Survey::of(view, chunk).need()
+}
+
+/// Servers whose suspect copy may be adopted now, the best first.
+pub fn adoptable(view: &RepairView, chunk: &ChunkCopies) -> Vec<ServerId> {
+    Survey::of(view, chunk).adoptable()
 }
 
 /// The next step, if servers that are not too busy can make one.
@@ -267,6 +307,8 @@ pub fn next_step(view: &RepairView, chunk: &ChunkCopies, load: &impl Load) -> Op
             let other_rack = |server: &ServerId| survey.in_rack_of(*server, &survey.staying) == 0;
             copy(survey.targets(load).into_iter().find(other_rack)?)
         }
+        Reason::Unreadable if survey.is_ahead() => Some(Step::Raise),
+        Reason::Unreadable => another(&survey.adoptable(), chunk.failures).copied().map(Step::Adopt),
         Reason::Rebalance => None,
     }
 }

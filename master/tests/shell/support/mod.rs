@@ -3,7 +3,7 @@
 //! Everything waits for conditions under [`DEADLINE`]; nothing sleeps for a fixed time to be safe.
 
 mod client;
-mod server;
+pub(crate) mod server;
 
 pub(crate) use client::Client;
 pub(crate) use server::{FakeServer, Manners};

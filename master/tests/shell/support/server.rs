@@ -30,8 +30,10 @@ pub(crate) enum Manners {
     Mute,
     /// Answers no deletions, and deletes nothing.
     NoDeletions,
-    /// Carries copies out only when it is told to be good again.
+    /// Carries copies and adoptions out only when it is told to be good again.
     SlowCopies,
+    /// Refuses to adopt anything.
+    NoAdoptions,
 }
 
 #[derive(Default)]
@@ -45,7 +47,8 @@ struct State {
     mute: bool,
     slow_copies: bool,
     no_deletions: bool,
-    /// Copies that it has yet to make, with their numbers.
+    no_adoptions: bool,
+    /// Copies and adoptions that it has yet to make, with their numbers.
     copies: Vec<(u64, ChunkCommand)>,
     server: Option<ServerId>,
 }
@@ -156,9 +159,10 @@ impl FakeServer {
         state.mute = manners == Manners::Mute;
         state.slow_copies = manners == Manners::SlowCopies;
         state.no_deletions = manners == Manners::NoDeletions;
+        state.no_adoptions = manners == Manners::NoAdoptions;
     }
 
-    /// Makes the copies that were asked for meanwhile; answers if `answer`, and reports them.
+    /// Makes the copies and adoptions that were asked for meanwhile; answers if `answer`, and reports them.
     pub(crate) async fn make_copies(&self, answer: bool) {
         let copies = std::mem::take(&mut self.state.lock().copies);
         for (id, command) in copies {
@@ -175,7 +179,15 @@ impl FakeServer {
         }
     }
 
-    /// Copies that it was asked for and has yet to make.
+    /// Makes the copies and adoptions that were asked for meanwhile, and tells nobody.
+    pub(crate) fn carry_out_copies(&self) {
+        let mut state = self.state.lock();
+        for (_, command) in std::mem::take(&mut state.copies) {
+            let _ = carry_out(&mut state, self.incarnation, command); // nobody is told
+        }
+    }
+
+    /// Copies and adoptions that it was asked for and has yet to make.
     pub(crate) fn copies_waiting(&self) -> usize {
         self.state.lock().copies.len()
     }
@@ -238,12 +250,39 @@ impl FakeServer {
         self.state.lock().commands.clone()
     }
 
+    /// Versions of the chunk that it was to adopt, each with the one that it was to raise it to.
+    pub(crate) fn adoptions(&self, handle: ChunkHandle) -> Vec<(ChunkVersion, ChunkVersion)> {
+        let adoption = |command: &ChunkCommand| match command {
+            ChunkCommand::Adopt { handle: of, version, raise_to } if *of == handle => Some((*version, *raise_to)),
+            _ => None,
+        };
+        self.state.lock().commands.iter().filter_map(adoption).collect()
+    }
+
     pub(crate) fn acknowledged(&self) -> u64 {
         self.state.lock().acknowledged
     }
 }
 
 impl Dead {
+    /// Its machine has lost power: what was being written is suspect.
+    pub(crate) fn without_power(mut self) -> Self {
+        let dirty = self.replicas.values_mut().filter(|row| row.state == ReplicaState::Dirty);
+        dirty.for_each(|row| row.state = ReplicaState::Suspect);
+        self
+    }
+
+    /// Its replica is not on its disk any more.
+    pub(crate) fn without(mut self, handle: ChunkHandle) -> Self {
+        self.replicas.remove(&handle).expect("has it");
+        self
+    }
+
+    /// The version of a replica on its disk.
+    pub(crate) fn set_version(&mut self, handle: ChunkHandle, version: ChunkVersion) {
+        self.replicas.get_mut(&handle).expect("has it").version = version;
+    }
+
     /// Starts again, with what it has on disk.
     pub(crate) async fn start(self, url: &str) -> FakeServer {
         FakeServer::start_with(url, self.number, self.incarnation.next().get(), self.replicas).await
@@ -288,7 +327,7 @@ async fn take(
             if state.mute || state.no_deletions && matches!(command, ChunkCommand::Delete { .. }) {
                 return;
             }
-            if state.slow_copies && matches!(command, ChunkCommand::Copy { .. }) {
+            if state.slow_copies && matches!(command, ChunkCommand::Copy { .. } | ChunkCommand::Adopt { .. }) {
                 state.copies.push((id, command));
                 return;
             }
@@ -308,6 +347,9 @@ fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand)
             let row = state.replicas.get_mut(&install.handle).ok_or(FsError::NotFound)?;
             if row.version < install.version {
                 return Err(FsError::NotFound);
+            }
+            if row.state == ReplicaState::Suspect {
+                return Err(FsError::NoReplica);
             }
             if row.version != install.version && Some(row.version) != install.raise_to {
                 return Err(FsError::Stale);
@@ -339,6 +381,15 @@ fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand)
             state.replicas.insert(handle, row);
             Ok(CommandOutcome::Replica(row))
         }
-        _ => Ok(CommandOutcome::Done),
+        ChunkCommand::Adopt { .. } if state.no_adoptions => Err(FsError::Io),
+        ChunkCommand::Adopt { handle, version, raise_to } => {
+            let row = state.replicas.get_mut(&handle).ok_or(FsError::NotFound)?;
+            if row.version != version && (row.version, row.state) != (raise_to, ReplicaState::Clean) {
+                return Err(FsError::Stale);
+            }
+            (row.version, row.state) = (raise_to, ReplicaState::Clean);
+            Ok(CommandOutcome::Replica(*row))
+        }
+        ChunkCommand::Revoke { .. } => Ok(CommandOutcome::Done),
     }
 }

@@ -34,7 +34,9 @@ fn chunk(goal: u8, servers: &[u32]) -> ChunkCopies {
         goal,
         entitled: ids(servers),
         current: ids(servers),
+        ahead: Vec::new(),
         failing: Vec::new(),
+        suspect: Vec::new(),
         occupied: Vec::new(),
         bytes: 1 << 20,
         failures: 0,
@@ -85,6 +87,50 @@ fn a_replica_that_nobody_may_use_is_replaced_where_it_is() {
     copies.entitled = ids(&[1, 2]);
     copies.occupied = ids(&[3]);
     assert_eq!(next_step(&view(3), &copies, &Idle), None, "what is not entitled has to go first");
+}
+
+#[test]
+fn a_suspect_copy_is_adopted_where_no_other_counts_or_may_come_back() {
+    let mut view = view(4);
+    let copies = ChunkCopies { current: Vec::new(), suspect: ids(&[3, 2]), ..chunk(3, &[1, 2, 3]) };
+    // The first has nothing, and says so.
+    assert_eq!(need(&view, &copies), Some(Need { reason: Reason::Unreadable, missing: 3 }));
+    assert_eq!((health(&view, &copies), adoptable(&view, &copies)), (Health::Unavailable, ids(&[2, 3])));
+    assert_eq!(next_step(&view, &copies, &Busy(ids(&[1, 2, 3, 4]))), Some(Step::Adopt(id(2))));
+    let refused = ChunkCopies { failures: 1, ..copies.clone() };
+    assert_eq!(next_step(&view, &refused, &Idle), Some(Step::Adopt(id(3))), "the next one after a failure");
+    view.get_mut(&id(1)).expect("known").standing = Standing::Away;
+    assert_eq!(
+        (next_step(&view, &copies, &Idle), health(&view, &copies)),
+        (None, Health::Unavailable),
+        "it may be good"
+    );
+    view.get_mut(&id(1)).expect("known").draining = true;
+    assert_eq!(need(&view, &copies), None, "drained or not");
+    view.get_mut(&id(1)).expect("known").standing = Standing::Lost;
+    view.get_mut(&id(2)).expect("known").draining = true;
+    assert_eq!(next_step(&view, &copies, &Idle), Some(Step::Adopt(id(3))), "one that stays");
+    let good = ChunkCopies { current: ids(&[3]), suspect: ids(&[2]), ..copies.clone() };
+    assert!(adoptable(&view, &good).is_empty());
+    assert!(matches!(next_step(&view, &good, &Idle), Some(Step::Copy { source, .. }) if source == id(3)));
+    for server in [2, 3] {
+        view.get_mut(&id(server)).expect("known").standing = Standing::Lost;
+    }
+    assert_eq!((need(&view, &copies), health(&view, &copies)), (None, Health::Lost));
+}
+
+#[test]
+fn copies_that_are_all_ahead_of_the_record_are_agreed_on_before_anything_else() {
+    let mut view = view(3);
+    let copies = ChunkCopies { ahead: ids(&[1]), occupied: ids(&[2, 3]), ..chunk(3, &[1]) };
+    assert_eq!(need(&view, &copies).map(|need| need.reason), Some(Reason::Unreadable));
+    assert_eq!(next_step(&view, &copies, &Idle), Some(Step::Raise));
+    let mixed = ChunkCopies { ahead: ids(&[1]), ..chunk(3, &[1, 2, 3]) };
+    assert_eq!(need(&view, &mixed), None, "the others can be read");
+    for server in [2, 3] {
+        view.get_mut(&id(server)).expect("known").standing = Standing::Away;
+    }
+    assert_eq!(next_step(&view, &mixed, &Idle), Some(Step::Raise), "but not now");
 }
 
 #[test]
@@ -177,13 +223,17 @@ fn world() -> impl Strategy<Value = World> {
         let standing = [Standing::Away, Standing::Lost].get(usize::from(standing)).copied().unwrap_or(Standing::Live);
         RepairServer { standing, draining, accepts_chunks, bytes_free: gib * GIB, ..server(&rack) }
     });
-    let places = prop::collection::btree_map(1u32..9, 0u8..4, 1..7);
+    let places = prop::collection::btree_map(1u32..9, 0u8..5, 1..7);
     (prop::collection::btree_map(1u32..9, one, 1..9), places, 1u8..5).prop_map(|(servers, places, goal)| {
         let mut copies = ChunkCopies { goal, ..chunk(goal, &[]) };
         for (server, kind) in places {
             match kind {
                 0 => copies.occupied.push(id(server)),
                 1 => copies.entitled.push(id(server)),
+                2 => {
+                    copies.entitled.push(id(server));
+                    copies.suspect.push(id(server));
+                }
                 _ => {
                     copies.entitled.push(id(server));
                     copies.current.push(id(server));
@@ -225,7 +275,19 @@ proptest! {
                     if !world.copies.entitled.contains(&target) {
                         world.copies.entitled.push(target);
                     }
+                    world.copies.suspect.retain(|other| *other != target);
                     world.copies.current.push(target);
+                }
+                Some(Step::Raise) => prop_assert!(false, "none is ahead"),
+                Some(Step::Adopt(server)) => {
+                    prop_assert!(before.is_empty() && world.copies.suspect.contains(&server));
+                    let away = |server: &ServerId| {
+                        world.view.get(server).is_some_and(|known| known.standing == Standing::Away)
+                    };
+                    prop_assert!(!world.copies.entitled.iter().any(away));
+                    world.copies.entitled = vec![server];
+                    world.copies.current = vec![server];
+                    world.copies.suspect.clear();
                 }
                 Some(Step::Remove(server)) => {
                     world.copies.entitled.retain(|other| *other != server);

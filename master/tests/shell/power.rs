@@ -1,0 +1,185 @@
+//! Power cuts: suspect replicas are replaced from one that was spared, or else one of them is adopted.
+
+use crate::repair::{entitled, give_back, hasty, leased, record};
+use crate::support::server::Dead;
+use crate::support::{Client, Cluster, FakeServer, Manners, timings, until};
+use gfs_master::config::Timings;
+use gfs_proto::chunk::ChunkGrant;
+use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, InodeId};
+use std::time::Duration;
+
+/// A cluster whose three servers were killed while a chunk was written.
+struct Dark {
+    cluster: Cluster,
+    client: Client,
+    inode: InodeId,
+    grant: ChunkGrant,
+    dead: [Dead; 3],
+}
+
+async fn dark(timings: Timings) -> Dark {
+    let cluster = Cluster::with(timings).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = leased(&client, &servers).await;
+    until("all have reported", || cluster.node().master.locations.of(grant.handle).len() == 3).await;
+    let dead: Vec<Dead> = servers.into_iter().map(FakeServer::kill).collect();
+    cluster.all_up(0).await;
+    let dead = dead.try_into().unwrap_or_else(|_| panic!("three servers"));
+    Dark { cluster, client, inode, grant, dead }
+}
+
+fn adoptions(servers: &[&FakeServer], handle: ChunkHandle) -> Vec<(ChunkVersion, ChunkVersion)> {
+    servers.iter().flat_map(|server| server.adoptions(handle)).collect()
+}
+
+/// Waits until all have the recorded version, and are entitled to it.
+async fn whole(cluster: &Cluster, servers: &[&FakeServer], handle: ChunkHandle) {
+    cluster.all_up(servers.len()).await;
+    until("all have the recorded version", || {
+        let record = record(cluster, handle);
+        let has = |server: &&FakeServer| {
+            server.version(handle) == Some(record.version) && record.entitled.contains(&server.id())
+        };
+        servers.iter().all(has)
+    })
+    .await;
+    let status = || cluster.node().master.repair.status();
+    until("nothing is left to be done", || status().queued == 0 && status().looked_everywhere).await;
+    until("all count", || cluster.node().master.census().expect("readable").healthy == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_three_suspect_copies_is_adopted_and_the_others_are_replaced() {
+    let Dark { cluster, client, inode, grant, dead: [a, b, c] } = dark(timings()).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    let a = a.without_power().start(&url).await;
+    let b = b.without_power().start(&url).await;
+    let c = c.without_power().start(&url).await;
+    let all = [&a, &b, &c];
+    whole(&cluster, &all, handle).await;
+    let raised = grant.version.next();
+    assert_eq!(adoptions(&all, handle), [(grant.version, raised)], "once, at one of them");
+    assert_eq!((record(&cluster, handle).version, a.adoptions(handle).len()), (raised, 1), "the first one");
+    assert!(cluster.node().master.leases.is_empty(), "the lease that there was has ended");
+    let map = client.chunks(inode).await;
+    assert_eq!((map.chunks[0].version, map.chunks[0].replicas.len()), (raised, 3));
+    assert_eq!(client.grant(inode, 0).await.expect("granted").version, raised);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn none_is_adopted_while_a_server_may_come_that_was_spared() {
+    let Dark { cluster, client, grant, dead: [a, b, c], .. } = dark(timings()).await;
+    give_back(&client, &grant).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    let a = a.without_power().start(&url).await;
+    let b = b.without_power().start(&url).await;
+    cluster.all_up(2).await;
+    let status = || cluster.node().master.repair.status();
+    until("all was looked at", || status().looked_everywhere && status().queued == 0).await;
+    assert_eq!(cluster.node().master.census().expect("readable").unavailable, 1);
+    let c = c.start(&url).await;
+    let all = [&a, &b, &c];
+    whole(&cluster, &all, handle).await;
+    assert_eq!(adoptions(&all, handle), []);
+    let copied = |server: &FakeServer| server.commands().iter().any(|it| matches!(it, ChunkCommand::Copy { .. }));
+    assert!(copied(&a) && copied(&b) && !copied(&c), "from the good one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_lost_is_not_waited_for_and_its_copy_does_not_count_later() {
+    let Dark { cluster, grant, dead: [a, b, c], .. } = dark(hasty()).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    let b = b.without_power().start(&url).await;
+    let c = c.without_power().start(&url).await;
+    until("one is adopted", || record(&cluster, handle).version > grant.version).await;
+    let a = a.start(&url).await;
+    let all = [&a, &b, &c];
+    whole(&cluster, &all, handle).await;
+    assert_eq!(adoptions(&all, handle).len(), 1);
+    let deleted = |command: &ChunkCommand| matches!(command, ChunkCommand::Delete { .. });
+    assert!(a.commands().iter().any(deleted), "it has bytes that the others have not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adoption_whose_result_is_lost_is_made_again_at_the_same_server() {
+    let Dark { cluster, grant, dead: [a, b, c], .. } =
+        dark(Timings { copy: Duration::from_millis(300), ..timings() }).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    let a = a.without_power().start(&url).await;
+    a.manners(Manners::SlowCopies);
+    let b = b.without_power().start(&url).await;
+    let c = c.without_power().start(&url).await;
+    until("it is asked again", || a.adoptions(handle).len() > 1).await;
+    assert_eq!(entitled(&cluster, handle), [a.id()], "the choice is logged");
+    a.manners(Manners::Good);
+    a.make_copies(false).await;
+    whole(&cluster, &[&a, &b, &c], handle).await;
+    assert_eq!(adoptions(&[&b, &c], handle), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_adopted_before_the_master_stopped_counts_alone() {
+    let Dark { mut cluster, client, grant, dead: [a, b, c], .. } = dark(hasty()).await;
+    let handle = grant.handle;
+    let a = a.without_power().start(&cluster.url()).await;
+    a.manners(Manners::SlowCopies);
+    let b = b.without_power().start(&cluster.url()).await;
+    until("the third is lost, and an adoption under way", || a.copies_waiting() > 0).await;
+    drop(client);
+    cluster.restart().await;
+    a.carry_out_copies();
+    assert_eq!(a.version(handle), Some(grant.version.next()));
+    let url = cluster.url();
+    // The good copy comes first, and too late.
+    let c = c.start(&url).await;
+    let a = a.again(&url).await;
+    let b = b.again(&url).await;
+    whole(&cluster, &[&a, &b, &c], handle).await;
+    let deleted = |command: &ChunkCommand| matches!(command, ChunkCommand::Delete { .. });
+    assert!(c.commands().iter().any(deleted), "two that may differ do not both count");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_is_refused_another_is_adopted() {
+    let Dark { cluster, grant, dead: [a, b, c], .. } = dark(timings()).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    let a = a.without_power().start(&url).await;
+    a.manners(Manners::NoAdoptions);
+    let b = b.without_power().start(&url).await;
+    let c = c.without_power().start(&url).await;
+    whole(&cluster, &[&a, &b, &c], handle).await;
+    assert_eq!([&a, &b, &c].map(|server| server.adoptions(handle).len()), [1, 1, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_copy_is_above_those_whose_raise_was_not_logged() {
+    let Dark { cluster, grant, dead: [a, b, mut c], .. } = dark(timings()).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    let ahead = grant.version.next();
+    c.set_version(handle, ahead);
+    let a = a.without_power().start(&url).await;
+    let b = b.without_power().start(&url).await;
+    let c = c.without_power().start(&url).await;
+    let all = [&a, &b, &c];
+    whole(&cluster, &all, handle).await;
+    assert_eq!(adoptions(&all, handle), [(grant.version, ahead.next())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_not_reported_its_copy_is_asked_before_another_is_adopted() {
+    let Dark { cluster, grant, dead: [a, b, c], .. } = dark(timings()).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    let c = c.without(handle).start(&url).await;
+    cluster.all_up(1).await;
+    let row = c.create_unreported(handle, grant.version, 100);
+    let a = a.without_power().start(&url).await;
+    let b = b.without_power().start(&url).await;
+    until("it was asked", || !c.installs(handle).is_empty()).await;
+    let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
+    c.tell(FromChunkserver::Report(report)).await;
+    let all = [&a, &b, &c];
+    whole(&cluster, &all, handle).await;
+    assert_eq!(adoptions(&all, handle), []);
+}
