@@ -44,7 +44,7 @@ impl Parked {
                 *place = Place::Runtime;
                 drop(self.runtime.spawn(call));
             }
-            _ => *place = Place::Here(call),
+            Place::Polled | Place::Here(_) | Place::Runtime => *place = Place::Here(call),
         }
     }
 }

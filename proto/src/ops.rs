@@ -402,6 +402,21 @@ pub enum Op {
 }
 
 impl Op {
+    /// True if it changes nothing, not even what is volatile, and means the same in any session.
+    pub const fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Lookup { .. }
+                | Self::GetAttr { .. }
+                | Self::ReadLink { .. }
+                | Self::ReadDir { .. }
+                | Self::StatFs
+                | Self::GetXattr { .. }
+                | Self::ListXattr { .. }
+                | Self::ReadChunks { .. }
+        )
+    }
+
     /// True if the operation goes through the operation log whenever it succeeds.
     pub const fn is_mutation(&self) -> bool {
         match self {

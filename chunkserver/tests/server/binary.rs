@@ -108,7 +108,7 @@ fn resident(child: &Child) -> u64 {
 
 /// `cargo test --release -p gfs-chunkserver -- --ignored --nocapture hundred_thousand`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "makes 100,000 files: minutes on a slow disk; a measurement, run by hand and by the benchmarks"]
+#[ignore = "makes 100,000 chunks, and measures: run by hand and by `just bench-start`"]
 async fn a_hundred_thousand_chunks_register_in_two_seconds_and_64_mib() {
     const CHUNKS: usize = 100_000;
     let master = Master::start().await;

@@ -207,7 +207,7 @@ impl Session {
     /// Until the batch as a whole was taken: the same mutation, with the same number, each time.
     async fn deliver(&self, caller: &Caller, ops: &[Op], retry: &mut Retry) -> Outcome {
         let mutation = ops.iter().any(Op::is_mutation);
-        let repeatable = ops.iter().all(is_pure_read);
+        let repeatable = ops.iter().all(Op::only_looks);
         let held = mutation.then(|| Held { session: self, ticket: self.requests.lock().begin() });
         let ticket = held.as_ref().map(|held| held.ticket);
         loop {
@@ -299,19 +299,4 @@ fn batch(caller: &Caller, ops: Vec<Op>) -> Batch {
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_nanos(since.as_nanos() as i128)
-}
-
-/// True if the operation means the same in another session.
-fn is_pure_read(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Lookup { .. }
-            | Op::GetAttr { .. }
-            | Op::ReadLink { .. }
-            | Op::ReadDir { .. }
-            | Op::StatFs
-            | Op::GetXattr { .. }
-            | Op::ListXattr { .. }
-            | Op::ReadChunks { .. }
-    )
 }

@@ -52,23 +52,6 @@ pub fn is_logged(batch: &Batch) -> bool {
     })
 }
 
-/// True if carrying it out changes nothing, not even what is volatile.
-pub fn only_looks(batch: &Batch) -> bool {
-    batch.ops.iter().all(|op| {
-        matches!(
-            op,
-            Op::Lookup { .. }
-                | Op::GetAttr { .. }
-                | Op::ReadLink { .. }
-                | Op::ReadDir { .. }
-                | Op::StatFs
-                | Op::GetXattr { .. }
-                | Op::ListXattr { .. }
-                | Op::ReadChunks { .. }
-        )
-    })
-}
-
 impl Request {
     /// Operations that are not logged as such, one after another, up to the first failure.
     async fn read(&self, batch: &Batch) -> Result<BatchReply, FsError> {

@@ -12,7 +12,7 @@ use crate::sessions::Session;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered, Stream, StreamExt};
 use gfs_proto::FsError;
-use gfs_proto::ops::Batch;
+use gfs_proto::ops::{Batch, Op};
 use gfs_proto::wire::{self, client_message, server_message};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -144,7 +144,7 @@ impl Replies {
                 if requests::is_logged(&batch) {
                     return Ok(Started::Command(batch));
                 }
-                let place = if requests::only_looks(&batch) { &self.looks } else { &self.commands };
+                let place = if batch.ops.iter().all(Op::only_looks) { &self.looks } else { &self.commands };
                 place.push(Box::pin(carry_out(master, session, request, batch)));
             }
             client_message::Kind::Close(_) => self.commands.push(Box::pin(async move {
