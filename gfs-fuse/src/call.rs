@@ -19,6 +19,20 @@ pub(crate) fn begin(runtime: &Handle, call: impl Future<Output = ()> + Send + 's
     }
 }
 
+/// Runs `wait` on a thread that may wait, and begins there the call that it leaves, if any. The call has that thread
+/// no longer than it would have another: it may need such a thread itself, and they are not many.
+pub(crate) fn begin_after<C>(runtime: &Handle, wait: impl FnOnce() -> Option<C> + Send + 'static)
+where
+    C: Future<Output = ()> + Send + 'static,
+{
+    let handle = runtime.clone();
+    runtime.spawn_blocking(move || {
+        if let Some(call) = wait() {
+            begin(&handle, call);
+        }
+    });
+}
+
 /// A call between its first poll and its life as a task.
 struct Parked {
     runtime: Handle,
@@ -68,6 +82,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
     use std::thread;
+    use std::time::Duration;
     use tokio::sync::oneshot;
 
     /// Where a call was after each of its waits.
@@ -115,5 +130,21 @@ mod tests {
             tell.send(()).expect("somebody listens");
         });
         assert_eq!(told.recv(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_left_after_a_wait_does_not_hold_the_thread_that_waited() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build();
+        let runtime = runtime.expect("a runtime");
+        let (tell, told) = mpsc::channel();
+        begin_after(runtime.handle(), move || {
+            Some(async move {
+                tokio::task::spawn_blocking(|| ()).await.expect("a thread for it");
+                tell.send(()).expect("somebody listens");
+            })
+        });
+        let went_on = told.recv_timeout(Duration::from_secs(10));
+        runtime.shutdown_background();
+        assert_eq!(went_on, Ok(()));
     }
 }

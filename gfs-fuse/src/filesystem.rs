@@ -69,20 +69,6 @@ impl GfsFilesystem {
     }
 }
 
-/// Runs `wait` on a thread that may wait, and begins there the call that it leaves, if any. The call has that thread
-/// no longer than it would have another: it may need such a thread itself, and they are not many.
-fn begin_after<C>(runtime: &Handle, wait: impl FnOnce() -> Option<C> + Send + 'static)
-where
-    C: Future<Output = ()> + Send + 'static,
-{
-    let handle = runtime.clone();
-    runtime.spawn_blocking(move || {
-        if let Some(call) = wait() {
-            call::begin(&handle, call);
-        }
-    });
-}
-
 fn reply_done(reply: ReplyEmpty, result: Result<(), FsError>) {
     match result {
         Ok(()) => reply.ok(),
@@ -427,7 +413,7 @@ impl Filesystem for GfsFilesystem {
             Err(error) => reply.error(errno(error)),
             Ok(Tried::Done(data)) => reply.data(&data),
             Ok(Tried::Cold(read)) => {
-                begin_after(&self.runtime, move || match read.wait() {
+                call::begin_after(&self.runtime, move || match read.wait() {
                     Some(data) => {
                         reply.data(&data);
                         None
@@ -655,7 +641,6 @@ impl Filesystem for GfsFilesystem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
 
     #[test]
     fn fallocate_modes_that_are_served() {
@@ -679,21 +664,5 @@ mod tests {
         assert_eq!(names(COOKIE_DOT), [".."]);
         assert!(names(COOKIE_DOT_DOT).is_empty() && names(DirCookie::FIRST.get()).is_empty());
         const { assert!(COOKIE_DOT_DOT < DirCookie::FIRST.get()) };
-    }
-
-    #[test]
-    fn what_is_left_after_a_wait_does_not_hold_the_thread_that_waited() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build();
-        let runtime = runtime.expect("a runtime");
-        let (tell, told) = mpsc::channel();
-        begin_after(runtime.handle(), move || {
-            Some(async move {
-                tokio::task::spawn_blocking(|| ()).await.expect("a thread for it");
-                tell.send(()).expect("somebody listens");
-            })
-        });
-        let went_on = told.recv_timeout(Duration::from_secs(10));
-        runtime.shutdown_background();
-        assert_eq!(went_on, Ok(()));
     }
 }
