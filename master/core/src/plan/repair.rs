@@ -219,6 +219,11 @@ impl<'a> Survey<'a> {
         })
     }
 
+    /// Servers that may bring a copy are expected back.
+    fn is_awaiting(&self) -> bool {
+        self.away + self.away_draining > 0
+    }
+
     /// There are copies, and none of the recorded version.
     fn is_ahead(&self) -> bool {
         !self.live.is_empty() && self.live.iter().all(|server| self.chunk.ahead.contains(server))
@@ -227,7 +232,7 @@ impl<'a> Survey<'a> {
     /// Servers whose suspect copy may be adopted, the best first: one that stays, then by number, so that every
     /// attempt means the same one. None while a copy counts, or while a server may bring one back.
     fn adoptable(&self) -> Vec<ServerId> {
-        if !self.live.is_empty() || self.away + self.away_draining > 0 {
+        if !self.live.is_empty() || self.is_awaiting() {
             return Vec::new();
         }
         let answers = |server: &&ServerId| self.view.get(server).is_some_and(|known| known.standing == Standing::Live);
@@ -250,7 +255,9 @@ impl<'a> Survey<'a> {
         if self.live.is_empty() {
             if self.adoptable().is_empty() { None } else { need(Reason::Unreadable, self.chunk.goal) }
         } else if self.is_ahead() {
-            need(Reason::Unreadable, self.chunk.goal)
+            // Readers have them agreed on when they ask; without any there is time to do it with all of them, so that
+            // none becomes stale.
+            if self.is_awaiting() { None } else { need(Reason::Unreadable, self.chunk.goal) }
         } else if all < goal {
             need(Reason::Repair, u8::try_from(goal - all).unwrap_or(u8::MAX))
         } else if self.staying.len() + self.away < goal {
@@ -275,7 +282,7 @@ pub fn health(view: &RepairView, chunk: &ChunkCopies) -> Health {
     let survey = Survey::of(view, chunk);
     let sound = survey.live.iter().filter(|server| !chunk.failing.contains(server)).count();
     match survey.goal().saturating_sub(sound) {
-        _ if survey.live.is_empty() && survey.away + survey.away_draining > 0 => Health::Unavailable,
+        _ if survey.live.is_empty() && survey.is_awaiting() => Health::Unavailable,
         _ if !survey.adoptable().is_empty() => Health::Unavailable,
         _ if survey.live.is_empty() => Health::Lost,
         0 => Health::Healthy,

@@ -127,10 +127,13 @@ fn copies_that_are_all_ahead_of_the_record_are_agreed_on_before_anything_else() 
     assert_eq!(next_step(&view, &copies, &Idle), Some(Step::Raise));
     let mixed = ChunkCopies { ahead: ids(&[1]), ..chunk(3, &[1, 2, 3]) };
     assert_eq!(need(&view, &mixed), None, "the others can be read");
-    for server in [2, 3] {
-        view.get_mut(&id(server)).expect("known").standing = Standing::Away;
+    for standing in [Standing::Away, Standing::Lost] {
+        for server in [2, 3] {
+            view.get_mut(&id(server)).expect("known").standing = standing;
+        }
+        let step = (standing == Standing::Lost).then_some(Step::Raise);
+        assert_eq!(next_step(&view, &mixed, &Idle), step, "one that is {standing:?} would be stale");
     }
-    assert_eq!(next_step(&view, &mixed, &Idle), Some(Step::Raise), "but not now");
 }
 
 #[test]
