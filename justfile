@@ -28,3 +28,7 @@ bench BENCH="../shared/bench" RUNS="1" +SYSTEMS="gfs moosefs":
 # Start-up with 100,000 chunks: the chunk store alone, and a chunkserver until its full report is in
 bench-start:
     cargo test --release --locked -p gfs-chunkserver -- --ignored --nocapture
+
+# What metadata costs: a million files of one chunk in DIR; bytes per file in memory and on disk, by table
+bench-metadata DIR FILES="1000000":
+    cargo run --release --locked -p gfs-master --example metadata_bench -- {{DIR}} {{FILES}}
