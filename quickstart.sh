@@ -18,14 +18,18 @@ state=$(realpath -ms -- "${GFS_DIR:-${HOME:?}/.local/share/gfs}")
 command -v cargo >/dev/null 2>&1 || [ ! -f "${HOME:-}/.cargo/env" ] || . "$HOME/.cargo/env"
 command -v cargo >/dev/null 2>&1 ||
     die "Rust is missing; install it from https://rustup.rs, then run this again"
-if ! command -v fusermount3 >/dev/null 2>&1; then
+need=()
+command -v fusermount3 >/dev/null 2>&1 || need+=(fuse3)
+# Rust links with the C compiler.
+command -v cc >/dev/null 2>&1 || need+=(gcc libc6-dev)
+if [ ${#need[@]} -gt 0 ]; then
     as_root=
     [ "$(id -u)" = 0 ] || as_root=sudo
     { [ -z "$as_root" ] || command -v sudo >/dev/null; } && command -v apt-get >/dev/null ||
-        die "fuse3 is missing; install it as root: apt-get install fuse3"
-    echo "installing fuse3"
+        die "missing here: ${need[*]}; install as root: apt-get install ${need[*]}"
+    echo "installing ${need[*]}"
     $as_root apt-get update -qq
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fuse3 >/dev/null
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${need[@]}" >/dev/null
 fi
 [ -c /dev/fuse ] || die "/dev/fuse is missing; load the kernel's module as root: modprobe fuse"
 
