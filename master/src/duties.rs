@@ -1,5 +1,5 @@
-//! What an operator wants of chunkservers: drained, under maintenance, removed. Logged, so that it outlives the
-//! master.
+//! What an operator wants of chunkservers: drained, under maintenance, removed; and which were stopped in order.
+//! Logged, so that it outlives the master.
 
 use crate::master::{Master, now};
 use crate::repair::Dependent;
@@ -85,6 +85,18 @@ impl Master {
     pub fn server_status(&self, server: ServerId) -> Result<ServerStatus, DutyError> {
         let statuses = self.servers.statuses(Instant::now());
         statuses.into_iter().find(|status| status.server == server).ok_or(DutyError::Unknown(server))
+    }
+
+    /// Notes that a server was stopped in order then, or that it is back.
+    pub async fn took_leave(&self, server: ServerId, left: Option<Timestamp>) -> Result<(), FsError> {
+        let duty = match self.duty(server) {
+            Ok(duty) if duty.left != left => duty,
+            _ => return Ok(()), // nothing is new, or it was removed meanwhile
+        };
+        let duty = Duty { left, ..duty };
+        self.commit_one(Action::SetDuty { server, duty }).await?;
+        self.servers.set_duty(server, duty);
+        Ok(())
     }
 
     fn duty(&self, server: ServerId) -> Result<Duty, DutyError> {

@@ -80,6 +80,7 @@ impl From<&Action> for Wire {
                 server: server.get(),
                 draining: duty.draining,
                 maintenance_until: duty.maintenance_until.map(Into::into),
+                left: duty.left.map(Into::into),
             }),
             Action::RemoveServer { server } => Self::RemoveServer(wire::LoggedRemoveServer { server: server.get() }),
             Action::AllocateChunk { inode, index, placement } => Self::AllocateChunk(wire::LoggedAllocateChunk {
@@ -155,7 +156,11 @@ impl TryFrom<Wire> for Action {
             },
             Wire::SetDuty(raw) => Self::SetDuty {
                 server: ServerId::new(raw.server),
-                duty: Duty { draining: raw.draining, maintenance_until: time(raw.maintenance_until)? },
+                duty: Duty {
+                    draining: raw.draining,
+                    maintenance_until: time(raw.maintenance_until)?,
+                    left: time(raw.left)?,
+                },
             },
             Wire::RemoveServer(raw) => Self::RemoveServer { server: ServerId::new(raw.server) },
             Wire::AllocateChunk(raw) => Self::AllocateChunk {
@@ -327,7 +332,10 @@ mod tests {
             Action::OpenSession { session: SessionId::new(1), secret: [7; 16], name: "here".into() },
             Action::EndSession { session: SessionId::new(1) },
             Action::RegisterServer { uuid: ServerUuid::new([3; 16]), rack: "r".into() },
-            Action::SetDuty { server, duty: Duty { draining: true, maintenance_until: Some(at(9)) } },
+            Action::SetDuty {
+                server,
+                duty: Duty { draining: true, maintenance_until: Some(at(9)), left: Some(at(8)) },
+            },
             Action::RemoveServer { server },
             Action::AllocateChunk { inode, index: ChunkIndex::new(9), placement: vec![server] },
             Action::RaiseVersion { handle, version: ChunkVersion::new(2), entitled: vec![server], unwritten: true },

@@ -238,13 +238,15 @@ pub struct ServerRecord {
     pub duty: Duty,
 }
 
-/// What an operator wants of a chunkserver.
+/// What an operator wants of a chunkserver, and whether it said that it would be away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Duty {
     /// Its copies are to go elsewhere; it gets no new ones.
     pub draining: bool,
     /// Until then its copies are not missed while it is away.
     pub maintenance_until: Option<gfs_proto::time::Timestamp>,
+    /// It was stopped in order then, and has not been back.
+    pub left: Option<gfs_proto::time::Timestamp>,
 }
 
 /// An unlinked inode that is kept.

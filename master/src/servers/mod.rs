@@ -1,6 +1,6 @@
 //! The chunkservers: who is registered, who was heard of when, how much room they have.
 //!
-//! Volatile but for the numbers, which the log gave out. A server is
+//! Volatile but for the numbers, which the log gave out, and the duties in it. A server is
 //! ```text
 //!   expected --register--> arriving --full report--> up --silence--> suspect --silence, link lost--> down
 //!      (known from the log, not seen since this master started)          '------- heard again ---> up
@@ -19,6 +19,7 @@ use gfs_master_core::{Duty, ServerRecord};
 use gfs_proto::chunk::Replica;
 use gfs_proto::control::{ChunkCommand, CommandOutcome, DirectorySpace, Heartbeat, Register};
 use gfs_proto::ids::{Incarnation, ServerId, ServerUuid};
+use gfs_proto::time::Timestamp;
 use link::{CommandError, Link};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -121,7 +122,7 @@ struct Server {
     heard: Option<Instant>,
     space: Vec<DirectorySpace>,
     recent: u32,
-    /// Stopped cleanly, when.
+    /// Stopped in order, when.
     left: Option<Instant>,
     /// Fences that wait for its right to answer reads to run out, over registrations too.
     silences: u32,
@@ -136,8 +137,17 @@ pub struct Servers {
     timings: Timings,
 }
 
+/// When a time of the past was on our clock that cannot be set.
+fn instant_of(time: Timestamp, now: Instant) -> Instant {
+    let nanos = crate::master::now().as_nanos().saturating_sub(time.as_nanos()).max(0);
+    let since = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+    now.checked_sub(since).unwrap_or(now)
+}
+
 impl Server {
-    fn of(record: ServerRecord) -> Self {
+    /// As the log knows it at `now`.
+    fn of(record: ServerRecord, now: Instant) -> Self {
+        let left = record.duty.left.map(|left| instant_of(left, now));
         Self {
             uuid: record.uuid,
             rack: record.rack,
@@ -148,7 +158,7 @@ impl Server {
             heard: None,
             space: Vec::new(),
             recent: 0,
-            left: None,
+            left,
             silences: 0,
             muted: false,
         }
@@ -180,7 +190,7 @@ impl Server {
 impl Servers {
     /// With the servers that the log knows.
     pub fn new(records: Vec<ServerRecord>, timings: Timings, now: Instant) -> Self {
-        let table = records.into_iter().map(|record| (record.server, Server::of(record))).collect();
+        let table = records.into_iter().map(|record| (record.server, Server::of(record, now))).collect();
         Self { table: Mutex::new(table), started: now, timings }
     }
 
@@ -199,7 +209,7 @@ impl Servers {
     pub fn attach(&self, server: ServerId, register: Register, link: Arc<Link>, now: Instant) {
         let mut table = self.table.lock();
         let record = ServerRecord { server, uuid: register.uuid, rack: register.rack.clone(), duty: Duty::default() };
-        let entry = table.entry(server).or_insert_with(|| Server::of(record));
+        let entry = table.entry(server).or_insert_with(|| Server::of(record, now));
         if let Some(old) = entry.link.replace(link) {
             old.close();
         }

@@ -85,6 +85,7 @@ impl Master {
             Some(server) => server,
             None => self.log_server(&register).await?,
         };
+        self.took_leave(server, None).await?;
         if self.servers.incarnation(server).is_some_and(|known| known > register.incarnation) {
             return Err(RegisterError::OlderRun);
         }
@@ -205,6 +206,9 @@ impl Reader {
             FromChunkserver::Leaving => {
                 info!(server = %self.server, "chunkserver leaves");
                 self.left = true;
+                if let Err(error) = self.master.took_leave(self.server, Some(crate::master::now())).await {
+                    warn!(server = %self.server, %error, "a restart of the master would take its absence for a failure");
+                }
             }
             FromChunkserver::Register(_) => warn!(server = %self.server, "registered twice on one stream"),
         }

@@ -106,8 +106,7 @@ async fn a_suspect_server_or_one_that_took_leave_is_no_cause_for_repair() {
     let standing = |server| cluster.node().master.servers.repair_view(Instant::now())[&server].standing;
     let (left, silent) = (servers.remove(0), servers.remove(0));
     let (left_id, silent_id) = (left.id(), silent.id());
-    left.leave().await;
-    drop(silent);
+    drop((left.leave().await, silent));
     until("the killed one is lost", || standing(silent_id) == Standing::Lost).await;
     assert_eq!(standing(left_id), Standing::Away);
     until("its copy was made", || entitled(&cluster, grant.handle).contains(&fourth.id())).await;
@@ -115,6 +114,32 @@ async fn a_suspect_server_or_one_that_took_leave_is_no_cause_for_repair() {
     until("the one that took leave is not missed", || status().looked_everywhere && status().queued == 0).await;
     assert_eq!(fourth.commands().iter().filter(|command| is_copy(command)).count(), 1);
     assert_eq!(servers[0].commands().iter().filter(|command| is_copy(command)).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_took_leave_is_not_missed_after_a_restart_of_the_master_either() {
+    let timings = Timings { maintenance: Duration::from_secs(3600), ..hasty() };
+    let (mut cluster, mut servers, fourth, _client, _, grant) = four(timings).await;
+    let left = servers.remove(0);
+    let (left_id, fourth_id) = (left.id(), fourth.id());
+    let left = left.leave().await;
+    cluster.crash().await;
+    let mut back = Vec::new();
+    for server in servers.into_iter().chain([fourth]) {
+        back.push(server.again(&cluster.url()).await);
+    }
+    cluster.all_up(3).await;
+    let standing = |cluster: &Cluster| cluster.node().master.servers.repair_view(Instant::now())[&left_id].standing;
+    let begun = Instant::now();
+    until("silence would have been too long", || begun.elapsed() > 2 * timings.lost_after).await;
+    assert_eq!(standing(&cluster), Standing::Away);
+    assert!(back.iter().all(|server| !server.commands().iter().any(is_copy)));
+    let left = left.start(&cluster.url()).await;
+    cluster.all_up(4).await;
+    assert_eq!(cluster.node().master.server_status(left_id).expect("known").duty.left, None);
+    drop(left);
+    until("now its silence counts", || standing(&cluster) == Standing::Lost).await;
+    until("its copy is made", || entitled(&cluster, grant.handle).contains(&fourth_id)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ pub(crate) fn register(tx: &mut Tables<'_>, uuid: ServerUuid, rack: &str) -> Res
     Ok(server)
 }
 
-/// What an operator wants of it from now on.
+/// What is wanted of it, and known of its absence, from now on.
 pub(crate) fn set_duty(tx: &mut Tables<'_>, server: ServerId, duty: Duty) -> Result<(), FsError> {
     let mut record = known(tx, server)?;
     // nothing above this line has changed anything
@@ -73,11 +73,12 @@ mod tests {
             f.store.view().servers().expect("readable").into_iter().map(|server| server.duty).collect()
         };
         for duty in [
-            Duty { draining: true, maintenance_until: None },
-            Duty { draining: true, maintenance_until: until },
-            Duty { draining: false, maintenance_until: until },
+            Duty { draining: true, ..Duty::default() },
+            Duty { draining: true, maintenance_until: until, left: None },
+            Duty { draining: false, maintenance_until: until, left: until },
+            Duty { left: until, ..Duty::default() },
             Duty::default(),
-            Duty { draining: true, maintenance_until: None },
+            Duty { draining: true, ..Duty::default() },
         ] {
             fixture.one(Action::SetDuty { server: first, duty }).expect("known");
             fixture.one(register(7)).expect("again");

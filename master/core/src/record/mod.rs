@@ -208,8 +208,10 @@ impl ServerRecord {
         out.fixed(self.uuid.as_bytes());
         out.bytes(self.rack.as_bytes());
         if !plain {
-            out.byte(u8::from(self.duty.draining) | u8::from(self.duty.maintenance_until.is_some()) << 1);
-            self.duty.maintenance_until.into_iter().for_each(|until| out.time(until));
+            let Duty { draining, maintenance_until, left } = self.duty;
+            let times = u8::from(maintenance_until.is_some()) << 1 | u8::from(left.is_some()) << 2;
+            out.byte(u8::from(draining) | times);
+            maintenance_until.into_iter().chain(left).for_each(|time| out.time(time));
         }
         out.finish()
     }
@@ -228,9 +230,10 @@ impl ServerRecord {
 }
 
 fn read_duty(from: &mut Reader<'_>) -> Option<Duty> {
-    let flags = from.byte().filter(|flags| *flags <= 3)?;
+    let flags = from.byte().filter(|flags| *flags <= 7)?;
     let maintenance_until = if flags & 2 != 0 { Some(from.time()?) } else { None };
-    Some(Duty { draining: flags & 1 != 0, maintenance_until })
+    let left = if flags & 4 != 0 { Some(from.time()?) } else { None };
+    Some(Duty { draining: flags & 1 != 0, maintenance_until, left })
 }
 
 impl Genesis {

@@ -94,7 +94,9 @@ impl Stepper {
             2 if step.number.is_multiple_of(5) => Action::RemoveServer { server: ServerId::new(step.who.into()) },
             2 if step.number.is_multiple_of(3) => {
                 let until = Timestamp::from_nanos(step.number.into());
-                let duty = Duty { draining: step.at.0 == 1, maintenance_until: (step.at.1 == 1).then_some(until) };
+                let some = |given| (given == 1).then_some(until);
+                let (maintenance_until, left) = (some(step.at.1), some(step.at.0));
+                let duty = Duty { draining: step.at.0 == 1, maintenance_until, left };
                 Action::SetDuty { server: ServerId::new(step.who.into()), duty }
             }
             2 => Action::RegisterServer { uuid: ServerUuid::new([step.who; 16]), rack: step.at.1.to_string() },

@@ -222,10 +222,11 @@ impl FakeServer {
     }
 
     /// Takes leave and waits until the master has ended the stream.
-    pub(crate) async fn leave(mut self) {
+    pub(crate) async fn leave(mut self) -> Dead {
         self.tell(FromChunkserver::Leaving).await;
         self.out = None;
         soon("the end of the stream", &mut self.task).await.expect("no panic");
+        self.kill()
     }
 
     /// Since when it may have answered its last read, if it keeps to the read lease.
