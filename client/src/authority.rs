@@ -66,6 +66,14 @@ impl ChunkAuthority for MasterAuthority {
         .boxed()
     }
 
+    fn await_copies(&self, chunks: Vec<ChunkHandle>) -> BoxFuture<'_, Result<(), FsError>> {
+        async move { self.one(Op::AwaitCopies { chunks }).await.map(drop) }.boxed()
+    }
+
+    fn copies_min(&self) -> usize {
+        self.session.identity().copies_min.into()
+    }
+
     fn session(&self) -> SessionId {
         self.session.id()
     }

@@ -291,6 +291,7 @@ impl Session for FakeMaster {
             capabilities: 0,
             goal_default: 3,
             term,
+            copies_min: 2,
         }))
     }
 

@@ -80,6 +80,9 @@ pub struct Settings {
     /// Copies that one chunkserver gives or takes at a time, 1 to 16 [default: 4]
     #[arg(long, value_name = "COUNT")]
     pub repair_copies: Option<u32>,
+    /// Copies on stable storage that an fsync waits for, if goal and chunkservers are as many [default: 2]
+    #[arg(long, value_name = "COPIES")]
+    pub copies_min: Option<u8>,
     /// Move chunks if two chunkservers differ by more than this percentage of their room, or "off" [default: 10]
     #[arg(long, value_name = "PERCENT")]
     pub rebalance_threshold: Option<String>,
@@ -226,6 +229,9 @@ pub enum ConfigError {
     /// Outside of what is possible.
     #[error("repair-copies = {0} is not possible; use 1 to {COPIES_MAX} copies at a time")]
     Copies(u32),
+    /// Outside of what is possible.
+    #[error("copies-min = {0} is not possible; use 1 to {max} copies", max = limits::GOAL_MAX)]
+    CopiesMin(u8),
     /// Not a percentage.
     #[error("rebalance-threshold = {0:?} is not possible; use 1 to 99, in percent of a chunkserver's room, or \"off\"")]
     Threshold(String),
@@ -265,6 +271,7 @@ impl Settings {
             repair_rate: self.repair_rate.or(below.repair_rate),
             repair_rate_per_server: self.repair_rate_per_server.or(below.repair_rate_per_server),
             repair_copies: self.repair_copies.or(below.repair_copies),
+            copies_min: self.copies_min.or(below.copies_min),
             rebalance_threshold: self.rebalance_threshold.or(below.rebalance_threshold),
             rebalance_rate: self.rebalance_rate.or(below.rebalance_rate),
             log: self.log.or(below.log),
@@ -285,6 +292,7 @@ impl Settings {
             repair_rate: Some("unlimited".into()),
             repair_rate_per_server: Some("64MiB".into()),
             repair_copies: Some(COPIES_DEFAULT),
+            copies_min: Some(RepairSettings::default().copies_min),
             rebalance_threshold: Some("10".into()),
             rebalance_rate: Some("16MiB".into()),
             log: Some("info".into()),
@@ -384,6 +392,8 @@ mod tests {
             ("repair-rate = \"0\"", &[], "repair-rate"),
             ("repair-rate-per-server = \"fast\"", &[], "fast"),
             ("repair-copies = 17", &[], "repair-copies = 17"),
+            ("copies-min = 0", &[], "copies-min = 0"),
+            ("copies-min = 10", &[], "copies-min = 10"),
             ("rebalance-threshold = \"100\"", &[], "rebalance-threshold"),
             ("rebalance-rate = \"0\"", &[], "rebalance-rate"),
             ("", &["--listen", "nonsense"], "nonsense"),

@@ -382,6 +382,12 @@ pub enum Op {
         /// Which.
         chunks: Vec<HeldChunk>,
     },
+    /// Wait until each of these chunks has as many copies as an fsync is confirmed for, which are made at once if
+    /// need be; `Done`, at once for chunks that are gone. `Unavailable` after a while: ask again.
+    AwaitCopies {
+        /// What was flushed, by fewer members than the session was told to want.
+        chunks: Vec<ChunkHandle>,
+    },
     /// What a writer knows of its file after flushing; `Attr`.
     ReportSize {
         /// The file.
@@ -414,6 +420,7 @@ impl Op {
                 | Self::GetXattr { .. }
                 | Self::ListXattr { .. }
                 | Self::ReadChunks { .. }
+                | Self::AwaitCopies { .. }
         )
     }
 
@@ -442,6 +449,7 @@ impl Op {
             | Self::GrantChunk { .. }
             | Self::BreakChunk { .. }
             | Self::ReturnChunks { .. }
+            | Self::AwaitCopies { .. }
             | Self::ReportSize { .. } => false,
         }
     }

@@ -145,6 +145,29 @@ fn what_was_synced_survives_the_death_of_everybody() {
 }
 
 #[test]
+fn what_was_synced_with_one_server_left_survives_that_server_too() {
+    scenario(Options { chunkservers: 2, goal: 2, ..Options::default() }, |cluster| {
+        let mount = cluster.mount()?;
+        let bytes = Stream::new(3).bytes(MIB + 5);
+        let file = File::create(mount.join("synced"))?;
+        file.write_all_at(&Stream::new(4).bytes(bytes.len()), 0)?;
+        file.sync_all()?;
+        cluster.add_chunkserver()?;
+        cluster.wait_chunkservers(3)?;
+        cluster.kill_chunkserver(0)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()?;
+        cluster.kill_mount(0)?;
+        drop(file);
+        // It was the only one that had the chunks when they were written.
+        cluster.kill_chunkserver(1)?;
+        cluster.replace_mount(0)?;
+        ensure!(fs::read(mount.join("synced"))? == bytes, "synced bytes are gone");
+        Ok(())
+    });
+}
+
+#[test]
 fn files_written_just_before_the_master_was_killed_have_their_size() {
     scenario(Options::default(), |cluster| {
         let mount = cluster.mount()?;

@@ -25,6 +25,12 @@ pub trait ChunkAuthority: Send + Sync + 'static {
     /// epoch comes back.
     fn broken(&self, grant: &ChunkGrant, suspects: Vec<ServerId>) -> BoxFuture<'_, Result<ChunkGrant, FsError>>;
 
+    /// Returns when each of these chunks, which were flushed, has as many copies as an fsync is confirmed for.
+    fn await_copies(&self, chunks: Vec<ChunkHandle>) -> BoxFuture<'_, Result<(), FsError>>;
+
+    /// Members that have to confirm a flush, or copies are awaited.
+    fn copies_min(&self) -> usize;
+
     /// The session that writes are numbered in.
     fn session(&self) -> SessionId;
 

@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkLocation, Replica};
 use gfs_proto::frame::{DataError, SYNC_CHUNKS_MAX, SyncChunk};
-use gfs_proto::ids::{ChunkIndex, ServerId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, ServerId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,8 +73,36 @@ impl InodeData {
         let own = self.sync_own().await?;
         if !sure {
             self.sync_unseen(&own).await?;
+        }
+        if asker == Asker::Fsync {
+            self.await_copies().await?;
+        }
+        if !sure {
             let state = &mut *self.state.lock();
             state.covered = state.covered.max(unseen);
+        }
+        Ok(())
+    }
+
+    /// So many replicas have the chunk on stable storage; if those are few the next fsync awaits copies.
+    pub(super) fn note_flushed(&self, chunk: ChunkHandle, replicas: usize) {
+        if replicas < self.plane.authority.copies_min() {
+            self.state.lock().thin.insert(chunk);
+        }
+    }
+
+    /// Returns when what few replicas have on stable storage has been copied to others. That is at once where the
+    /// file is to have few copies; where servers have failed it takes a copy of each chunk.
+    async fn await_copies(&self) -> Result<(), FsError> {
+        let thin: Vec<ChunkHandle> = self.state.lock().thin.iter().copied().collect();
+        for chunks in thin.chunks(PAGE as usize) {
+            let awaited = self.plane.authority.await_copies(chunks.to_vec()).await;
+            awaited.inspect_err(|error| {
+                tracing::error!(inode = %self.id(), chunks = thin.len(), copies = self.plane.authority.copies_min(), %error,
+                    "an fsync is not confirmed: too few chunkservers have its data, and no other has taken a copy");
+            })?;
+            let state = &mut *self.state.lock();
+            state.thin.retain(|chunk| !chunks.contains(chunk));
         }
         Ok(())
     }
@@ -115,6 +143,7 @@ impl InodeData {
             match plane.servers.sync(&grant, self.sync_deadline(&retry)).await {
                 Ok(()) => {
                     self.state.lock().outbox(index).flushed(upto);
+                    self.note_flushed(grant.handle, grant.replicas.len());
                     return Ok(());
                 }
                 Err(Failure::NoSpace) => return Err(FsError::NoSpace),
@@ -202,8 +231,10 @@ impl InodeData {
         });
         let done: HashMap<ServerId, bool> = join_all(asked).await.into_iter().collect();
         let is_done = |replica: &Replica| done.get(&replica.server) == Some(&true);
-        let missing = page.iter().filter(|chunk| chunk.replicas.is_empty() || !chunk.replicas.iter().all(is_done));
-        join_all(missing.map(|chunk| self.sync_place(chunk.index))).await.into_iter().collect()
+        let is_flushed = |chunk: &&Arc<ChunkLocation>| !chunk.replicas.is_empty() && chunk.replicas.iter().all(is_done);
+        let (flushed, missing): (Vec<_>, Vec<_>) = page.iter().partition(is_flushed);
+        flushed.iter().for_each(|chunk| self.note_flushed(chunk.handle, chunk.replicas.len()));
+        join_all(missing.into_iter().map(|chunk| self.sync_place(chunk.index))).await.into_iter().collect()
     }
 
     /// Flushes one chunk at the replicas that the master names now, until they have all done it.
@@ -214,7 +245,10 @@ impl InodeData {
             match self.place(index, &retry).await {
                 Ok(Place::Hole) => return Ok(()),
                 Ok(Place::Chunk(chunk)) => match self.sync_replicas(&chunk, &retry).await {
-                    Flushed::Done => return Ok(()),
+                    Flushed::Done => {
+                        self.note_flushed(chunk.handle, chunk.replicas.len());
+                        return Ok(());
+                    }
                     Flushed::Absent => return self.may_be_absent(&chunk).then_some(()).ok_or(FsError::NoReplica),
                     Flushed::Unknown => self.state.lock().locations.forget(index),
                 },

@@ -254,7 +254,12 @@ impl InodeData {
             let epoch = ticket.grant.epoch;
             let deadline = retry.request_deadline(plane.request_timeout);
             match plane.servers.write(&ticket, frame, plane.authority.session(), deadline).await {
-                Ok(()) => return Ok(Delivered::Under(epoch)),
+                Ok(()) => {
+                    if frame.sync {
+                        self.note_flushed(ticket.grant.handle, ticket.grant.replicas.len());
+                    }
+                    return Ok(Delivered::Under(epoch));
+                }
                 Err(Failure::NoSpace) => return Err(FsError::NoSpace),
                 Err(Failure::Busy) => {}
                 Err(Failure::Fault(fault)) => self.state.lock().outbox(frame.index()).fail(epoch, fault),

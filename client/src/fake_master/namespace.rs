@@ -196,7 +196,7 @@ impl Namespace {
                 let exclusive = exclusive && spec.access.writes();
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))
             }
-            Op::Release { .. } | Op::ReturnChunks { .. } => Ok(OpResult::Done),
+            Op::Release { .. } | Op::ReturnChunks { .. } | Op::AwaitCopies { .. } => Ok(OpResult::Done),
             Op::ReportSize { inode, size, mtime, ctime, durable, truncate_generation, .. } => {
                 let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
                 if *truncate_generation != attr.truncate_generation {

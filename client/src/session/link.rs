@@ -32,6 +32,8 @@ pub(crate) struct Identity {
     pub(crate) cluster: ClusterId,
     pub(crate) chunk_size: ChunkSize,
     pub(crate) goal_default: u8,
+    /// An fsync that fewer members confirmed awaits copies.
+    pub(crate) copies_min: u8,
     pub(crate) keep_alive: Duration,
     pub(crate) expiry: Duration,
     /// Of the leader: another one knows nothing that was not logged.
@@ -170,6 +172,7 @@ async fn open_session(client: &mut SessionClient<Channel>, wanted: &Wanted<'_>) 
         cluster,
         chunk_size: ChunkSize::new(reply.chunk_size).ok_or_else(|| LinkError::protocol("chunk size"))?,
         goal_default: u8::try_from(reply.goal_default).map_err(|_| LinkError::protocol("goal"))?,
+        copies_min: u8::try_from(reply.copies_min).map_err(|_| LinkError::protocol("copies"))?,
         keep_alive: Duration::from_millis(u64::from(reply.keep_alive_ms.max(1))),
         expiry: Duration::from_millis(u64::from(reply.expiry_ms.max(1))),
         term: Term::new(reply.term),

@@ -62,7 +62,7 @@ pub enum CoreResult {
         /// What it replaced (not in an exchange).
         replaced: Option<Removed>,
     },
-    /// The operation concerns volatile state (Release, GrantChunk, BreakChunk, ReturnChunks): the shell
+    /// The operation concerns volatile state (Release, GrantChunk, BreakChunk, ReturnChunks, AwaitCopies): the shell
     /// carries it out, on the inode that the reference meant.
     Deferred {
         /// Absent for operations that name none.

@@ -3,7 +3,7 @@
 use super::{COPIES_DEFAULT, COPIES_MAX, ConfigError, Settings, Timings, bytes};
 use crate::repair::{Rebalance, RepairSettings};
 use gfs_master_core::plan::Limits;
-use gfs_proto::limits::{HEARTBEAT, READ_LEASE};
+use gfs_proto::limits::{GOAL_MAX, HEARTBEAT, READ_LEASE};
 use std::time::Duration;
 
 /// A server is not suspected for losing one heartbeat, nor before its read lease has run out.
@@ -21,10 +21,14 @@ pub(super) fn settings(filled: &Settings) -> Result<RepairSettings, ConfigError>
         rate_per_server: rate("repair-rate-per-server", text(&filled.repair_rate_per_server))?,
         copies_per_server,
     };
+    let copies_min = filled.copies_min.unwrap_or(RepairSettings::default().copies_min);
+    if !(1..=GOAL_MAX).contains(&copies_min) {
+        return Err(ConfigError::CopiesMin(copies_min));
+    }
     let moved = rate("rebalance-rate", text(&filled.rebalance_rate))?;
     let threshold = threshold(text(&filled.rebalance_threshold))?;
     let rebalance = threshold.map(|threshold| Rebalance { threshold, rate: moved.unwrap_or(u64::MAX) });
-    Ok(RepairSettings { limits, rebalance })
+    Ok(RepairSettings { limits, copies_min, rebalance })
 }
 
 /// When servers count as what.
@@ -103,6 +107,7 @@ mod tests {
         let (settings, timings) = (settings(&filled).expect("valid"), timings(&filled).expect("valid"));
         assert_eq!(settings.limits, RepairSettings::default().limits);
         assert_eq!(settings.rebalance, RepairSettings::default().rebalance);
+        assert_eq!(settings.copies_min, 2);
         let known = Timings::default();
         assert_eq!(
             (timings.suspect_after, timings.lost_after, timings.maintenance),

@@ -15,6 +15,7 @@
 //! that a step is copying to.
 
 mod adopt;
+mod await_copies;
 mod census;
 mod copy;
 mod planner;
@@ -37,6 +38,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 use tokio::sync::Notify;
 
+/// Copies that an fsync needs unless something else is set: with one, the next failure would lose what it confirmed.
+const COPIES_MIN: u8 = 2;
 /// Chunks that wait to be looked at; if there are more, all chunks are.
 const NOTES_MAX: usize = 64 << 10;
 
@@ -45,6 +48,8 @@ const NOTES_MAX: usize = 64 << 10;
 pub struct RepairSettings {
     /// Bounds on copies, whatever they are made for.
     pub limits: Limits,
+    /// An fsync is confirmed with no fewer copies, if the goal and the number of servers allow for it.
+    pub copies_min: u8,
     /// None: copies are never moved for the sake of even filling.
     pub rebalance: Option<Rebalance>,
 }
@@ -61,7 +66,7 @@ pub struct Rebalance {
 impl Default for RepairSettings {
     fn default() -> Self {
         let limits = Limits { rate: None, rate_per_server: Some(64 << 20), copies_per_server: 4 };
-        Self { limits, rebalance: Some(Rebalance { threshold: 1000, rate: 16 << 20 }) }
+        Self { limits, copies_min: COPIES_MIN, rebalance: Some(Rebalance { threshold: 1000, rate: 16 << 20 }) }
     }
 }
 
@@ -101,6 +106,10 @@ pub struct Repair {
     everywhere: AtomicBool,
     news: Notify,
     work: Mutex<HashMap<ChunkHandle, Work>>,
+    /// Chunks whose copies clients wait for, and how many do.
+    awaited: Mutex<HashMap<ChunkHandle, u32>>,
+    /// A step has ended.
+    steps: Notify,
     status: Mutex<RepairStatus>,
 }
 
@@ -138,6 +147,8 @@ impl Repair {
             everywhere: AtomicBool::new(true),
             news: Notify::new(),
             work: Mutex::default(),
+            awaited: Mutex::default(),
+            steps: Notify::new(),
             status: Mutex::default(),
         }
     }

@@ -233,7 +233,12 @@ impl Planner {
     /// Puts the chunk into the queue if it needs something, and takes it out if it does not.
     fn look_at(&mut self, round: &Round, handle: ChunkHandle, record: &ChunkRecord, blocking: bool) {
         match self.need(&round.view, handle, record) {
-            Some(need) => self.queue.insert(handle, self.master.urgency(record, need, blocking), round.now),
+            Some(need) => {
+                self.queue.insert(handle, self.master.urgency(record, need, blocking), round.now);
+                if self.master.repair.is_awaited(handle) {
+                    self.queue.not_put_off(handle, round.now);
+                }
+            }
             None if self.may_move(&round.view, handle, record, &self.anybody()).is_some() => {
                 let need = Need { reason: Reason::Rebalance, missing: 0 };
                 self.queue.insert(handle, self.master.urgency(record, need, false), round.now);
@@ -348,6 +353,9 @@ impl Planner {
         if !self.master.may_be_leased(handle, Instant::now()) {
             return Some(false);
         }
+        if self.master.repair.is_awaited(handle) {
+            return Some(true);
+        }
         let until = waiting.since + self.master.timings.repair_patience;
         if now < until {
             self.queue.put_off(handle, until.min(now + self.master.timings.tick));
@@ -412,7 +420,10 @@ impl Planner {
             Task::Adopt(_) | Task::Raise => self.adoptions -= 1,
         }
         match result {
-            Ok(_) => self.master.repair.note(handle, false),
+            Ok(_) => {
+                self.master.repair.steps.notify_waiters();
+                self.master.repair.note(handle, false);
+            }
             Err(StepError::Leased) => self.queue.put_off(handle, now + self.master.timings.tick),
             Err(error) => {
                 debug!(chunk = %handle, ?task, %error, "repair is put off");

@@ -28,6 +28,7 @@ impl Master {
             failing: failing.map(|row| row.server).collect(),
             suspect: suspect.map(|row| row.server).collect(),
             occupied: others.iter().map(|row| row.server).collect(),
+            awaited: if self.repair.is_awaited(handle) { self.copies_min_of(record) } else { 0 },
             bytes: 0,
             failures: 0,
         }

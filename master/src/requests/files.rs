@@ -42,6 +42,7 @@ impl Request {
                 self.master.return_chunks(session, chunks);
                 Ok(OpResult::Done)
             }
+            Op::AwaitCopies { chunks } => self.master.await_copies(chunks).await.map(|()| OpResult::Done),
             Op::ReportSize { inode, size, mtime, atime, ctime, truncate_generation, durable } => {
                 let generation = *truncate_generation;
                 let report = SizeReport { size: *size, mtime: *mtime, atime: *atime, ctime: *ctime, generation };

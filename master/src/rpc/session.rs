@@ -117,6 +117,7 @@ fn hello(master: &Master, session: &Session) -> wire::OpenSessionReply {
         capabilities: 0,
         goal_default: genesis.goal.into(),
         term: master.term().get(),
+        copies_min: master.repair.copies_min().into(),
     }
 }
 

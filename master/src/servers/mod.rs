@@ -388,6 +388,11 @@ impl Servers {
         })
     }
 
+    /// Servers of the cluster, away or not.
+    pub fn count(&self) -> usize {
+        self.table.lock().len()
+    }
+
     /// All servers, by number.
     pub fn statuses(&self, now: Instant) -> Vec<ServerStatus> {
         let table = self.table.lock();

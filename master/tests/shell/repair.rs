@@ -9,7 +9,7 @@ use gfs_master_core::plan::Standing;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver, ReplicaRow, ReplicaState};
 use gfs_proto::ids::{ChunkHandle, InodeId, ServerId};
-use gfs_proto::ops::{HeldChunk, Op};
+use gfs_proto::ops::{HeldChunk, Op, OpResult};
 use std::time::{Duration, Instant};
 
 /// Servers are lost soon; leases end soon after a restart.
@@ -57,6 +57,17 @@ fn ids(servers: &[FakeServer]) -> Vec<ServerId> {
     let mut ids: Vec<_> = servers.iter().map(FakeServer::id).collect();
     ids.sort_unstable();
     ids
+}
+
+fn broken(inode: InodeId, grant: &ChunkGrant, suspects: &[u32]) -> Op {
+    Op::BreakChunk {
+        inode: inode.into(),
+        index: grant.index,
+        handle: grant.handle,
+        version: grant.version,
+        epoch: grant.epoch,
+        suspects: suspects.iter().map(|server| ServerId::new(*server)).collect(),
+    }
 }
 
 fn is_copy(command: &ChunkCommand) -> bool {
@@ -140,6 +151,44 @@ async fn one_that_took_leave_is_not_missed_after_a_restart_of_the_master_either(
     drop(left);
     until("now its silence counts", || standing(&cluster) == Standing::Lost).await;
     until("its copy is made", || entitled(&cluster, grant.handle).contains(&fourth_id)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_copies_gets_them_at_once_although_it_holds_the_lease() {
+    // Nothing but the wait brings a copy soon: nobody is lost, and a leased chunk is left alone.
+    let patient = Duration::from_secs(3600);
+    let timings = Timings { lost_after: patient, repair_patience: patient, lease: patient, ..hasty() };
+    let (_cluster, mut servers, fourth, client, inode, _) = four(timings).await;
+    let grant = client.grant(inode, 0).await.expect("granted");
+    let wait = || client.ask(Op::AwaitCopies { chunks: vec![grant.handle] });
+    assert_eq!(wait().await, Ok(OpResult::Done), "three are enough");
+    drop(servers.drain(1..));
+    let Ok(OpResult::Grant(alone)) = client.ask(broken(inode, &grant, &[2, 3])).await else { panic!("a grant") };
+    assert_eq!(alone.replicas.len(), 1);
+    assert_eq!(wait().await, Ok(OpResult::Done));
+    assert_eq!(fourth.version(grant.handle), Some(alone.version), "a copy was made meanwhile");
+    let after = client.grant(inode, 0).await.expect("granted");
+    assert_eq!(after.replicas.len(), 2, "and is a member of what is granted next");
+    let gone = gfs_proto::ids::ChunkHandle::new(1 << 40);
+    assert_eq!(client.ask(Op::AwaitCopies { chunks: vec![gone] }).await, Ok(OpResult::Done), "nothing to wait for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_nobody_can_take_are_waited_for_in_vain_and_those_that_nobody_wants_not_at_all() {
+    let timings = Timings { lease: Duration::from_secs(3600), ..hasty() };
+    let cluster = Cluster::with(timings).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = leased(&client, &servers).await;
+    let single = client.create("single", 2).await;
+    assert!(client.ask(Op::SetGoal { inode: single.attr.inode.into(), goal: 1 }).await.is_ok());
+    let one = single.grant.expect("a grant");
+    servers[0].create(one.handle, one.version, 10).await;
+    drop(servers.drain(1..));
+    let Ok(OpResult::Grant(_)) = client.ask(broken(inode, &grant, &[2, 3])).await else { panic!("a grant") };
+    let wait = |handle| client.ask(Op::AwaitCopies { chunks: vec![handle] });
+    assert_eq!(wait(one.handle).await, Ok(OpResult::Done), "one copy is all that is wanted");
+    assert_eq!(wait(grant.handle).await, Err(gfs_proto::FsError::Unavailable));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,9 @@ impl From<&Op> for Kind {
                 })
             }
             Op::ReturnChunks { chunks } => Self::ReturnChunks(wire::ReturnChunks { chunks: each_copy(chunks) }),
+            Op::AwaitCopies { chunks } => {
+                Self::AwaitCopies(wire::AwaitCopies { chunks: chunks.iter().map(|chunk| chunk.get()).collect() })
+            }
             Op::ReportSize { inode: i, size, mtime, atime, ctime, truncate_generation, durable } => {
                 Self::ReportSize(wire::ReportSize {
                     inode: inode(*i),
@@ -250,6 +253,7 @@ impl TryFrom<wire::Op> for Op {
             Kind::GrantChunk(raw) => raw.try_into(),
             Kind::BreakChunk(raw) => raw.try_into(),
             Kind::ReturnChunks(raw) => raw.try_into(),
+            Kind::AwaitCopies(raw) => raw.try_into(),
             Kind::ReportSize(raw) => raw.try_into(),
         }
     }
@@ -367,6 +371,7 @@ decode!(BreakChunk, |raw, field| Self::BreakChunk {
 decode!(ReturnChunks, |raw, field| Self::ReturnChunks {
     chunks: field("chunks").list(raw.chunks, CHUNKS_RETURNED_MAX)?
 });
+decode!(AwaitCopies, |raw, field| Self::AwaitCopies { chunks: field("chunks").handles(&raw.chunks)? });
 decode!(ReportSize, |raw, field| Self::ReportSize {
     inode: field("inode").required(raw.inode)?,
     size: field("size").file_size(raw.size)?,
@@ -454,6 +459,10 @@ impl Field {
     fn chunk_count(self, raw: u32) -> Result<u32, WireError> {
         self.check((1..=CHUNKS_PER_REQUEST_MAX).contains(&raw), "is no number of chunks for one request")?;
         Ok(raw)
+    }
+    fn handles(self, raw: &[u64]) -> Result<Vec<ChunkHandle>, WireError> {
+        self.check_length(raw.len(), CHUNKS_RETURNED_MAX)?;
+        raw.iter().map(|handle| self.handle(*handle)).collect()
     }
     fn suspects(self, raw: &[u32]) -> Result<Vec<ServerId>, WireError> {
         self.check_length(raw.len(), REPLICAS_MAX)?;

@@ -16,7 +16,7 @@ use gfs_proto::layout::ChunkSize;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(super) const INODE: InodeId = InodeId::new(7);
@@ -51,6 +51,9 @@ pub(super) struct Cluster {
     pub breaks: AtomicUsize,
     pub locates: AtomicUsize,
     pub reported: Mutex<Vec<ServerId>>,
+    /// Chunks whose copies somebody waited for.
+    pub awaited: Mutex<Vec<ChunkHandle>>,
+    pub copies_stay_away: AtomicBool,
 }
 
 /// Settings for tests: failures are found in tenths of seconds.
@@ -80,6 +83,8 @@ impl Cluster {
             breaks: AtomicUsize::new(0),
             locates: AtomicUsize::new(0),
             reported: Mutex::default(),
+            awaited: Mutex::default(),
+            copies_stay_away: AtomicBool::new(false),
         })
     }
 
@@ -308,6 +313,16 @@ impl ChunkAuthority for Cluster {
             }
         }
         .boxed()
+    }
+
+    fn await_copies(&self, chunks: Vec<ChunkHandle>) -> BoxFuture<'_, Result<(), FsError>> {
+        self.awaited.lock().extend(chunks);
+        let answer = if self.copies_stay_away.load(Ordering::Relaxed) { Err(FsError::TimedOut) } else { Ok(()) };
+        async move { answer }.boxed()
+    }
+
+    fn copies_min(&self) -> usize {
+        2
     }
 
     fn session(&self) -> SessionId {

@@ -33,6 +33,35 @@ async fn a_server_that_dies_during_a_stream_is_not_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_fsync_that_one_server_alone_has_done_awaits_copies() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let file = cluster.create(&plane);
+    let handle = cluster.master.lock().chunks[&ChunkIndex::new(0)].handle;
+    file.write(0, b"on three").await.expect("buffered");
+    file.sync().await.expect("synced");
+    cluster.servers[0].kill();
+    file.write(0, b"on two").await.expect("buffered");
+    file.sync().await.expect("synced");
+    assert_eq!(*cluster.awaited.lock(), []);
+    cluster.servers[2].kill();
+    cluster.copies_stay_away.store(true, Ordering::Relaxed);
+    file.write(0, b"on one").await.expect("buffered");
+    file.flush().await.expect("a close does not wait for copies");
+    assert_eq!(file.sync().await, Err(FsError::TimedOut));
+    assert_eq!(file.sync().await, Err(FsError::TimedOut), "nor is it confirmed by asking again");
+    cluster.copies_stay_away.store(false, Ordering::Relaxed);
+    file.sync().await.expect("another server has a copy");
+    assert_eq!(*cluster.awaited.lock(), [handle; 3]);
+    file.sync().await.expect("nothing is left to be done");
+    assert_eq!(cluster.awaited.lock().len(), 3);
+    // A mount that has not written it asks where it is.
+    let other = cluster.open(&plane, 8, None, false);
+    other.sync().await.expect("synced");
+    assert_eq!(cluster.awaited.lock().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_is_not_a_second_write() {
     for (victim, apply_dropped) in [(0, true), (0, false), (2, true), (2, false)] {
         for length in [5000, 900_000] {

@@ -104,6 +104,13 @@ impl RepairQueue {
         }
     }
 
+    /// Now, unless steps failed.
+    pub fn not_put_off(&mut self, handle: ChunkHandle, now: Duration) {
+        if let Some(waiting) = self.chunks.get_mut(&handle).filter(|waiting| waiting.failures == 0) {
+            waiting.due = waiting.due.min(now);
+        }
+    }
+
     /// Servers have changed: what was put off may be possible now.
     pub fn hurry(&mut self) {
         self.chunks.values_mut().for_each(|waiting| waiting.due = Duration::ZERO);

@@ -56,6 +56,7 @@ mod tests {
             current: servers,
             failing: Vec::new(),
             ahead: Vec::new(),
+            awaited: 0,
             suspect: Vec::new(),
             occupied: Vec::new(),
             bytes: 1 << 20,

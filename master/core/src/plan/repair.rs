@@ -70,6 +70,8 @@ pub struct ChunkCopies {
     pub suspect: Vec<ServerId>,
     /// Not entitled, but there is something of the chunk on their disks.
     pub occupied: Vec<ServerId>,
+    /// A client waits until so many copies can be read, whoever is expected back; 0: none does.
+    pub awaited: u8,
     /// Bytes that a copy moves, as far as is known.
     pub bytes: u64,
     /// Steps that failed: other sources are tried, then other targets.
@@ -258,8 +260,9 @@ impl<'a> Survey<'a> {
             // Readers have them agreed on when they ask; without any there is time to do it with all of them, so that
             // none becomes stale.
             if self.is_awaiting() { None } else { need(Reason::Unreadable, self.chunk.goal) }
-        } else if all < goal {
-            need(Reason::Repair, u8::try_from(goal - all).unwrap_or(u8::MAX))
+        } else if all < goal || sound < self.chunk.awaited.into() {
+            let counted = if sound < self.chunk.awaited.into() { sound } else { all };
+            need(Reason::Repair, u8::try_from(goal.saturating_sub(counted)).unwrap_or(u8::MAX))
         } else if self.staying.len() + self.away < goal {
             need(Reason::Drain, 0)
         } else if self.victim().is_some() {

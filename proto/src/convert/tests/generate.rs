@@ -305,6 +305,7 @@ fn file_op() -> impl Strategy<Value = Op> {
             }
         ),
         vec(held(), 0..8).prop_map(|chunks| Op::ReturnChunks { chunks }),
+        vec(handle(), 0..8).prop_map(|chunks| Op::AwaitCopies { chunks }),
         report_size(),
     ]
 }

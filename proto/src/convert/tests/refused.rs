@@ -388,6 +388,10 @@ mod ops {
             "chunks": |m| m.chunks.push(held());
             "HeldChunk.handle": |m| m.chunks[0].handle = 0;
         });
+        refused!(Op, AwaitCopies, wire::AwaitCopies { chunks: vec![1; CHUNKS_RETURNED_MAX] }, {
+            "chunks": |m| m.chunks.push(1);
+            "chunks": |m| m.chunks[0] = 0;
+        });
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn chunk(goal: u8, servers: &[u32]) -> ChunkCopies {
         current: ids(servers),
         ahead: Vec::new(),
         failing: Vec::new(),
+        awaited: 0,
         suspect: Vec::new(),
         occupied: Vec::new(),
         bytes: 1 << 20,
@@ -117,6 +118,20 @@ fn a_suspect_copy_is_adopted_where_no_other_counts_or_may_come_back() {
         view.get_mut(&id(server)).expect("known").standing = Standing::Lost;
     }
     assert_eq!((need(&view, &copies), health(&view, &copies)), (None, Health::Lost));
+}
+
+#[test]
+fn who_is_expected_back_does_not_count_while_a_client_waits_for_copies() {
+    let mut view = view(4);
+    view.get_mut(&id(2)).expect("known").standing = Standing::Away;
+    view.get_mut(&id(3)).expect("known").standing = Standing::Away;
+    let copies = chunk(3, &[1, 2, 3]);
+    assert_eq!(need(&view, &copies), None, "they come back");
+    let awaited = ChunkCopies { awaited: 2, ..copies.clone() };
+    assert_eq!(need(&view, &awaited), Some(Need { reason: Reason::Repair, missing: 2 }));
+    assert_eq!(next_step(&view, &awaited, &Idle), Some(Step::Copy { source: id(1), target: id(4) }));
+    let enough = ChunkCopies { awaited: 2, ..chunk(3, &[1, 4, 2]) };
+    assert_eq!(need(&view, &enough), None);
 }
 
 #[test]
