@@ -28,3 +28,7 @@ bench BENCH="../shared/bench" RUNS="1" +SYSTEMS="gfs moosefs":
 # Start-up with 100,000 chunks: the chunk store alone, and a chunkserver until its full report is in
 bench-start:
     cargo test --release --locked -p gfs-chunkserver -- --ignored --nocapture
+
+# Eight deliberate bugs, one at a time: each has to be noticed by the tests
+mutants:
+    tests/mutants.sh

@@ -22,6 +22,7 @@ use gfs_proto::FsError;
 use gfs_proto::chunk::{Numbering, Replica};
 use gfs_proto::control::{ChunkCommand, CommandOutcome, Install, InstallReport, ReplicaState};
 use gfs_proto::ids::{ChunkVersion, Epoch, Incarnation, ServerId};
+use gfs_proto::mutant;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
@@ -162,7 +163,7 @@ impl Master {
                 return Err(FsError::NoReplica);
             }
             let top = survey.members.iter().map(|m| m.version).max().unwrap_or_default().max(record.version);
-            let target = if raise { top.next() } else { record.version };
+            let target = if raise && !mutant!(NoVersionBump) { top.next() } else { record.version };
             let epoch = self.leases.next_epoch(self.term());
             let round = self.round(wanted, &survey.members, target, epoch).await;
             if round.nowhere

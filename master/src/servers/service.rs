@@ -14,6 +14,7 @@ use gfs_proto::control::{
     ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
 };
 use gfs_proto::ids::{ChunkHandle, ServerId};
+use gfs_proto::mutant;
 use gfs_proto::ops::Capabilities;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -144,7 +145,10 @@ impl Master {
                 if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
                     self.unwritten.written(row.handle);
                 }
-                let Ok(Some(record)) = record else { continue };
+                let Ok(Some(record)) = record else {
+                    stale.extend(mutant!(DeleteUnknown).then_some(row.handle));
+                    continue;
+                };
                 if is_discarded(&record, server, row) {
                     stale.push(row.handle);
                 }
