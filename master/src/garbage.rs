@@ -79,6 +79,7 @@ impl Garbage {
 pub async fn collect(master: Arc<Master>) {
     loop {
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             () = master.something_to_delete() => {}
         }

@@ -7,6 +7,7 @@
 
 use super::link::{Link, OUTGOING_MAX};
 use super::locations::{Known, Located};
+use crate::blocking::may_block;
 use crate::master::Master;
 use gfs_master_core::{Action, ChunkRecord, CoreResult};
 use gfs_proto::FsError;
@@ -236,6 +237,7 @@ impl Reader {
     /// Returns when the stream is to end because a newer one took over or the master stops.
     pub async fn closed(&self) {
         tokio::select! {
+            biased;
             () = self.link.closed() => {}
             () = self.master.stopping.passed() => {}
         }
@@ -267,7 +269,7 @@ async fn work_off(
         }
         within = report.full && !report.last;
         rows += report.present.len();
-        stale.extend(tokio::task::block_in_place(|| {
+        stale.extend(may_block(|| {
             let stale = master.present(server, &report.present, report.full);
             master.absent(server, &report.removed);
             stale
