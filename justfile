@@ -32,3 +32,7 @@ bench-start:
 # Eight deliberate bugs, one at a time: each has to be noticed by the tests
 mutants:
     tests/mutants.sh
+
+# The whole system in simulated worlds under faults: 10,000 of them, or one SEED step by step
+sim *SEED:
+    cargo run --quiet --profile sim --locked -p gfs-tests --bin gfs-sim -- {{SEED}}

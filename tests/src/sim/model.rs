@@ -140,7 +140,10 @@ pub(super) fn bytes_of(stamp: u32) -> impl Iterator<Item = u8> {
 /// The first word that must not be there: its unit, and what it is.
 pub(super) fn find_wrong(bytes: &[u8], allowed: &Allowed) -> Option<(usize, u32)> {
     for (at, unit) in bytes.chunks(UNIT as usize).enumerate() {
-        for word in unit.chunks_exact(4) {
+        // almost all units have one word again and again
+        let one = &unit[..unit.len().min(4)];
+        let words = if unit[one.len()..] == unit[..unit.len() - one.len()] { one } else { unit };
+        for word in words.chunks_exact(4) {
             let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
             if !allowed.get(at).is_some_and(|allowed| allowed.contains(&word)) {
                 return Some((at, word));

@@ -388,10 +388,15 @@ impl World {
                 return format!("inode {inode} has {copies} copies of {chunk:?}");
             }
         }
-        let known = |handle: ChunkHandle| matches!(master.store.view().chunk(handle), Ok(Some(_)));
+        let record = |handle: ChunkHandle| master.store.view().chunk(handle).ok().flatten();
         for (place, node) in servers {
-            let stranger = node.store.rows().into_iter().find(|row| row.handle.get() < STRANGERS && !known(row.handle));
-            if let Some(row) = stranger {
+            // what the master knows nothing of is left alone
+            let stray = node
+                .store
+                .rows()
+                .into_iter()
+                .find(|row| record(row.handle).is_some_and(|record| !record.entitled.contains(&node.server())));
+            if let Some(row) = stray {
                 return format!("{place:?} has {row:?}, which nobody wants");
             }
         }
