@@ -411,4 +411,4 @@ impl Client {
     }
 }
 
-const _: () = assert!(CHUNK % UNIT == 0);
+const _: () = assert!(CHUNK.is_multiple_of(UNIT));

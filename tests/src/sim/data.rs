@@ -237,59 +237,60 @@ impl Client {
 
     /// One attempt at all frames, at the same time; those that are acknowledged are taken out.
     async fn send(&self, file: &File, index: ChunkIndex, frames: &mut Vec<Frame>, chain: bool) -> Result<(), Failed> {
-        let key = (file.inode, index.get());
-        let session = self.session();
-        let mut sent = Vec::new();
-        let grant = {
-            let mut writing = self.writing.lock().await;
-            let Some(held) = writing.get_mut(&key) else { return Err(Failed::Stale) };
-            for frame in frames.iter() {
-                let serial = held.next;
-                held.next = serial.next();
-                sent.push((frame.request(session, held, serial), serial));
-            }
-            if !held.creating {
-                held.used = Instant::now();
-            }
-            held.grant.clone()
-        };
+        let (grant, sent) = self.take_turns((file.inode, index.get()), frames).await?;
         let mut tasks = JoinSet::new();
-        for (at, ((write, request), serial)) in sent.into_iter().enumerate() {
+        let mut asked = Vec::new();
+        for (at, (write, request)) in sent.into_iter().enumerate() {
             // the first frame of a new chunk goes to all, whatever its size
-            let chain = chain && !(write.create && serial == Serial::new(1));
-            self.post(&mut tasks, at, &grant, (write, request), chain);
+            let chain = chain && !(write.create && write.serial == Some(Serial::new(1)));
+            asked.push(if chain { 1 } else { grant.replicas.len() });
+            self.post(&mut tasks, (at, asked[at]), &grant, (write, request));
         }
-        let asked = |chain: bool| if chain { &grant.replicas[..1] } else { &grant.replicas[..] };
-        let mut outcomes: Vec<Vec<Outcome>> = vec![vec![None; grant.replicas.len()]; frames.len()];
-        let mut along = vec![false; frames.len()];
+        let mut outcomes: Vec<Vec<Outcome>> = asked.iter().map(|count| vec![None; *count]).collect();
         while let Some(done) = tasks.join_next().await {
-            let (at, slot, chained, outcome) = done.expect("a request does not panic");
+            let (at, slot, outcome) = done.expect("a request does not panic");
             outcomes[at][slot] = outcome;
-            along[at] = chained;
         }
-        let mut verdicts: Vec<_> = outcomes
-            .iter()
-            .zip(&along)
-            .map(|(outcomes, chain)| verdict(asked(*chain), &outcomes[..asked(*chain).len()]))
-            .collect();
+        let mut verdicts: Vec<_> =
+            outcomes.iter().map(|outcomes| verdict(&grant.replicas[..outcomes.len()], outcomes)).collect();
         // members apply in the order of serials: who has the later one has the earlier ones
         if let Some(last) = verdicts.iter().rposition(Result::is_ok) {
             verdicts[..last].fill_with(|| Ok(()));
+            self.note(&grant, &frames[..=last], &verdicts).await;
         }
-        self.note(file, index, &grant, frames, &verdicts).await;
         let mut kept = verdicts.iter().map(Result::is_err);
         frames.retain(|_| kept.next().unwrap_or(true));
         verdicts.into_iter().find(Result::is_err).unwrap_or(Ok(()))
     }
 
-    /// Sends one frame: to all members, or to the first.
+    /// Serials for all frames, in order, under the grant that is held.
+    async fn take_turns(
+        &self,
+        key: (InodeId, u32),
+        frames: &[Frame],
+    ) -> Result<(Arc<ChunkGrant>, Vec<(Write, Request)>), Failed> {
+        let session = self.session();
+        let mut writing = self.writing.lock().await;
+        let held = writing.get_mut(&key).ok_or(Failed::Stale)?;
+        let mut sent = Vec::new();
+        for frame in frames {
+            let serial = held.next;
+            held.next = serial.next();
+            sent.push(frame.request(session, held, serial));
+        }
+        if !held.creating {
+            held.used = Instant::now();
+        }
+        Ok((held.grant.clone(), sent))
+    }
+
+    /// Sends frame number `at`: to so many members, or to the first, which sends it on to the others.
     fn post(
         &self,
-        tasks: &mut JoinSet<(usize, usize, bool, Outcome)>,
-        at: usize,
+        tasks: &mut JoinSet<(usize, usize, Outcome)>,
+        (at, asked): (usize, usize),
         grant: &Arc<ChunkGrant>,
         (write, request): (Write, Request),
-        chain: bool,
     ) {
         let Request::Write { sums, payload, .. } = request else { return };
         let hop = |replica: &Replica| Hop {
@@ -297,10 +298,9 @@ impl Client {
             incarnation: replica.incarnation,
             address: replica.address.tcp,
         };
-        let rest: Vec<Hop> = if chain { grant.replicas[1..].iter().map(hop).collect() } else { Vec::new() };
-        let asked = if chain { 1 } else { grant.replicas.len() };
+        let chain: Vec<Hop> = grant.replicas[asked..].iter().map(hop).collect();
         for (slot, replica) in grant.replicas.iter().take(asked).enumerate() {
-            let write = Write { incarnation: replica.incarnation, chain: rest.clone(), ..write.clone() };
+            let write = Write { incarnation: replica.incarnation, chain: chain.clone(), ..write.clone() };
             let request = Request::Write { write, sums: sums.clone(), payload: payload.clone() };
             let (net, ends) = (self.net.clone(), (self.place, place_of(replica.address.tcp)));
             let serve = move |endpoint: Endpoint| -> Serving<Option<Answer>> {
@@ -311,30 +311,22 @@ impl Client {
                 })
             };
             tasks.spawn(async move {
-                let answer = net.call(ends, BOUND, if chain { "chain" } else { "star" }, serve).await;
-                (at, slot, chain, ack(answer.ok().flatten()))
+                let answer = net.call(ends, BOUND, "write", serve).await;
+                (at, slot, ack(answer.ok().flatten()))
             });
         }
     }
 
-    async fn note(
-        &self,
-        file: &File,
-        index: ChunkIndex,
-        grant: &ChunkGrant,
-        frames: &[Frame],
-        verdicts: &[Result<(), Failed>],
-    ) {
-        let first = first_unit(index);
+    /// Some frames were acknowledged by all members.
+    async fn note(&self, grant: &ChunkGrant, frames: &[Frame], verdicts: &[Result<(), Failed>]) {
+        let first = first_unit(grant.index);
         for (frame, _) in frames.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_ok()) {
             let reach = Reach::Acknowledged(members(grant));
             let units = first + frame.units.start;
-            self.net.checks.file(file.inode, |model| model.reach(frame.stamp, units, frame.units.len(), reach));
+            self.net.checks.file(grant.inode, |model| model.reach(frame.stamp, units, frame.units.len(), reach));
             self.net.checks.count(|counts| counts.writes += 1);
         }
-        if verdicts.iter().any(Result::is_ok)
-            && let Some(held) = self.writing.lock().await.get_mut(&(file.inode, index.get()))
-        {
+        if let Some(held) = self.writing.lock().await.get_mut(&(grant.inode, grant.index.get())) {
             held.creating = false;
             held.used = Instant::now();
         }

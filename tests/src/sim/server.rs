@@ -127,7 +127,7 @@ impl Machine {
             boot_id: boot_id.clone(),
             uuid_if_new: ServerUuid::new([self.number + 1; 16]),
             open_files_max: 64,
-            pack_bytes: if self.number % 2 == 0 { 128 << 10 } else { 0 },
+            pack_bytes: if self.number.is_multiple_of(2) { 128 << 10 } else { 0 },
         };
         let opened = ChunkStore::open(config, self.disk.clone());
         let store = opened.map_err(|error| format!("chunkserver {} does not start: {error:?}", self.number))?;

@@ -112,7 +112,7 @@ impl World {
         let end = self.net.tick() + SETTLE_MAX;
         while self.is_well() {
             self.step();
-            if self.net.tick() % LOOK == 0 && self.has_settled() {
+            if self.net.tick().is_multiple_of(LOOK) && self.has_settled() {
                 return self.compare_at_the_end();
             }
             if self.net.tick() > end {
@@ -149,7 +149,7 @@ impl World {
             }
         }
         self.end_what_has_stopped();
-        if self.net.tick() % LOOK == 0 {
+        if self.net.tick().is_multiple_of(LOOK) {
             self.look();
         }
     }
