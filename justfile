@@ -32,3 +32,11 @@ bench-start:
 # What metadata costs: a million files of one chunk in DIR; bytes per file in memory and on disk, by table
 bench-metadata DIR FILES="1000000":
     cargo run --release --locked -p gfs-master --example metadata_bench -- {{DIR}} {{FILES}}
+
+# Eight deliberate bugs, one at a time: each has to be noticed by the tests
+mutants:
+    tests/mutants.sh
+
+# The whole system in simulated worlds under faults: 10,000 of them, or one SEED step by step
+sim *SEED:
+    cargo run --quiet --profile sim --locked -p gfs-tests --bin gfs-sim -- {{SEED}}

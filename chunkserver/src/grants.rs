@@ -238,6 +238,11 @@ impl Gate {
         self.state.lock().order.installed().is_some()
     }
 
+    /// The grant that frames are accepted under, if there is one.
+    pub fn installed(&self) -> Option<Installed> {
+        self.state.lock().order.installed().copied()
+    }
+
     /// True if the chunk was written since it was last known clean.
     pub fn is_dirty(&self) -> bool {
         self.state.lock().dirty

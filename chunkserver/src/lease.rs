@@ -3,6 +3,7 @@
 
 use crate::clock::Clock;
 use crate::loans::Loans;
+use gfs_proto::mutant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,7 +32,7 @@ impl ReadLease {
 
     /// True if reads may be answered now.
     pub fn is_held(&self) -> bool {
-        nanos(self.clock.now()) < self.until.load(Ordering::Acquire)
+        mutant!(StaleRead) || nanos(self.clock.now()) < self.until.load(Ordering::Acquire)
     }
 }
 

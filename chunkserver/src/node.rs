@@ -7,6 +7,7 @@ use crate::lease::ReadLease;
 use crate::outbox::Outbox;
 use crate::peers::Peers;
 use crate::store::ChunkStore;
+use crate::store::disk::Disk;
 use crate::store::real::RealDisk;
 use gfs_proto::ids::{ClusterId, Incarnation, ServerId};
 use gfs_proto::layout::ChunkSize;
@@ -47,9 +48,9 @@ pub struct Membership {
 }
 
 /// See the module's documentation.
-pub struct Node {
+pub struct Node<D: Disk = RealDisk> {
     /// Replicas.
-    pub store: Store,
+    pub store: ChunkStore<D>,
     /// Of the machine.
     pub clock: Arc<dyn Clock>,
     /// This run.
@@ -71,9 +72,9 @@ pub struct Node {
     membership: RwLock<Option<Membership>>,
 }
 
-impl Node {
+impl<D: Disk> Node<D> {
     /// Before registration.
-    pub fn new(store: Store, clock: Arc<dyn Clock>, boot_id: String, patience: Patience) -> Self {
+    pub fn new(store: ChunkStore<D>, clock: Arc<dyn Clock>, boot_id: String, patience: Patience) -> Self {
         let incarnation = store.identity().incarnation;
         Self {
             incarnation,
@@ -98,6 +99,12 @@ impl Node {
     /// The master has registered this server.
     pub fn joined(&self, membership: Membership) {
         *self.membership.write() = Some(membership);
+    }
+
+    /// Reaches other servers another way than by connections.
+    #[must_use]
+    pub fn with_peers(self, peers: Peers) -> Self {
+        Self { peers, ..self }
     }
 
     /// This server's number; 0 before registration.

@@ -4,11 +4,12 @@ use crate::net::buffer::Payload;
 use crate::net::dial::{Answer, CallError, DataConnection, Endpoint};
 use crate::net::frames::Outgoing;
 use gfs_proto::chunk::Replica;
-use gfs_proto::frame::{Ack, DataError, Hop, Kind, Write};
+use gfs_proto::frame::{Ack, DataError, Hop, Kind, Read, Write};
 use gfs_proto::ids::{ClusterId, Incarnation, ServerId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -67,13 +68,44 @@ impl Peer {
     }
 }
 
+/// Another way to a peer than a connection: that of a simulated network.
+pub trait Carrier: Send + Sync + 'static {
+    /// Takes a request to a peer; its answer, or none within the bound.
+    fn carry<'a>(&'a self, peer: &'a Peer, request: Request, bound: Duration) -> Carried<'a>;
+}
+
+/// See [`Carrier::carry`].
+pub type Carried<'a> = Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send + 'a>>;
+
+/// A request as a [`Carrier`] takes it.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// A write on its way down the chain.
+    Write {
+        /// The frame.
+        write: Write,
+        /// Its sums.
+        sums: Arc<Vec<u8>>,
+        /// Its bytes.
+        payload: Arc<Payload>,
+    },
+    /// A read for a copy.
+    Read(Read),
+}
+
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Peers {
     connections: Mutex<HashMap<ServerId, Arc<DataConnection>>>,
+    carrier: Option<Arc<dyn Carrier>>,
 }
 
 impl Peers {
+    /// Peers that are reached by `carrier` alone.
+    pub fn by(carrier: Arc<dyn Carrier>) -> Self {
+        Self { carrier: Some(carrier), ..Self::default() }
+    }
+
     /// A new connection to this run of a server, for all who ask from now on.
     async fn connect(&self, peer: &Peer, cluster: ClusterId) -> Result<Arc<DataConnection>, PeerError> {
         let opened = DataConnection::open(&peer.endpoint, cluster, "chunkserver").await;
@@ -141,12 +173,34 @@ impl Peers {
         }
     }
 
+    /// Asks a peer for part of a replica that is being copied.
+    pub async fn read(
+        &self,
+        peer: &Peer,
+        cluster: ClusterId,
+        read: Read,
+        bound: Duration,
+    ) -> Result<Answer, PeerError> {
+        if let Some(carrier) = &self.carrier {
+            return carrier.carry(peer, Request::Read(read), bound).await.map_err(|source| call_error(peer, source));
+        }
+        let header = read.encode();
+        let frame = Outgoing { kind: Kind::Read, request: 0, header: &header, sums: &[], payload: &[] };
+        self.call(peer, cluster, frame, bound).await
+    }
+
     /// Sends a write to the next server of its chain.
     pub async fn forward(&self, forward: Forward) -> Result<Ack, PeerError> {
-        let header = forward.write.encode();
-        let frame =
-            Outgoing { kind: Kind::Write, request: 0, header: &header, sums: &forward.sums, payload: &forward.payload };
-        let answer = self.call(&forward.peer, forward.cluster, frame, forward.deadline).await?;
+        let answer = if let Some(carrier) = &self.carrier {
+            let Forward { peer, write, sums, payload, deadline, .. } = &forward;
+            let request = Request::Write { write: write.clone(), sums: Arc::clone(sums), payload: Arc::clone(payload) };
+            carrier.carry(peer, request, *deadline).await.map_err(|source| call_error(peer, source))?
+        } else {
+            let header = forward.write.encode();
+            let Forward { sums, payload, .. } = &forward;
+            let frame = Outgoing { kind: Kind::Write, request: 0, header: &header, sums, payload };
+            self.call(&forward.peer, forward.cluster, frame, forward.deadline).await?
+        };
         answer.ack().map_err(|error| call_error(&forward.peer, error.into()))
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::node::Node;
 use crate::server::may_block;
+use crate::store::disk::Disk;
+use crate::store::real::RealDisk;
 use gfs_proto::ids::ChunkHandle;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,7 @@ pub async fn run(worker: Arc<dyn Worker>, mut stop: watch::Receiver<bool>) {
             Rest::None => tokio::task::yield_now().await,
             Rest::For(pause) => {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     _ = stop.changed() => {}
                 }
@@ -50,9 +53,9 @@ const FLUSH_MAX: usize = 128;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Ends leases that have run out, flushes chunks that are written no longer, forgets old outcomes.
-pub struct Flusher(pub Arc<Node>);
+pub struct Flusher<D: Disk = RealDisk>(pub Arc<Node<D>>);
 
-impl Worker for Flusher {
+impl<D: Disk> Worker for Flusher<D> {
     fn name(&self) -> &'static str {
         "flusher"
     }
@@ -82,9 +85,9 @@ impl Worker for Flusher {
 const COMPACT: Duration = Duration::from_secs(10);
 
 /// Empties packs of small chunks in which few are left.
-pub struct Compactor(pub Arc<Node>);
+pub struct Compactor<D: Disk = RealDisk>(pub Arc<Node<D>>);
 
-impl Worker for Compactor {
+impl<D: Disk> Worker for Compactor<D> {
     fn name(&self) -> &'static str {
         "compactor"
     }
@@ -99,9 +102,9 @@ impl Worker for Compactor {
 }
 
 /// Makes the packs that will be filled next.
-pub struct PackMaker(pub Arc<Node>);
+pub struct PackMaker<D: Disk = RealDisk>(pub Arc<Node<D>>);
 
-impl Worker for PackMaker {
+impl<D: Disk> Worker for PackMaker<D> {
     fn name(&self) -> &'static str {
         "pack maker"
     }
@@ -116,7 +119,7 @@ impl Worker for PackMaker {
     }
 }
 
-fn clean(node: &Node, handles: &[ChunkHandle]) -> usize {
+fn clean<D: Disk>(node: &Node<D>, handles: &[ChunkHandle]) -> usize {
     if handles.is_empty() {
         return 0;
     }

@@ -93,7 +93,8 @@ fn run(master: &Master, stop: &(Mutex<bool>, Condvar)) {
     }
 }
 
-fn step(master: &Master) {
+/// Makes a checkpoint, and drops the log before it.
+pub fn step(master: &Master) {
     match make(&master.store) {
         Ok(Some(index)) => {
             master.log.checkpointed(index);

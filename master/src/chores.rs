@@ -16,6 +16,7 @@ pub async fn run(master: Arc<Master>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             _ = tick.tick() => {}
         }

@@ -1,6 +1,7 @@
 //! What an operator wants of chunkservers: drained, under maintenance, removed; and which were stopped in order.
 //! Logged, so that it outlives the master.
 
+use crate::blocking::may_block;
 use crate::master::{Master, now};
 use crate::repair::Dependent;
 use crate::servers::{Presence, ServerStatus};
@@ -69,7 +70,7 @@ impl Master {
         ) {
             return Err(DutyError::Running(server));
         }
-        let census = tokio::task::block_in_place(|| self.census())?;
+        let census = may_block(|| self.census())?;
         let dependent = census.dependents.get(&server).copied().unwrap_or_default();
         if dependent.last_copies > 0 && !force {
             return Err(DutyError::LastCopies { server, dependent });

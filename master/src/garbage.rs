@@ -14,6 +14,7 @@ use gfs_proto::control::{ChunkCommand, CommandOutcome, NotDeleted};
 use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ServerId};
 use gfs_proto::limits::DELETIONS_MAX;
+use gfs_proto::mutant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,6 +79,7 @@ impl Garbage {
 pub async fn collect(master: Arc<Master>) {
     loop {
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             () = master.something_to_delete() => {}
         }
@@ -175,7 +177,11 @@ impl Master {
     /// repair, one step of a chunk at a time.
     pub async fn discard_stale_at(&self, server: ServerId, handles: Vec<ChunkHandle>) -> bool {
         let returns = self.servers.presence(server, Instant::now()) != Presence::Up;
-        let named = |handle| if returns { self.strays(handle) } else { self.stale(handle) };
+        let named = |handle| match returns {
+            _ if mutant!(DeleteUnknown) => self.located(handle),
+            true => self.strays(handle),
+            false => self.stale(handle),
+        };
         let stale = handles.into_iter().flat_map(named);
         let stale: Vec<SyncChunk> = stale.filter(|(of, _)| *of == server).map(|(_, chunk)| chunk).collect();
         for chunks in stale.chunks(DELETIONS_MAX) {
@@ -186,15 +192,21 @@ impl Master {
         true
     }
 
+    /// Every replica that was reported of a chunk.
+    fn located(&self, handle: ChunkHandle) -> Vec<(ServerId, SyncChunk)> {
+        let named = |l: Located| (l.server, SyncChunk { handle, version: l.version });
+        self.locations.of(handle).into_iter().map(named).collect()
+    }
+
     /// Replicas of an older version, of servers that are not entitled to the recorded one.
     fn stale(&self, handle: ChunkHandle) -> Vec<(ServerId, SyncChunk)> {
         let Ok(Some(record)) = self.store.view().chunk(handle) else { return Vec::new() };
         if self.live_replicas(handle, &record, Instant::now()) == 0 {
             return Vec::new();
         }
-        let stale = |l: &Located| l.version < record.version && !record.entitled.contains(&l.server);
-        let named = |l: Located| (l.server, SyncChunk { handle, version: l.version });
-        self.locations.of(handle).into_iter().filter(stale).map(named).collect()
+        let is_stale =
+            |(of, chunk): &(ServerId, SyncChunk)| chunk.version < record.version && !record.entitled.contains(of);
+        self.located(handle).into_iter().filter(is_stale).collect()
     }
 }
 

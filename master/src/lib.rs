@@ -4,6 +4,7 @@
 //! Durable state changes only through the log. What is in this crate's tables is lost with the
 //! process and is rebuilt from what clients reclaim and chunkservers report.
 
+mod blocking;
 pub mod checkpoint;
 pub mod chores;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod log;
 pub mod master;
 pub mod node;
 pub mod opens;
+pub mod reach;
 pub mod repair;
 pub mod requests;
 pub mod rpc;

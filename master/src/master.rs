@@ -5,7 +5,6 @@
 
 use crate::checkpoint::DeltaRoom;
 use crate::config::Timings;
-use crate::data_dir::DataDir;
 use crate::garbage::Garbage;
 use crate::gate::Gate;
 use crate::grants::leases::{Lease, Leases};
@@ -14,7 +13,8 @@ use crate::keyed_lock::KeyedLocks;
 use crate::lengths::Lengths;
 use crate::log::{LogError, ReplicatedLog, StateMachine};
 use crate::opens::Opens;
-use crate::repair::Repair;
+use crate::reach::Reach;
+use crate::repair::{Repair, RepairSettings};
 use crate::servers::Servers;
 use crate::servers::locations::Locations;
 use crate::sessions::Sessions;
@@ -63,6 +63,25 @@ impl StateMachine for Machine {
     }
 }
 
+/// Tells the bytes of the metadata file.
+pub type FileBytes = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What a master is made of.
+pub struct Parts {
+    /// Durable state.
+    pub store: Arc<Store>,
+    /// The log behind it.
+    pub log: ReplicatedLog<Machine>,
+    /// Intervals.
+    pub timings: Timings,
+    /// Bounds on copies.
+    pub repair: RepairSettings,
+    /// Finds out whether a server is gone.
+    pub reach: Arc<dyn Reach>,
+    /// See [`FileBytes`].
+    pub file_bytes: FileBytes,
+}
+
 /// Everything that a running master consists of.
 pub struct Master {
     /// Durable state.
@@ -104,7 +123,8 @@ pub struct Master {
     /// There were sessions at the start: clients may write under grants that nobody here knows.
     pub inherited: bool,
     pub(crate) placements: AtomicU64,
-    pub(crate) directory: Arc<DataDir>,
+    pub(crate) reach: Arc<dyn Reach>,
+    pub(crate) file_bytes: FileBytes,
 }
 
 /// A command that was logged and applied.
@@ -155,6 +175,40 @@ fn allocated(result: &CoreResult) -> Option<ChunkHandle> {
 }
 
 impl Master {
+    /// Builds the tables from what the store knows, which has applied everything in the log.
+    pub fn new(parts: Parts) -> Result<Self, FsError> {
+        let Parts { store, log, timings, repair, reach, file_bytes } = parts;
+        let started = Instant::now();
+        let (servers, sessions, unwritten, checkpoint) = {
+            let view = store.view();
+            (view.servers()?, view.sessions()?, view.unwritten()?, store.durable().index)
+        };
+        Ok(Self {
+            log,
+            timings,
+            started,
+            inherited: !sessions.is_empty(),
+            sessions: Sessions::new(sessions, started),
+            opens: Default::default(),
+            sizes: Default::default(),
+            lengths: Default::default(),
+            servers: Servers::new(servers, timings, started),
+            locations: Default::default(),
+            leases: Default::default(),
+            garbage: Garbage::default(),
+            repair: Repair::new(repair),
+            unwritten: Unwritten::of(unwritten),
+            chunk_locks: Default::default(),
+            room: DeltaRoom::new(checkpoint),
+            stopping: Default::default(),
+            complete: Default::default(),
+            placements: Default::default(),
+            reach,
+            file_bytes,
+            store,
+        })
+    }
+
     /// Logs a command and applies it, now.
     pub async fn commit(&self, action: Action) -> Result<Committed, FsError> {
         self.commit_at(action, now()).await
@@ -193,7 +247,7 @@ impl Master {
 
     /// Bytes of the metadata file.
     pub fn metadata_bytes(&self) -> u64 {
-        self.directory.metadata_bytes()
+        (self.file_bytes)()
     }
 
     /// Of the present leader.

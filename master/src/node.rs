@@ -3,23 +3,20 @@
 //! Start: lock and open the directory, open the store, replay the log behind it, listen. Stop: end the
 //! streams, log what is volatile, stop the log, make a last checkpoint.
 
-use crate::checkpoint::{self, Checkpointer, DeltaRoom};
+use crate::checkpoint::{self, Checkpointer};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, FormatOptions};
-use crate::garbage::Garbage;
-use crate::grants::unwritten::{self, Unwritten};
+use crate::grants::unwritten;
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
-use crate::master::{Machine, Master, now};
-use crate::repair::Repair;
-use crate::servers::Servers;
-use crate::sessions::Sessions;
+use crate::master::{Machine, Master, Parts, now};
+use crate::reach::ByTcp;
 use crate::{chores, garbage, repair, rpc};
 use gfs_master_core::{Action, Store, StoreError};
 use gfs_proto::FsError;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -96,12 +93,7 @@ impl Node {
         let master = Arc::new(assemble(config, directory.clone(), store)?);
         let checkpointer = Checkpointer::start(master.clone()).map_err(StartError::Thread)?;
         let server = tokio::spawn(rpc::serve(master.clone(), listener, address));
-        let chores = vec![
-            tokio::spawn(chores::run(master.clone())),
-            tokio::spawn(garbage::collect(master.clone())),
-            tokio::spawn(unwritten::settle_all(master.clone())),
-            tokio::spawn(repair::run(master.clone())),
-        ];
+        let chores = start_chores(&master);
         if config.restored {
             master.commit_one(Action::Restored).await?;
             info!("the directory was restored: inodes and chunks get numbers of a new generation");
@@ -153,7 +145,7 @@ impl Node {
     }
 }
 
-/// Opens the log, which applies what the store lacks, and builds the tables from what the store knows.
+/// Opens the log, which applies what the store lacks, and puts a master together.
 fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Master, StartError> {
     let store = Arc::new(store);
     let applied = store.applied();
@@ -161,32 +153,17 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         LogConfig { restored: config.restored, ..LogConfig::single(directory.log(), store.genesis().cluster) };
     let position = Position { index: applied.index, term: applied.term };
     let log = ReplicatedLog::open(&log_config, position, Arc::new(Machine::new(store.clone())))?;
-    let started = Instant::now();
-    let (servers, sessions, unwritten) = {
-        let view = store.view();
-        (view.servers()?, view.sessions()?, view.unwritten()?)
-    };
-    Ok(Master {
-        log,
-        timings: config.timings,
-        started,
-        inherited: !sessions.is_empty(),
-        sessions: Sessions::new(sessions, started),
-        opens: Default::default(),
-        sizes: Default::default(),
-        lengths: Default::default(),
-        servers: Servers::new(servers, config.timings, started),
-        locations: Default::default(),
-        leases: Default::default(),
-        garbage: Garbage::default(),
-        repair: Repair::new(config.repair),
-        unwritten: Unwritten::of(unwritten),
-        chunk_locks: Default::default(),
-        room: DeltaRoom::new(applied.index),
-        stopping: Default::default(),
-        complete: Default::default(),
-        placements: Default::default(),
-        directory,
-        store,
-    })
+    let (timings, repair, reach) = (config.timings, config.repair, Arc::new(ByTcp));
+    let file_bytes = Box::new(move || directory.metadata_bytes());
+    Ok(Master::new(Parts { store, log, timings, repair, reach, file_bytes })?)
+}
+
+/// Starts what goes on in the background until the master stops.
+pub fn start_chores(master: &Arc<Master>) -> Vec<JoinHandle<()>> {
+    vec![
+        tokio::spawn(chores::run(master.clone())),
+        tokio::spawn(garbage::collect(master.clone())),
+        tokio::spawn(unwritten::settle_all(master.clone())),
+        tokio::spawn(repair::run(master.clone())),
+    ]
 }

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod message;
+pub mod mutant;
 pub mod name;
 pub mod ops;
 pub mod time;

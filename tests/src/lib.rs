@@ -18,6 +18,7 @@ mod power;
 mod programs;
 mod scenario;
 mod script;
+pub mod sim;
 mod small;
 mod wait;
 

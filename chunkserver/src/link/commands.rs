@@ -7,6 +7,7 @@ use crate::chain::Installed;
 use crate::grants::Lease;
 use crate::node::Node;
 use crate::server::may_block;
+use crate::store::disk::Disk;
 use gfs_proto::control::{
     ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, NotDeleted, ReplicaRow,
     ReplicaState,
@@ -62,15 +63,15 @@ impl Failure {
 }
 
 /// Commands of one stream.
-pub(super) struct Commands {
-    node: Arc<Node>,
+pub(super) struct Commands<D: Disk> {
+    node: Arc<Node<D>>,
     out: Out,
     at_work: Arc<Semaphore>,
     copies: Arc<Semaphore>,
 }
 
-impl Commands {
-    pub(super) fn new(node: Arc<Node>, out: Out) -> Self {
+impl<D: Disk> Commands<D> {
+    pub(super) fn new(node: Arc<Node<D>>, out: Out) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self { node, out, at_work: semaphore(COMMANDS_MAX), copies: semaphore(COPIES_MAX) }
     }
@@ -107,7 +108,7 @@ async fn answer(out: &Out, id: u64, outcome: Result<CommandOutcome, Failure>) {
     let _ = out.send((&result).into()).await; // the stream has ended: the master asks again
 }
 
-async fn carry_out(node: &Node, command: ChunkCommand) -> Result<CommandOutcome, Failure> {
+async fn carry_out<D: Disk>(node: &Node<D>, command: ChunkCommand) -> Result<CommandOutcome, Failure> {
     match command {
         ChunkCommand::Install(install) => self::install(node, install).await.map(CommandOutcome::Installed),
         ChunkCommand::Revoke { handle, epoch } => {
@@ -129,7 +130,7 @@ async fn carry_out(node: &Node, command: ChunkCommand) -> Result<CommandOutcome,
 
 /// Fences, then cuts and raises on disk, then opens the new epoch. The fence comes before the look at the
 /// disk: if the master is told that there is no replica, none is made by a first frame that is late.
-async fn install(node: &Node, install: Install) -> Result<InstallReport, Failure> {
+async fn install<D: Disk>(node: &Node<D>, install: Install) -> Result<InstallReport, Failure> {
     let gate = node.grants.entry(install.handle);
     let deadline = Instant::now() + node.patience.turn;
     gate.begin_install(install.epoch, install.truncate_generation, deadline).await?;
@@ -178,7 +179,7 @@ fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
 }
 
 /// The cut comes first: a replica of the new version never has bytes from beyond it.
-fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, Failure> {
+fn change<D: Disk>(node: &Node<D>, install: &Install, version: ChunkVersion) -> Result<u32, Failure> {
     let handle = install.handle;
     let row = node.store.row(handle).ok_or(DataError::NoChunk)?;
     check_version(&row, install)?;
@@ -192,7 +193,7 @@ fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, 
 }
 
 /// The lease has ended: nothing more is accepted, and what was written becomes durable.
-fn revoke(node: &Node, handle: ChunkHandle, epoch: Epoch) {
+fn revoke<D: Disk>(node: &Node<D>, handle: ChunkHandle, epoch: Epoch) {
     let gate = node.grants.entry(handle);
     if gate.revoke(epoch, node.clock.now())
         && gate.is_dirty()
@@ -203,8 +204,8 @@ fn revoke(node: &Node, handle: ChunkHandle, epoch: Epoch) {
     }
 }
 
-fn adopt(
-    node: &Node,
+fn adopt<D: Disk>(
+    node: &Node<D>,
     handle: ChunkHandle,
     version: ChunkVersion,
     raise_to: ChunkVersion,
@@ -219,7 +220,7 @@ fn adopt(
 }
 
 /// Deletes; those that are still there afterwards.
-fn delete(node: &Node, chunks: &[SyncChunk]) -> Vec<NotDeleted> {
+fn delete<D: Disk>(node: &Node<D>, chunks: &[SyncChunk]) -> Vec<NotDeleted> {
     let mut kept = Vec::new();
     for (chunk, result) in chunks.iter().zip(may_block(|| node.store.delete(chunks))) {
         match result {
@@ -235,7 +236,7 @@ fn delete(node: &Node, chunks: &[SyncChunk]) -> Vec<NotDeleted> {
 }
 
 /// Keeps a first frame that is late from making what is not there, and deletes what one made meanwhile.
-fn bury(node: &Node, chunk: SyncChunk) {
+fn bury<D: Disk>(node: &Node<D>, chunk: SyncChunk) {
     node.grants.bury(chunk.handle, chunk.version, node.clock.now());
     if matches!(may_block(|| node.store.delete(&[chunk])).pop(), Some(Ok(()))) {
         node.outbox.removed(chunk.handle, chunk.version);

@@ -2,10 +2,10 @@
 //! block, makes it durable before it counts.
 
 use super::commands::Failure;
-use crate::net::frames::Outgoing;
 use crate::node::Node;
 use crate::peers::Peer;
 use crate::server::may_block;
+use crate::store::disk::Disk;
 use gfs_proto::chunk::Replica;
 use gfs_proto::control::ReplicaRow;
 use gfs_proto::error::FsError;
@@ -18,8 +18,8 @@ use std::time::Duration;
 const READ_MAX: Duration = Duration::from_secs(10);
 
 /// Copies a replica; whatever was here under an older version is replaced when it is complete.
-pub(super) async fn copy(
-    node: &Node,
+pub(super) async fn copy<D: Disk>(
+    node: &Node<D>,
     handle: ChunkHandle,
     version: ChunkVersion,
     source: &Replica,
@@ -31,9 +31,7 @@ pub(super) async fn copy(
     while offset < chunk_length {
         let left = membership.chunk_size.get() - offset;
         let read = Read { handle, version, offset, length: left.min(FRAME_PAYLOAD_MAX), by_copy: true };
-        let header = read.encode();
-        let frame = Outgoing { kind: Kind::Read, request: 0, header: &header, sums: &[], payload: &[] };
-        let answer = node.peers.call(&peer, membership.cluster, frame, READ_MAX).await;
+        let answer = node.peers.read(&peer, membership.cluster, read, READ_MAX).await;
         let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
         if answer.kind != Kind::Data {
             return Err(refused(&peer, answer.ack()));

@@ -14,7 +14,10 @@ mod copy;
 mod report;
 mod stream;
 
+pub use stream::{Out, join, serve};
+
 use crate::node::Node;
+use crate::store::disk::Disk;
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{FromChunkserver, Register};
 use gfs_proto::ids::{ClusterId, Term};
@@ -168,7 +171,8 @@ impl Trouble {
     }
 }
 
-fn register(node: &Node, settings: &LinkSettings) -> FromChunkserver {
+/// What a server says of itself first.
+pub fn register<D: Disk>(node: &Node<D>, settings: &LinkSettings) -> FromChunkserver {
     let identity = node.store.identity();
     FromChunkserver::Register(Register {
         cluster: identity.cluster,

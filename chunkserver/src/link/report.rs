@@ -4,6 +4,7 @@
 use super::stream::Out;
 use crate::node::Node;
 use crate::outbox::{Change, removed_row};
+use crate::store::disk::Disk;
 use gfs_proto::control::{ChunkReport, FromChunkserver, ReplicaRow};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,13 @@ const PAGE_ROWS: usize = 8192;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Reports until the stream ends.
-pub(super) async fn run(node: Arc<Node>, out: Out) {
+pub(super) async fn run<D: Disk>(node: Arc<Node<D>>, out: Out) {
     if report_all(&node, &out).await.is_err() {
         return;
     }
     loop {
         tokio::select! {
+            biased;
             () = node.outbox.filled() => {}
             () = out.closed() => return,
         }
@@ -39,7 +41,7 @@ async fn send(out: &Out, message: FromChunkserver) -> Result<(), Ended> {
 }
 
 /// The outbox records from before this, so nothing falls in between.
-async fn report_all(node: &Node, out: &Out) -> Result<(), Ended> {
+async fn report_all<D: Disk>(node: &Node<D>, out: &Out) -> Result<(), Ended> {
     let rows = node.store.rows();
     let count = rows.len().div_ceil(PAGE_ROWS).max(1);
     for page in 0..count {
@@ -52,7 +54,7 @@ async fn report_all(node: &Node, out: &Out) -> Result<(), Ended> {
     Ok(())
 }
 
-async fn report_changes(node: &Node, out: &Out) -> Result<(), Ended> {
+async fn report_changes<D: Disk>(node: &Node<D>, out: &Out) -> Result<(), Ended> {
     let letters = node.outbox.take();
     for chain in letters.breaks {
         send(out, FromChunkserver::ChainBreak(chain)).await?;

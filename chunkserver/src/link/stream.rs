@@ -3,6 +3,8 @@
 use super::{LinkError, LinkSettings, Trouble, commands, register, report};
 use crate::node::{Membership, Node};
 use crate::server::may_block;
+use crate::store::disk::Disk;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use gfs_proto::FsError;
 use gfs_proto::control::{FromChunkserver, Heartbeat, Registered, ReplicaState, ToChunkserver};
 use gfs_proto::ids::Term;
@@ -12,6 +14,7 @@ use gfs_proto::wire;
 use gfs_proto::wire::chunkserver_link_client::ChunkserverLinkClient;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,7 +41,7 @@ const WRITING_MAX: usize = 8192;
 const UNANSWERED_MAX: usize = 16;
 
 /// Messages to the master.
-pub(super) type Out = mpsc::Sender<wire::FromChunkserver>;
+pub type Out = mpsc::Sender<wire::FromChunkserver>;
 
 /// Heartbeats sent and not acknowledged: when, and with which leases.
 type Unanswered = Arc<Mutex<VecDeque<(u64, Vec<HeldChunk>)>>>;
@@ -53,6 +56,25 @@ pub(super) async fn run(
     let (out, mut incoming, registered) = open(node, settings).await?;
     trouble.over();
     tracing::info!(server = %registered.server, cluster = %registered.cluster, master = settings.master, "registered");
+    let messages = (&mut incoming).map_err(|status| status.message().to_owned());
+    let ended = tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        reason = serve(node, &registered, out.clone(), messages) => Err(lost(settings, reason)),
+    };
+    if ended.is_ok() {
+        leave(out, incoming).await;
+    }
+    ended
+}
+
+/// Serves a registered stream until it ends: heartbeats and reports up, commands down. Returns why it ended.
+pub async fn serve<D: Disk>(
+    node: &Arc<Node<D>>,
+    registered: &Registered,
+    out: Out,
+    incoming: impl Stream<Item = Result<wire::ToChunkserver, String>>,
+) -> String {
     let unanswered = Unanswered::default();
     let mut tasks = JoinSet::new();
     node.outbox.start();
@@ -60,17 +82,22 @@ pub(super) async fn run(
     tasks.spawn(report::run(Arc::clone(node), out.clone()));
     let commands = commands::Commands::new(Arc::clone(node), out.clone());
     let down = Down { node, read_lease: registered.read_lease, unanswered, commands };
-    let ended = tokio::select! {
-        reason = down.receive(&mut incoming) => Err(lost(settings, reason)),
-        _ = tasks.join_next() => Err(lost(settings, "it takes no more messages".to_owned())),
-        _ = stop.wait_for(|stop| *stop) => Ok(()),
-    };
-    node.outbox.stop();
-    drop(tasks);
-    if ended.is_ok() {
-        leave(out, incoming).await;
+    let _listening = Listening(node);
+    let incoming = pin!(incoming);
+    tokio::select! {
+        biased;
+        reason = down.receive(incoming) => reason,
+        _ = tasks.join_next() => "it takes no more messages".to_owned(),
     }
-    ended
+}
+
+/// While it lives the master is told of changes.
+struct Listening<'a, D: Disk>(&'a Node<D>);
+
+impl<D: Disk> Drop for Listening<'_, D> {
+    fn drop(&mut self) {
+        self.0.outbox.stop();
+    }
 }
 
 fn lost(settings: &LinkSettings, reason: String) -> LinkError {
@@ -138,7 +165,7 @@ fn refusal(settings: &LinkSettings, status: &Status) -> LinkError {
 }
 
 /// Checks that this is our cluster and its current leader, and remembers both.
-fn join(node: &Node, settings: &LinkSettings, registered: &Registered) -> Result<(), LinkError> {
+pub fn join<D: Disk>(node: &Node<D>, settings: &LinkSettings, registered: &Registered) -> Result<(), LinkError> {
     let identity = node.store.identity();
     let master = || settings.master.clone();
     if let Some(ours) = identity.cluster.filter(|ours| *ours != registered.cluster) {
@@ -157,7 +184,7 @@ fn join(node: &Node, settings: &LinkSettings, registered: &Registered) -> Result
 }
 
 /// Ends when the stream does.
-async fn heartbeats(node: Arc<Node>, out: Out, every: Duration, unanswered: Unanswered) {
+async fn heartbeats<D: Disk>(node: Arc<Node<D>>, out: Out, every: Duration, unanswered: Unanswered) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = node.store.directories_failed();
@@ -181,7 +208,7 @@ async fn heartbeats(node: Arc<Node>, out: Out, every: Duration, unanswered: Unan
 }
 
 /// Replicas in a directory that has gone out of service are reported again, as what they are now.
-fn tell_of_failed(node: &Node, failed: &mut usize) {
+fn tell_of_failed<D: Disk>(node: &Node<D>, failed: &mut usize) {
     let now = node.store.directories_failed();
     if std::mem::replace(failed, now) != now {
         let failing = node.store.rows().into_iter().filter(|row| row.state == ReplicaState::Failing);
@@ -190,21 +217,21 @@ fn tell_of_failed(node: &Node, failed: &mut usize) {
 }
 
 /// The receiving half.
-struct Down<'a> {
-    node: &'a Arc<Node>,
+struct Down<'a, D: Disk> {
+    node: &'a Arc<Node<D>>,
     read_lease: Duration,
     unanswered: Unanswered,
-    commands: commands::Commands,
+    commands: commands::Commands<D>,
 }
 
-impl Down<'_> {
+impl<D: Disk> Down<'_, D> {
     /// Returns why the stream ended.
-    async fn receive(self, incoming: &mut Streaming<wire::ToChunkserver>) -> String {
+    async fn receive(self, mut incoming: Pin<&mut impl Stream<Item = Result<wire::ToChunkserver, String>>>) -> String {
         loop {
-            let message = match incoming.message().await {
-                Ok(Some(message)) => message,
-                Ok(None) => return "it closed the connection".to_owned(),
-                Err(status) => return status.message().to_owned(),
+            let message = match incoming.next().await {
+                Some(Ok(message)) => message,
+                None => return "it closed the connection".to_owned(),
+                Some(Err(reason)) => return reason,
             };
             let result = match ToChunkserver::try_from(message) {
                 Ok(ToChunkserver::HeartbeatAck { sent, term }) => self.acknowledged(sent, term),

@@ -7,7 +7,7 @@ use crate::net::frames::{FrameReader, FrameWriter, Outgoing, RawFrame, ReceiveEr
 use crate::net::socket::Socket;
 use crate::node::Node;
 use futures_util::future::BoxFuture;
-use gfs_proto::frame::{Ack, DataError, FrameError, Kind, Lend, Read, Sync, Write};
+use gfs_proto::frame::{DataError, FrameError, Kind, Lend, Read, Sync, Write};
 use gfs_proto::ids::{ClusterId, Serial};
 use gfs_proto::limits::PROTOCOL_VERSION;
 use gfs_proto::wire;
@@ -69,16 +69,7 @@ impl Connection {
 
     /// Says how a request went.
     pub(super) async fn answer(&self, request: u64, outcome: Result<Done, Failure>) -> io::Result<()> {
-        let done = outcome.as_ref().copied().unwrap_or_default();
-        let culprit = outcome.as_ref().err().and_then(|failure| failure.culprit);
-        let ack = Ack {
-            culprit: culprit.unwrap_or_else(|| self.node.server()),
-            incarnation: self.node.incarnation,
-            serial: done.serial,
-            chunk_length: done.chunk_length,
-            outcome: outcome.map(drop).map_err(|failure| failure.error),
-        };
-        let header = ack.encode();
+        let header = self.node.ack(outcome).encode();
         self.writer.send(&Outgoing { kind: Kind::Ack, request, header: &header, sums: &[], payload: &[] }).await
     }
 }

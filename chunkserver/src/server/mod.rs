@@ -8,6 +8,7 @@
 //! it, and one that does not wait costs no change of task.
 
 mod connection;
+mod direct;
 mod lend;
 mod listener;
 mod read;

@@ -6,7 +6,7 @@ use super::{Failure, may_block, may_block_on};
 use crate::grants::Gate;
 use crate::net::frames::Outgoing;
 use crate::node::Node;
-use crate::store::disk::DiskFile;
+use crate::store::disk::{Disk, DiskFile};
 use crate::store::real::RealFile;
 use crate::store::{ReadOut, SendPlan};
 use gfs_proto::frame::{DataError, DataReply, Extent, Kind, Read};
@@ -24,11 +24,11 @@ fn range(read: &Read) -> Extent {
 }
 
 /// An answer that is ready to be sent.
-pub(super) enum Found {
+pub(super) enum Found<F = RealFile> {
     /// Bytes and sums in memory.
     Copied(ReadOut, Vec<u8>),
     /// To be sent from the file; `cached` if that will not wait for the disk.
-    Planned { plan: SendPlan<RealFile>, cached: bool },
+    Planned { plan: SendPlan<F>, cached: bool },
 }
 
 /// The answer, unless it has to wait for the disk, for a write in flight or for one who moves the replica.
@@ -51,7 +51,7 @@ fn find_now(node: &Node, read: &Read, gate: Option<&Gate>) -> Result<Option<Foun
 }
 
 /// The answer, after waiting for what [`now`] would not wait for.
-pub(super) async fn later(node: &Node, read: &Read) -> Result<Found, Failure> {
+pub(super) async fn later<D: Disk>(node: &Node<D>, read: &Read) -> Result<Found<D::File>, Failure> {
     let deadline = Instant::now() + node.patience.turn;
     let found = loop {
         if let Some(gate) = node.grants.get(read.handle) {
@@ -68,7 +68,7 @@ pub(super) async fn later(node: &Node, read: &Read) -> Result<Found, Failure> {
     if node.lease.is_held() { Ok(found) } else { Err(DataError::NoReadLease.into()) }
 }
 
-fn find(node: &Node, read: &Read, gate: Option<&Gate>) -> Result<Found, DataError> {
+fn find<D: Disk>(node: &Node<D>, read: &Read, gate: Option<&Gate>) -> Result<Found<D::File>, DataError> {
     if sends_file(read, gate) {
         let plan = node.store.plan_send(read.handle, read.version, range(read))?;
         let cached = is_cached(&plan);
@@ -85,7 +85,7 @@ fn sends_file(read: &Read, gate: Option<&Gate>) -> bool {
 }
 
 /// Looks at one byte in every step and at the last one.
-fn is_cached(plan: &SendPlan<RealFile>) -> bool {
+fn is_cached<F: DiskFile>(plan: &SendPlan<F>) -> bool {
     let Some(last) = u64::from(plan.length).checked_sub(1) else { return true };
     let mut byte = Vec::with_capacity(1);
     (0..last).step_by(PROBE_STEP).chain([last]).all(|at| {

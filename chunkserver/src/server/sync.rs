@@ -4,10 +4,11 @@
 use super::connection::Done;
 use super::{Failure, may_block};
 use crate::node::Node;
+use crate::store::disk::Disk;
 use gfs_proto::frame::{DataError, Sync};
 
 /// Flushes the chunks that the frame names.
-pub(super) fn sync(node: &Node, sync: &Sync) -> Result<Done, Failure> {
+pub(super) fn sync<D: Disk>(node: &Node<D>, sync: &Sync) -> Result<Done, Failure> {
     if sync.incarnation != node.incarnation {
         return Err(DataError::Incarnation.into());
     }

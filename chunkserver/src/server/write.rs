@@ -12,6 +12,7 @@ use crate::net::buffer::Payload;
 use crate::node::Node;
 use crate::peers::{Forward, Peer, verdict};
 use crate::store::WriteData;
+use crate::store::disk::Disk;
 use gfs_proto::checksum::{encode_sums, piece_sums};
 use gfs_proto::chunk::Numbering;
 use gfs_proto::control::ChainBreak;
@@ -69,7 +70,7 @@ fn end(write: &Write) -> u32 {
 }
 
 /// Handles one WRITE to its end.
-pub(super) async fn write(node: &Arc<Node>, incoming: Incoming, may_wait: bool) -> Result<Done, Failure> {
+pub(super) async fn write<D: Disk>(node: &Arc<Node<D>>, incoming: Incoming, may_wait: bool) -> Result<Done, Failure> {
     let write = &incoming.write;
     if write.incarnation != node.incarnation {
         return Err(DataError::Incarnation.into());
@@ -102,7 +103,7 @@ pub(super) async fn write(node: &Arc<Node>, incoming: Incoming, may_wait: bool) 
 }
 
 /// The gate that the write has to pass. The first frame of a new chunk brings its grant along.
-fn gate(node: &Node, write: &Write) -> Result<Arc<Gate>, DataError> {
+fn gate<D: Disk>(node: &Node<D>, write: &Write) -> Result<Arc<Gate>, DataError> {
     if !write.create {
         return node.grants.get(write.handle).ok_or(DataError::Epoch);
     }
@@ -138,7 +139,7 @@ fn check_pieces(incoming: &Incoming) -> Result<(), DataError> {
     if sums == **incoming.sums { Ok(()) } else { Err(DataError::Transfer) }
 }
 
-fn apply(node: &Node, gate: &Gate, incoming: &Incoming, serial: Serial) -> Result<u32, DataError> {
+fn apply<D: Disk>(node: &Node<D>, gate: &Gate, incoming: &Incoming, serial: Serial) -> Result<u32, DataError> {
     let write = &incoming.write;
     let result = node.store.write(write.handle, write.version, &incoming.data());
     let how = match result {
@@ -176,7 +177,7 @@ fn log_failure(write: &Write, error: DataError) {
     }
 }
 
-fn flush(node: &Node, write: &Write) -> Result<(), DataError> {
+fn flush<D: Disk>(node: &Node<D>, write: &Write) -> Result<(), DataError> {
     if !write.sync {
         return Ok(());
     }
@@ -190,7 +191,7 @@ struct Below {
 }
 
 /// Starts to send the write to the next server of its chain, if there is one.
-fn forward(node: &Arc<Node>, gate: &Gate, incoming: &Incoming, serial: Serial) -> Option<Below> {
+fn forward<D: Disk>(node: &Arc<Node<D>>, gate: &Gate, incoming: &Incoming, serial: Serial) -> Option<Below> {
     let write = &incoming.write;
     let (next, rest) = write.chain.split_first()?;
     let peer = match gate.member(next.server) {
@@ -210,8 +211,8 @@ fn forward(node: &Arc<Node>, gate: &Gate, incoming: &Incoming, serial: Serial) -
 }
 
 /// Waits for those further down and tells the master if the chain broke.
-async fn below(
-    node: &Node,
+async fn below<D: Disk>(
+    node: &Node<D>,
     gate: &Gate,
     write: &Write,
     serial: Serial,

@@ -19,6 +19,7 @@ use crate::loans::LoanGroup;
 use gfs_proto::control::DirectorySpace;
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::ChunkHandle;
+use gfs_proto::mutant;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
@@ -119,6 +120,9 @@ impl<D: Disk> Directory<D> {
 
     /// Makes the names of a chunk's subdirectory durable.
     pub(super) fn sync_names(&self, handle: ChunkHandle) -> Result<(), DataError> {
+        if mutant!(NoDirectorySync) {
+            return Ok(());
+        }
         let dir = self.subdir(handle);
         self.disk.sync_dir(&dir).map_err(|error| self.flush_failed(&error, &dir))
     }

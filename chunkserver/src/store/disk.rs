@@ -55,6 +55,11 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// False for a disk whose operations take no time: nothing is won by several threads, whose order would
+    /// be another one each time.
+    fn waits(&self) -> bool {
+        true
+    }
     /// Room in the file system that `dir` is in.
     fn room(&self, dir: &Path) -> io::Result<Room>;
 }

@@ -213,19 +213,19 @@ fn erase<D: Disk>(found_in: &FoundIn<'_, D>, place: Place) -> io::Result<()> {
 /// Makes those suspect whose content does not match their checksums.
 fn compare_dirty<D: Disk>(found_in: &FoundIn<'_, D>, found: &mut [Found], layout: Layout) {
     let mut dirty: Vec<&mut Found> = found.iter_mut().filter(|f| f.entry.state == ReplicaState::Dirty).collect();
-    let share = dirty.len().div_ceil(COMPARERS).max(1);
-    std::thread::scope(|scope| {
-        for part in dirty.chunks_mut(share) {
-            scope.spawn(move || {
-                for found in part {
-                    if !is_whole(found_in, found, layout).unwrap_or(false) {
-                        tracing::warn!(chunk = %found.handle, "an unfinished write: the replica is suspect");
-                        found.entry.state = ReplicaState::Suspect;
-                    }
-                }
-            });
+    let compare = |part: &mut [&mut Found]| {
+        for found in part {
+            if !is_whole(found_in, found, layout).unwrap_or(false) {
+                tracing::warn!(chunk = %found.handle, "an unfinished write: the replica is suspect");
+                found.entry.state = ReplicaState::Suspect;
+            }
         }
-    });
+    };
+    if !found_in.disk.waits() {
+        return compare(&mut dirty);
+    }
+    let share = dirty.len().div_ceil(COMPARERS).max(1);
+    std::thread::scope(|scope| dirty.chunks_mut(share).for_each(|part| drop(scope.spawn(|| compare(part)))));
 }
 
 /// True if header and blocks match; what an unfinished write left beyond the length is removed.

@@ -169,6 +169,11 @@ impl Store {
         self.layers.read().state.applied
     }
 
+    /// What the database holds: a start after a crash replays the log from there.
+    pub fn durable(&self) -> Applied {
+        *self.durable.lock()
+    }
+
     /// Runs a command, the next of the log (its index must be higher than any before). One caller at a time
     /// (others wait). Waits for no disk but where metadata is not in memory. An error is about the database,
     /// not the command: the state is as before, nothing can be applied any more, the process must end.
@@ -280,8 +285,7 @@ impl Store {
     }
 
     /// [`Store::digest`] without counters and the place in the log.
-    #[cfg(test)]
-    pub(crate) fn digest_of_rows(&self) -> Result<u128, StoreError> {
+    pub fn digest_of_rows(&self) -> Result<u128, StoreError> {
         digest_rows(self.view(), SipHasher13::new())
     }
 }

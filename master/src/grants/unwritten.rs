@@ -126,6 +126,7 @@ impl Unwritten {
 pub async fn settle_all(master: Arc<Master>) {
     loop {
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             () = tokio::time::sleep(master.timings.tick) => {}
         }

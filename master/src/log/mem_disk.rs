@@ -12,11 +12,11 @@ use parking_lot::{Condvar, Mutex};
 use super::disk::{Disk, DiskFile};
 
 /// A device writes this much as a whole.
-pub(super) const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 
 /// Handles share the disk; [`MemDisk::power_loss`] makes another one.
 #[derive(Clone, Default)]
-pub(super) struct MemDisk(Arc<Shared>);
+pub struct MemDisk(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -144,7 +144,7 @@ impl Device {
 
 impl MemDisk {
     /// What a power loss now leaves; `keep` is asked for each change that was not flushed.
-    pub(super) fn power_loss(&self, mut keep: impl FnMut() -> bool) -> Self {
+    pub fn power_loss(&self, mut keep: impl FnMut() -> bool) -> Self {
         let mut device = self.0.state.lock().clone();
         for change in std::mem::take(&mut device.unsynced) {
             if keep() {
@@ -158,57 +158,61 @@ impl MemDisk {
     }
 
     /// Another disk with the same contents, flushed.
-    pub(super) fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         self.power_loss(|| true)
     }
 
     /// From the n-th change on, all of them fail.
-    pub(super) fn stop_after(&self, changes: Option<u64>) {
+    pub fn stop_after(&self, changes: Option<u64>) {
         self.0.state.lock().faults.changes_left = changes;
     }
 
     /// Whether [`MemDisk::stop_after`]'s bound was reached.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         self.0.state.lock().faults.changes_left == Some(0)
     }
 
-    pub(super) fn fail_syncs(&self, fail: bool) {
+    /// Flushes of files fail, and drop what they should have written.
+    pub fn fail_syncs(&self, fail: bool) {
         self.0.state.lock().faults.sync_fails = fail;
     }
 
-    pub(super) fn fill(&self, full: bool) {
+    /// Files cannot be made.
+    pub fn fill(&self, full: bool) {
         self.0.state.lock().faults.full = full;
     }
 
-    pub(super) fn forbid_uncached(&self) {
+    /// The page cache cannot be bypassed.
+    pub fn forbid_uncached(&self) {
         self.0.state.lock().faults.cached_only = true;
     }
 
-    pub(super) fn hold_syncs(&self, hold: bool) {
+    /// Flushes wait until they are let go on.
+    pub fn hold_syncs(&self, hold: bool) {
         self.0.state.lock().faults.syncs_wait = hold;
         self.0.gate.notify_all();
     }
 
     /// Flushes of files that were begun.
-    pub(super) fn syncs_begun(&self) -> u64 {
+    pub fn syncs_begun(&self) -> u64 {
         self.0.state.lock().syncs_begun
     }
 
     /// Contents of a file.
-    pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         let state = self.0.state.lock();
         state.inodes[state.names[name]].cache.clone()
     }
 
     /// Replaces the contents of a file, durably.
-    pub(super) fn set_bytes(&self, name: &str, bytes: Vec<u8>) {
+    pub fn set_bytes(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.0.state.lock();
         let inode = state.names[name];
         state.inodes[inode] = Inode { cache: bytes.clone(), device: bytes, ..Default::default() };
     }
 
     /// Names and contents of everything.
-    pub(super) fn dump(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.0.state.lock();
         state.names.iter().map(|(name, &inode)| (name.clone(), state.inodes[inode].cache.clone())).collect()
     }
@@ -265,7 +269,7 @@ impl Disk for MemDisk {
 }
 
 /// A file of a [`MemDisk`].
-pub(super) struct MemFile {
+pub struct MemFile {
     disk: MemDisk,
     inode: usize,
 }

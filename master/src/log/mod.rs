@@ -14,6 +14,7 @@ mod codec;
 mod config;
 mod disk;
 mod error;
+pub mod mem_disk;
 mod members;
 mod node;
 mod raft_logger;
@@ -26,11 +27,10 @@ mod storage;
 mod store;
 
 #[cfg(test)]
-mod mem_disk;
-#[cfg(test)]
 mod tests;
 
 pub use config::{LogConfig, MemberId, Position, SEGMENT_BYTES_DEFAULT};
+pub use disk::{AnyDisk, Disk, DiskFile};
 pub use error::{Damage, LogError, LogFault};
-pub use replicated::ReplicatedLog;
+pub use replicated::{OnFailure, ReplicatedLog};
 pub use round::{LogStatus, Role, StateMachine};

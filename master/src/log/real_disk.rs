@@ -15,7 +15,7 @@ const ALIGNMENT: usize = 4096;
 const UNCACHED_READ: usize = 1 << 20;
 
 /// A directory, locked for this process while the value lives.
-pub struct RealDisk {
+pub(super) struct RealDisk {
     directory: OwnedFd,
 }
 
@@ -116,7 +116,7 @@ impl Disk for RealDisk {
 }
 
 /// An open file.
-pub struct RealFile(OwnedFd);
+pub(super) struct RealFile(OwnedFd);
 
 impl DiskFile for RealFile {
     fn length(&self) -> io::Result<u64> {

@@ -21,7 +21,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use super::config::{LogConfig, Position};
-use super::disk::Disk;
+use super::disk::{AnyDisk, Disk};
 use super::error::{LogError, LogFault};
 use super::node::Node;
 use super::real_disk::RealDisk;
@@ -41,16 +41,15 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// What happens when the disk fails under the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum OnFailure {
+pub enum OnFailure {
     /// End the process: what it has in memory is ahead of what the disk has.
     Abort,
-    /// Refuse everything from then on, so that a test lives to see it.
-    #[cfg(test)]
+    /// Refuse everything from then on, so that a test or a simulation lives to see it.
     Refuse,
 }
 
 /// The operation log in front of a state machine.
-pub struct ReplicatedLog<M: StateMachine, D: Disk = RealDisk> {
+pub struct ReplicatedLog<M: StateMachine, D: Disk = AnyDisk> {
     shared: Arc<Shared<M, D>>,
     ticker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -78,12 +77,16 @@ impl<M: StateMachine> ReplicatedLog<M> {
         config.check()?;
         let name = config.directory.display().to_string();
         let disk = RealDisk::open(&config.directory).map_err(LogFault::disk("open the directory", &name))?;
-        Self::open_on(Arc::new(disk), config, applied, machine, OnFailure::Abort)
+        Self::open_on(Arc::new(AnyDisk::new(disk)), config, applied, machine, OnFailure::Abort)
     }
 }
 
 impl<M: StateMachine, D: Disk> ReplicatedLog<M, D> {
-    pub(super) fn open_on(
+    /// As [`ReplicatedLog::open`], on a given disk.
+    ///
+    /// # Errors
+    /// A log on disk that cannot be used.
+    pub fn open_on(
         disk: Arc<D>,
         config: &LogConfig,
         applied: Position,

@@ -1,6 +1,7 @@
 //! One segment file: its name, its header, and what its bytes are worth after an unclean stop.
 
 use gfs_proto::ids::ClusterId;
+use gfs_proto::mutant;
 
 use super::codec::{self, END_MARK, FRAME_ALIGNMENT, Frame, NoFrame, Seed};
 use super::config::{MemberId, Position};
@@ -133,7 +134,7 @@ fn judge(seed: Seed, offset: u64, rest: &[u8], last: bool) -> Option<Damage> {
     let written = rest.iter().rposition(|&byte| byte != 0)? + 1;
     let valid = |&at: &usize| !matches!(codec::decode(seed, offset + at as u64, &rest[at..]), Err(NoFrame::Invalid));
     if let Some(at) = (FRAME_ALIGNMENT..written).step_by(FRAME_ALIGNMENT).find(valid) {
-        return Some(Damage::Middle(offset + at as u64));
+        return (!mutant!(TruncatedLog)).then_some(Damage::Middle(offset + at as u64));
     }
     let torn = last && is_torn(offset as usize, &rest[..written]);
     (!torn).then_some(Damage::Tail)

@@ -117,8 +117,15 @@ impl Master {
         self.commit_one(Action::Entitle { handle, version, from: from.clone(), to }).await.map(drop)
     }
 
-    /// A copy that must not count is deleted at once. If that fails it is found as a stray one.
+    /// A copy that must not count is deleted at once. If that fails it is found as a stray one. The caller
+    /// holds the chunk's lock.
     async fn discard_copy(&self, row: &ReplicaRow, target: ServerId) {
+        let counts = |record: &ChunkRecord| record.version == row.version && record.entitled.contains(&target);
+        if matches!(self.store.view().chunk(row.handle), Ok(Some(record)) if counts(&record)) {
+            // It was recorded all along and had lost its replica. Who disturbed the copy has found it complete
+            // and may have made it a member: otherwise the version would have been raised without it.
+            return;
+        }
         let chunk = SyncChunk { handle: row.handle, version: row.version };
         let gone = self.delete(target, vec![chunk]).await;
         debug!(chunk = %row.handle, server = %target, ?gone, "a copy was of no use: the chunk changed meanwhile");

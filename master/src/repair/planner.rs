@@ -2,6 +2,7 @@
 
 use super::copy::Copying;
 use super::{Rebalance, StepError};
+use crate::blocking::may_block;
 use crate::master::Master;
 use gfs_master_core::ChunkRecord;
 use gfs_master_core::plan::{
@@ -120,6 +121,7 @@ pub async fn run(master: Arc<Master>) {
     loop {
         let pause = planner.turn();
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             () = master.repair.news.notified() => {}
             Some(done) = planner.steps.join_next() => planner.ended(done),
@@ -165,7 +167,7 @@ impl Planner {
     fn turn(&mut self) -> Duration {
         let round = Round { view: self.master.servers.repair_view(Instant::now()), now: self.now() };
         self.notice(&round.view);
-        let looked = tokio::task::block_in_place(|| {
+        let looked = may_block(|| {
             self.look_at_notes(&round);
             let looked = self.look_at_page(&round);
             self.begin_steps(&round);

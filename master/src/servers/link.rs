@@ -76,6 +76,7 @@ impl Link {
             told.await.map_err(|_| CommandError::Absent)
         };
         let answered = tokio::select! {
+            biased;
             answered = tokio::time::timeout(bound, exchange) => answered.map_err(|_| CommandError::TimedOut)??,
             () = self.closed.passed() => return Err(CommandError::Absent),
         };

@@ -7,6 +7,7 @@
 
 use super::link::{Link, OUTGOING_MAX};
 use super::locations::{Known, Located};
+use crate::blocking::may_block;
 use crate::master::Master;
 use gfs_master_core::{Action, ChunkRecord, CoreResult};
 use gfs_proto::FsError;
@@ -14,6 +15,7 @@ use gfs_proto::control::{
     ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
 };
 use gfs_proto::ids::{ChunkHandle, ServerId};
+use gfs_proto::mutant;
 use gfs_proto::ops::Capabilities;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -145,7 +147,10 @@ impl Master {
                 if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
                     self.unwritten.written(row.handle);
                 }
-                let Ok(Some(record)) = record else { continue };
+                let Ok(Some(record)) = record else {
+                    stale.extend(mutant!(DeleteUnknown).then_some(row.handle));
+                    continue;
+                };
                 if is_discarded(&record, server, row) {
                     stale.push(row.handle);
                 }
@@ -236,6 +241,7 @@ impl Reader {
     /// Returns when the stream is to end because a newer one took over or the master stops.
     pub async fn closed(&self) {
         tokio::select! {
+            biased;
             () = self.link.closed() => {}
             () = self.master.stopping.passed() => {}
         }
@@ -267,7 +273,7 @@ async fn work_off(
         }
         within = report.full && !report.last;
         rows += report.present.len();
-        stale.extend(tokio::task::block_in_place(|| {
+        stale.extend(may_block(|| {
             let stale = master.present(server, &report.present, report.full);
             master.absent(server, &report.removed);
             stale

@@ -117,6 +117,23 @@ async fn a_stale_replica_that_comes_back_is_neither_named_nor_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_nobody_knows_are_never_deleted() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let handle = ChunkHandle::new(1 << 40);
+    let one = servers.remove(0);
+    one.create(handle, ChunkVersion::new(1), 100).await;
+    let known = || !cluster.node().master.locations.of(handle).is_empty();
+    until("the report is worked off", known).await;
+    // A full report, too; the heartbeat that is acknowledged after it has seen what it deletes.
+    let back = one.again(&cluster.url()).await;
+    until("the full report is worked off", || back.acknowledged() > 0).await;
+    let delete = |command: &ChunkCommand| matches!(command, ChunkCommand::Delete { .. });
+    assert!(!back.commands().iter().any(delete), "{:?}", back.commands());
+    assert_eq!(back.version(handle), Some(ChunkVersion::new(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_chain_goes_on_without_the_one_that_failed() {
     let cluster = Cluster::start().await;
     let servers = cluster.servers().await;

@@ -129,7 +129,7 @@ async fn a_copy_that_was_adopted_before_the_master_stopped_counts_alone() {
     until("the third is lost, and an adoption under way", || a.copies_waiting() > 0).await;
     drop(client);
     cluster.restart().await;
-    a.carry_out_copies();
+    drop(a.carry_out_copies());
     assert_eq!(a.version(handle), Some(grant.version.next()));
     let url = cluster.url();
     // The good copy comes first, and too late.

@@ -235,6 +235,35 @@ async fn a_grant_that_raises_nothing_makes_the_copy_void_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_a_grant_found_complete_is_not_deleted() {
+    let cluster = Cluster::with(hasty()).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, grant) = written(&client, &servers).await;
+    let handle = grant.handle;
+    // Its replica is gone, and it is recorded still: it gets a copy without any change of the record.
+    let back = servers.remove(0).kill().without(handle).start(&cluster.url()).await;
+    back.manners(Manners::SlowCopies);
+    until("a copy is under way", || back.copies_waiting() == 1).await;
+    let results = back.carry_out_copies();
+    let newer = client.grant(inode, 0).await.expect("granted with the copy");
+    assert_eq!((newer.version, newer.replicas.len()), (grant.version, 3), "all that are recorded are members");
+    for result in results {
+        back.tell(result).await;
+    }
+    // The next command to the server comes after whatever became of the copy.
+    give_back(&client, &newer).await;
+    let again = || back.installs(handle).len() > 1 || back.copies_waiting() > 0;
+    let nothing_to_do = || cluster.node().master.repair.status().looked_everywhere;
+    until("the copy is dealt with", || nothing_to_do() && cluster.node().master.repair.target(handle).is_none()).await;
+    assert!(client.grant(inode, 0).await.is_ok());
+    until("it is asked again", again).await;
+    let deletes = |command: &ChunkCommand| matches!(command, ChunkCommand::Delete { .. });
+    assert!(!back.commands().iter().any(deletes), "a member's replica was deleted");
+    assert_eq!(back.version(handle), Some(grant.version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_result_is_lost_does_not_count_and_is_made_again() {
     let (cluster, mut servers, fourth, _client, _, grant) =
         four(Timings { copy: Duration::from_millis(300), ..hasty() }).await;

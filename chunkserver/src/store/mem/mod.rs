@@ -143,6 +143,10 @@ impl MemDisk {
     pub fn failed(&self) -> bool {
         self.0.lock().fault.is_none()
     }
+    /// True from a [`Fault::Crash`] to the restart.
+    pub fn is_crashed(&self) -> bool {
+        self.0.lock().crashed
+    }
     /// Forgets a fault that has not happened.
     pub fn heal(&self) {
         self.0.lock().fault = None;
@@ -311,6 +315,10 @@ impl Change {
 
 impl Disk for MemDisk {
     type File = MemFile;
+
+    fn waits(&self) -> bool {
+        false
+    }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<MemFile> {
         let mut state = self.0.lock();

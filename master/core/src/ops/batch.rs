@@ -16,6 +16,7 @@ use crate::state::{Read, Tables};
 use gfs_proto::FsError;
 use gfs_proto::attr::SetTime;
 use gfs_proto::ids::{InodeId, Sequence};
+use gfs_proto::mutant;
 use gfs_proto::ops::{InodeRef, Op, Precondition};
 
 type Results = Vec<Result<CoreResult, FsError>>;
@@ -33,6 +34,7 @@ pub(crate) fn apply(tx: &mut Tables<'_>, stamp: Stamp, batch: &CoreBatch) -> Res
     }
     let key = reply_key(batch.session, batch.sequence);
     if batch.sequence != FLOOR
+        && !mutant!(NoReplyCache)
         && let Some(results) = tx.rows().get(Table::Replies, &key, decode_results)?
     {
         return Ok((true, results));

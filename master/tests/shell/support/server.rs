@@ -179,12 +179,15 @@ impl FakeServer {
         }
     }
 
-    /// Makes the copies and adoptions that were asked for meanwhile, and tells nobody.
-    pub(crate) fn carry_out_copies(&self) {
+    /// Makes the copies and adoptions that were asked for meanwhile; what is to be told of them, perhaps later.
+    pub(crate) fn carry_out_copies(&self) -> Vec<FromChunkserver> {
         let mut state = self.state.lock();
-        for (_, command) in std::mem::take(&mut state.copies) {
-            let _ = carry_out(&mut state, self.incarnation, command); // nobody is told
-        }
+        let copies = std::mem::take(&mut state.copies);
+        let mut result = |(id, command)| {
+            let outcome = carry_out(&mut state, self.incarnation, command);
+            FromChunkserver::Result(CommandResult { id, outcome, detail: String::new() })
+        };
+        copies.into_iter().map(&mut result).collect()
     }
 
     /// Copies and adoptions that it was asked for and has yet to make.

@@ -1,0 +1,154 @@
+//! What a file may contain: for each unit of it everything that was written there, in order, and how far each
+//! of these writes got.
+//!
+//! A file has one writer, which goes on with nothing before the last write was acknowledged. So the order in
+//! which writes were issued is the order in which they count.
+
+use gfs_proto::ids::InodeId;
+
+/// Written as a whole; each of its words is the number of the write. Blocks have several.
+pub(super) const UNIT: u32 = 1024;
+
+/// How far a write got.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Reach {
+    Issued,
+    /// By all members. Those that have it in memory still are the bits that are set.
+    Acknowledged(u8),
+    /// On stable storage, as fsync says.
+    Synced,
+}
+
+/// Writes to one unit, the oldest first; those that can be seen no more are forgotten.
+#[derive(Clone, Default, Debug)]
+struct Unit(Vec<(u32, Reach)>);
+
+impl Unit {
+    /// What may be there: from the last write that must be there on.
+    fn allowed(&self) -> impl Iterator<Item = u32> {
+        let certain = |(_, reach): &(u32, Reach)| match reach {
+            Reach::Issued => false,
+            Reach::Acknowledged(members) => *members != 0,
+            Reach::Synced => true,
+        };
+        let from = self.0.iter().rposition(certain);
+        let zero = from.is_none().then_some(0);
+        zero.into_iter().chain(self.0[from.unwrap_or(0)..].iter().map(|(stamp, _)| *stamp))
+    }
+
+    fn forget(&mut self) {
+        let last = self.0.iter().rposition(|(_, reach)| *reach == Reach::Synced);
+        drop(self.0.drain(..last.unwrap_or(0)));
+    }
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+pub(super) struct FileModel {
+    pub(super) inode: InodeId,
+    units: Vec<Unit>,
+    /// Its name is being removed: nothing is said of it any more.
+    pub(super) gone: bool,
+    /// Cuts so far: a chunk map from before one is of no use.
+    pub(super) cuts: u64,
+}
+
+/// Words that may be at each unit of a range.
+pub(super) type Allowed = Vec<Vec<u32>>;
+
+impl FileModel {
+    pub(super) fn new(inode: InodeId) -> Self {
+        Self { inode, units: Vec::new(), gone: false, cuts: 0 }
+    }
+
+    fn unit(&mut self, at: usize) -> &mut Unit {
+        if self.units.len() <= at {
+            self.units.resize_with(at + 1, Unit::default);
+        }
+        &mut self.units[at]
+    }
+
+    /// A write begins: units from `first`.
+    pub(super) fn issue(&mut self, stamp: u32, first: usize, count: usize) {
+        (first..first + count).for_each(|at| self.unit(at).0.push((stamp, Reach::Issued)));
+    }
+
+    /// A cut begins: everything from `first` is zero then.
+    pub(super) fn issue_cut(&mut self, first: usize) {
+        self.cuts += 1;
+        (first..self.units.len()).for_each(|at| self.unit(at).0.push((0, Reach::Issued)));
+    }
+
+    /// The cut from `first` was logged.
+    pub(super) fn cut(&mut self, first: usize) {
+        for unit in self.units.iter_mut().skip(first) {
+            if let Some(last) = unit.0.last_mut() {
+                last.1 = Reach::Synced;
+            }
+            unit.forget();
+        }
+    }
+
+    /// The write got as far as that.
+    pub(super) fn reach(&mut self, stamp: u32, first: usize, count: usize, reach: Reach) {
+        for at in first..first + count {
+            let unit = self.unit(at);
+            unit.0.iter_mut().filter(|(of, _)| *of == stamp).for_each(|(_, known)| *known = reach.max(*known));
+        }
+    }
+
+    /// All that was acknowledged, and that somebody has, is on stable storage.
+    pub(super) fn synced(&mut self) {
+        self.acknowledged(0, usize::MAX, |members| if members == 0 { Reach::Acknowledged(0) } else { Reach::Synced });
+        self.units.iter_mut().for_each(Unit::forget);
+    }
+
+    /// Only these servers count for the units of a range.
+    pub(super) fn keep(&mut self, first: usize, count: usize, servers: u8) {
+        self.acknowledged(first, count, |members| Reach::Acknowledged(members & servers));
+    }
+
+    fn acknowledged(&mut self, first: usize, count: usize, now: impl Fn(u8) -> Reach) {
+        for (_, reach) in self.units.iter_mut().skip(first).take(count).flat_map(|unit| &mut unit.0) {
+            if let Reach::Acknowledged(members) = *reach {
+                *reach = now(members);
+            }
+        }
+    }
+
+    /// Everything that may be at each unit of a range.
+    pub(super) fn allowed(&self, first: usize, count: usize) -> Allowed {
+        let at = |at: usize| self.units.get(at).map_or_else(|| vec![0], |unit| unit.allowed().collect());
+        (first..first + count).map(at).collect()
+    }
+
+    /// Adds what was issued at a range since it was asked for.
+    pub(super) fn allow_issued(&self, first: usize, allowed: &mut Allowed) {
+        for (at, allowed) in allowed.iter_mut().enumerate() {
+            if let Some(unit) = self.units.get(first + at) {
+                allowed.extend(unit.0.iter().map(|(stamp, _)| *stamp));
+            }
+        }
+    }
+}
+
+/// Bytes of a unit that a write left.
+pub(super) fn bytes_of(stamp: u32) -> impl Iterator<Item = u8> {
+    std::iter::repeat_n(stamp.to_le_bytes(), UNIT as usize / 4).flatten()
+}
+
+/// The first word that must not be there: its unit, and what it is.
+pub(super) fn find_wrong(bytes: &[u8], allowed: &Allowed) -> Option<(usize, u32)> {
+    for (at, unit) in bytes.chunks(UNIT as usize).enumerate() {
+        // almost all units have one word again and again
+        let one = &unit[..unit.len().min(4)];
+        let words = if unit[one.len()..] == unit[..unit.len() - one.len()] { one } else { unit };
+        for word in words.chunks_exact(4) {
+            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            if !allowed.get(at).is_some_and(|allowed| allowed.contains(&word)) {
+                return Some((at, word));
+            }
+        }
+    }
+    None
+}
