@@ -3,6 +3,7 @@
 use crate::net::buffer::Payload;
 use crate::net::dial::{Answer, CallError, DataConnection, Endpoint};
 use crate::net::frames::Outgoing;
+use crate::pulse::Pulses;
 use gfs_proto::chunk::Replica;
 use gfs_proto::frame::{Ack, DataError, Hop, Kind, Write};
 use gfs_proto::ids::{ClusterId, Incarnation, ServerId};
@@ -25,6 +26,14 @@ pub enum PeerError {
         endpoint: Endpoint,
         /// Why.
         source: CallError,
+    },
+    /// Not even a sign of life.
+    #[error("{server} at {endpoint:?} hangs")]
+    Hangs {
+        /// Which.
+        server: ServerId,
+        /// Where.
+        endpoint: Endpoint,
     },
     /// Somebody else listens there, or the server has restarted.
     #[error("{endpoint:?} is {found} in run {incarnation}, not {server} in the run that was expected")]
@@ -70,6 +79,7 @@ impl Peer {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Peers {
+    pulses: Pulses,
     connections: Mutex<HashMap<ServerId, Arc<DataConnection>>>,
 }
 
@@ -141,12 +151,22 @@ impl Peers {
         }
     }
 
+    /// It hangs: nobody waits for its answers any longer.
+    fn given_up(&self, peer: &Peer) -> PeerError {
+        self.connections.lock().remove(&peer.server);
+        PeerError::Hangs { server: peer.server, endpoint: peer.endpoint.clone() }
+    }
+
     /// Sends a write to the next server of its chain.
     pub async fn forward(&self, forward: Forward) -> Result<Ack, PeerError> {
         let header = forward.write.encode();
         let frame =
             Outgoing { kind: Kind::Write, request: 0, header: &header, sums: &forward.sums, payload: &forward.payload };
-        let answer = self.call(&forward.peer, forward.cluster, frame, forward.deadline).await?;
+        let answer = tokio::select! {
+            biased;
+            answer = self.call(&forward.peer, forward.cluster, frame, forward.deadline) => answer?,
+            () = self.pulses.watch(&forward.peer, forward.cluster) => return Err(self.given_up(&forward.peer)),
+        };
         answer.ack().map_err(|error| call_error(&forward.peer, error.into()))
     }
 }

@@ -22,6 +22,7 @@ pub async fn run(master: Arc<Master>) {
         master.servers.decay();
         master.recover_noted();
         let now = Instant::now();
+        master.servers.doubt_findings(now);
         for lease in master.leases.remove_expired(now) {
             master.sizes.want(lease.inode);
         }
