@@ -331,7 +331,7 @@ impl InodeData {
         let mut state = self.state.lock();
         let mut gone = state.outbox(index).abandon(order);
         let queued = state.queue.len();
-        if error == FsError::TimedOut {
+        if matches!(error, FsError::TimedOut | FsError::NoReplica) {
             // the cluster is not there: what waits behind would each wait as long again
             while let Some((order, frame)) = state.queue.pop_front() {
                 gone.extend(state.outbox(frame.index()).abandon(order));
