@@ -23,6 +23,8 @@ tokio::task_local! {
     static CURRENT: Operation;
 }
 
+/// Obstacles that are remembered: the last ones.
+const OBSTACLES_MAX: usize = 4;
 /// For those inside to end in good order.
 const MARGIN_MAX: Duration = Duration::from_millis(500);
 
@@ -74,13 +76,14 @@ struct Inner {
     inode: Option<InodeId>,
     began: Instant,
     bound: Duration,
-    obstacle: Mutex<Option<Obstacle>>,
+    /// Each once, the last one last.
+    obstacles: Mutex<Vec<Obstacle>>,
 }
 
 impl Operation {
     /// Begins now and ends within `bound`.
     pub(crate) fn begin(name: &'static str, inode: Option<InodeId>, bound: Duration) -> Self {
-        Self(Arc::new(Inner { name, inode, began: Instant::now(), bound, obstacle: Mutex::default() }))
+        Self(Arc::new(Inner { name, inode, began: Instant::now(), bound, obstacles: Mutex::default() }))
     }
 
     fn end(&self) -> Instant {
@@ -105,8 +108,9 @@ impl Operation {
     }
 
     fn report(&self, error: FsError) {
-        let Inner { name, inode, began, obstacle, .. } = &*self.0;
-        let because = obstacle.lock().as_ref().map_or_else(|| "nobody was in the way".to_owned(), ToString::to_string);
+        let Inner { name, inode, began, obstacles, .. } = &*self.0;
+        let obstacles: Vec<String> = obstacles.lock().iter().map(ToString::to_string).collect();
+        let because = if obstacles.is_empty() { "nobody was in the way".to_owned() } else { obstacles.join("; ") };
         let inode = inode.map(|inode| inode.to_string()).unwrap_or_default();
         tracing::error!(operation = name, inode, after = ?began.elapsed(), because, "an operation failed: {error}");
     }
@@ -126,12 +130,26 @@ pub(crate) fn deadline(bound: Duration) -> Instant {
 /// Notes what is in the way of the present operation.
 pub(crate) fn blame(obstacle: Obstacle) {
     // work that belongs to no operation has nobody to tell
-    let _ = CURRENT.try_with(|operation| *operation.0.obstacle.lock() = Some(obstacle));
+    let _ = CURRENT.try_with(|operation| {
+        let mut obstacles = operation.0.obstacles.lock();
+        obstacles.retain(|known| *known != obstacle);
+        if obstacles.len() == OBSTACLES_MAX {
+            obstacles.remove(0);
+        }
+        obstacles.push(obstacle);
+    });
+}
+
+/// Notes that the master refuses. That it says nothing was noted where it was waited for.
+pub(crate) fn blame_master(error: FsError) {
+    if error != FsError::TimedOut {
+        blame(Obstacle::Master(error));
+    }
 }
 
 /// What was last in the way of the present operation.
 pub(crate) fn obstacle() -> Option<Obstacle> {
-    CURRENT.try_with(|operation| operation.0.obstacle.lock().clone()).ok().flatten()
+    CURRENT.try_with(|operation| operation.0.obstacles.lock().last().cloned()).ok().flatten()
 }
 
 #[cfg(test)]
@@ -168,13 +186,14 @@ mod tests {
                 assert_eq!(retry.deadline(), operation.inner_end());
                 assert!(operation.inner_end() < operation.end());
                 loop {
-                    blame(Obstacle::Master(FsError::Unavailable));
+                    blame_master(FsError::Unavailable);
+                    blame_master(FsError::TimedOut);
                     retry.pause(FsError::NoReplica).await?;
                 }
             })
             .await;
         assert_eq!(outcome, Err(FsError::NoReplica), "not merely that time has run out");
-        assert_eq!(*operation.0.obstacle.lock(), Some(Obstacle::Master(FsError::Unavailable)));
+        assert_eq!(*operation.0.obstacles.lock(), [Obstacle::Master(FsError::Unavailable)], "once");
     }
 
     #[tokio::test]

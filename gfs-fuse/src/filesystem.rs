@@ -32,6 +32,8 @@ use tracing::warn;
 
 /// Requests that the kernel may have outstanding in the background (read-ahead, asynchronous I/O).
 const BACKGROUND_MAX: u16 = 64;
+/// A read(2) whose read-ahead failed is made once more by the kernel, for the page that is wanted.
+const READS_PER_CALL: u32 = 2;
 /// Cookies of the two entries that every directory begins with.
 const COOKIE_DOT: u64 = 1;
 const COOKIE_DOT_DOT: u64 = 2;
@@ -475,14 +477,21 @@ impl Filesystem for GfsFilesystem {
                     None => Some(async move {
                         reply_data(
                             reply,
-                            client.bounded("read", inode(number), client.read(handle, offset, size)).await,
+                            client
+                                .bounded_part(READS_PER_CALL, "read", inode(number), client.read(handle, offset, size))
+                                .await,
                         )
                     }),
                 });
             }
             Ok(Tried::Elsewhere) => {
                 self.spawn(async move {
-                    reply_data(reply, client.bounded("read", inode(number), client.read(handle, offset, size)).await)
+                    reply_data(
+                        reply,
+                        client
+                            .bounded_part(READS_PER_CALL, "read", inode(number), client.read(handle, offset, size))
+                            .await,
+                    )
                 });
             }
         }

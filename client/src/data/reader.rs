@@ -9,7 +9,7 @@ use super::inode::{InodeData, State};
 use super::locations::Place;
 use super::readahead::UNIT_MAX;
 use super::replicas::{Blocks, FetchError};
-use crate::operation::{self, Obstacle};
+use crate::operation;
 use crate::retry::Retry;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -227,7 +227,7 @@ impl InodeData {
                     }
                 }
                 Err(error) => {
-                    operation::blame(Obstacle::Master(error));
+                    operation::blame_master(error);
                     if !error.is_retryable() {
                         return Err(error);
                     }

@@ -171,7 +171,7 @@ impl InodeData {
                     return Ok(chunks);
                 }
                 Err(error) if error.is_retryable() => {
-                    operation::blame(Obstacle::Master(error));
+                    operation::blame_master(error);
                     retry.pause(error).await?;
                 }
                 Err(error) => return Err(error),

@@ -302,7 +302,7 @@ impl InodeData {
                 retry.pause(FsError::StaleGrant).await
             }
             Err(error) => {
-                operation::blame(Obstacle::Master(error));
+                operation::blame_master(error);
                 self.is_kept();
                 retry.pause(error).await
             }

@@ -117,8 +117,19 @@ impl Client {
         inode: InodeId,
         call: impl Future<Output = Result<T, FsError>>,
     ) -> impl Future<Output = Result<T, FsError>> {
+        self.bounded_part(1, name, inode, call)
+    }
+
+    /// As [`Client::bounded`], for an operation that is made of so many parts, which take equal shares of the bound.
+    pub fn bounded_part<T>(
+        &self,
+        parts: u32,
+        name: &'static str,
+        inode: InodeId,
+        call: impl Future<Output = Result<T, FsError>>,
+    ) -> impl Future<Output = Result<T, FsError>> {
         // boxed here: the layers around it would each have room for the whole of it
-        Operation::begin(name, Some(inode), self.timeout).run(Box::pin(call))
+        Operation::begin(name, Some(inode), self.timeout / parts).run(Box::pin(call))
     }
 
     /// Of the cluster and the session.

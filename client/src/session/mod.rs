@@ -202,7 +202,7 @@ impl Session {
             match reply.results.first() {
                 // Nothing was done, so this is another batch with a number of its own.
                 Some(Err(error)) if error.is_retryable() && !error.is_stale() => {
-                    operation::blame(Obstacle::Master(*error));
+                    operation::blame_master(*error);
                     retry.pause(*error).await?;
                 }
                 _ => return Ok(reply),
@@ -222,7 +222,7 @@ impl Session {
                 Err(FsError::SessionExpired) if repeatable && !self.requests.lock().is_closed() => FsError::Unavailable,
                 Err(error) => error,
             };
-            operation::blame(Obstacle::Master(error));
+            operation::blame_master(error);
             retry.pause(error).await?;
         }
     }
