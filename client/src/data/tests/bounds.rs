@@ -87,7 +87,9 @@ async fn a_late_read_is_asked_of_another_replica() {
     file.flush().await.expect("flushed");
     file.invalidate();
     cluster.servers[0].faults.lock().reads_held = true;
+    let began = Instant::now();
     assert_eq!(file.read(8192, 4096).await.expect("read"), data[8192..12288], "while the first is silent");
+    assert!(began.elapsed() < Duration::from_secs(3), "it alone may take 5 s: {:?}", began.elapsed());
     let asked = cluster.servers.iter().map(|server| server.seen.lock().reads.len()).collect::<Vec<_>>();
     assert_eq!(asked, [1, 1, 0]);
     assert!(cluster.reported.lock().is_empty());
