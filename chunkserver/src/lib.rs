@@ -16,6 +16,7 @@ pub mod net;
 pub mod node;
 pub mod outbox;
 pub mod peers;
+pub mod pulse;
 pub mod run;
 pub mod server;
 pub mod store;

@@ -3,6 +3,7 @@
 use crate::net::buffer::Payload;
 use crate::net::dial::{Answer, CallError, DataConnection, Endpoint};
 use crate::net::frames::Outgoing;
+use crate::pulse::Pulses;
 use gfs_proto::chunk::Replica;
 use gfs_proto::frame::{Ack, DataError, Hop, Kind, Read, Write};
 use gfs_proto::ids::{ClusterId, Incarnation, ServerId};
@@ -26,6 +27,14 @@ pub enum PeerError {
         endpoint: Endpoint,
         /// Why.
         source: CallError,
+    },
+    /// Not even a sign of life.
+    #[error("{server} at {endpoint:?} hangs")]
+    Hangs {
+        /// Which.
+        server: ServerId,
+        /// Where.
+        endpoint: Endpoint,
     },
     /// Somebody else listens there, or the server has restarted.
     #[error("{endpoint:?} is {found} in run {incarnation}, not {server} in the run that was expected")]
@@ -96,6 +105,7 @@ pub enum Request {
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Peers {
+    pulses: Pulses,
     connections: Mutex<HashMap<ServerId, Arc<DataConnection>>>,
     carrier: Option<Arc<dyn Carrier>>,
 }
@@ -189,6 +199,12 @@ impl Peers {
         self.call(peer, cluster, frame, bound).await
     }
 
+    /// It hangs: nobody waits for its answers any longer.
+    fn given_up(&self, peer: &Peer) -> PeerError {
+        self.connections.lock().remove(&peer.server);
+        PeerError::Hangs { server: peer.server, endpoint: peer.endpoint.clone() }
+    }
+
     /// Sends a write to the next server of its chain.
     pub async fn forward(&self, forward: Forward) -> Result<Ack, PeerError> {
         let answer = if let Some(carrier) = &self.carrier {
@@ -199,7 +215,11 @@ impl Peers {
             let header = forward.write.encode();
             let Forward { sums, payload, .. } = &forward;
             let frame = Outgoing { kind: Kind::Write, request: 0, header: &header, sums, payload };
-            self.call(&forward.peer, forward.cluster, frame, forward.deadline).await?
+            tokio::select! {
+                biased;
+                answer = self.call(&forward.peer, forward.cluster, frame, forward.deadline) => answer?,
+                () = self.pulses.watch(&forward.peer, forward.cluster) => return Err(self.given_up(&forward.peer)),
+            }
         };
         answer.ack().map_err(|error| call_error(&forward.peer, error.into()))
     }
@@ -248,6 +268,8 @@ mod tests {
     use super::*;
     use crate::net::frames::{FrameReader, FrameWriter, RawFrame};
     use crate::net::socket::Socket;
+    use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Sequence, Serial, SessionId, TruncateGeneration};
+    use gfs_proto::limits::{ANSWER_LATE, PULSE};
     use gfs_proto::wire;
     use prost::Message;
     use tokio::net::TcpListener;
@@ -290,5 +312,68 @@ mod tests {
             drop(peers); // ends the connection that the server still serves
         };
         tokio::join!(server, client);
+    }
+
+    /// Greets everybody, and answers pings if `alive`, nothing else.
+    async fn greet_all(listener: TcpListener, alive: bool) {
+        loop {
+            let (stream, _) = listener.accept().await.expect("accepted");
+            tokio::spawn(async move {
+                let socket = Arc::new(Socket::tcp(stream).expect("a socket"));
+                let (writer, mut reader) =
+                    (FrameWriter::new(Arc::clone(&socket)), FrameReader::new(socket, Vec::new(), SECONDS));
+                let welcome = wire::Welcome { server: 2, incarnation: 1, capabilities: 0, chunk_size: 1 << 20 };
+                while let Ok(Some(RawFrame { kind, request, .. })) = reader.next().await {
+                    let (kind, header) = match kind {
+                        Kind::Hello => (Kind::Welcome, welcome.encode_to_vec()),
+                        Kind::Ping if alive => (Kind::Ack, Vec::new()),
+                        _ => continue,
+                    };
+                    writer
+                        .send(&Outgoing { kind, request, header: &header, sums: &[], payload: &[] })
+                        .await
+                        .expect("sent");
+                }
+            });
+        }
+    }
+
+    /// What comes of a write to a peer that never answers it.
+    async fn forward_in_vain(alive: bool, deadline: Duration) -> PeerError {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let endpoint = Endpoint::Tcp(listener.local_addr().expect("address"));
+        let serving = tokio::spawn(greet_all(listener, alive));
+        let peer = Peer { server: ServerId::new(2), incarnation: Incarnation::new(1), endpoint };
+        let write = Write {
+            handle: ChunkHandle::new(1),
+            version: ChunkVersion::new(1),
+            epoch: Epoch::default(),
+            incarnation: peer.incarnation,
+            session: SessionId::new(1),
+            sequence: Sequence::new(1),
+            serial: Some(Serial::new(1)),
+            truncate_generation: TruncateGeneration::default(),
+            create: false,
+            sync: false,
+            extents: Vec::new(),
+            chain: Vec::new(),
+        };
+        let (sums, payload) = (Arc::default(), Arc::new(Payload::new(0)));
+        let forward = Forward { peer, cluster: ClusterId::default(), write, sums, payload, deadline };
+        let outcome = Peers::default().forward(forward).await;
+        serving.abort();
+        outcome.expect_err("nobody has answered")
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_hangs_is_given_up_and_a_busy_one_is_waited_for() {
+        let hung = forward_in_vain(false, SECONDS).await;
+        assert!(matches!(hung, PeerError::Hangs { .. }), "{hung}");
+        let patience = ANSWER_LATE * 2 + PULSE;
+        let busy = forward_in_vain(true, patience).await;
+        assert!(
+            matches!(busy, PeerError::Call { source: CallError::Deadline(after), .. } if after == patience),
+            "{busy}"
+        );
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! [`Client`] is the whole interface: POSIX operations on inode numbers, as a mount needs them, and
 //! [`Client::resolve`] for paths. It knows nothing of FUSE and prints nothing.
-//! Every operation ends within [`ClientConfig::timeout`].
+//! Every operation that is begun with [`Client::bounded`] ends within [`ClientConfig::timeout`].
 
 mod authority;
 mod cache;
@@ -13,6 +13,7 @@ pub mod data;
 mod fake_master;
 mod files;
 mod fs;
+mod operation;
 mod retry;
 mod session;
 mod types;

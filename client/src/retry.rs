@@ -1,5 +1,6 @@
 //! The one policy for trying again: pauses that grow, until a deadline. The one place that sleeps.
 
+use crate::operation;
 use gfs_proto::FsError;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(5);
 /// Longest pause: how long a cluster that came back may stay unnoticed.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Attempts at one operation.
+/// Attempts at one operation, or at a part of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Retry {
     deadline: Instant,
@@ -17,14 +18,24 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    /// Attempts end at `deadline`.
-    pub(crate) const fn until(deadline: Instant) -> Self {
-        Self { deadline, pause: PAUSE_FIRST }
+    /// Attempts end after `bound`, and with the operation that they are part of.
+    pub(crate) fn within(bound: Duration) -> Self {
+        Self { deadline: operation::deadline(bound), pause: PAUSE_FIRST }
+    }
+
+    /// As [`Retry::within`], with a second attempt at once: at another server it may succeed.
+    pub(crate) fn eager(bound: Duration) -> Self {
+        Self { pause: Duration::ZERO, ..Self::within(bound) }
     }
 
     /// When everything must have ended.
     pub(crate) const fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// End of one request of it.
+    pub(crate) fn request_deadline(&self, bound: Duration) -> Instant {
+        self.deadline.min(Instant::now() + bound)
     }
 
     /// How long to wait after `error` before the next attempt, or the error to end with.
@@ -37,7 +48,7 @@ impl Retry {
             return Err(if error == FsError::NoReplica { error } else { FsError::TimedOut });
         }
         let pause = self.pause.min(left);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
         Ok(pause)
     }
 
@@ -45,11 +56,17 @@ impl Retry {
     /// is none: the error is final, or time has run out.
     pub(crate) async fn pause(&mut self, error: FsError) -> Result<(), FsError> {
         let pause = self.next_pause(Instant::now(), error)?;
-        tokio::time::sleep(jittered(pause)).await;
+        if !pause.is_zero() {
+            wait(jittered(pause)).await;
+        }
         Ok(())
     }
 }
 
+/// Lets time pass.
+pub(crate) async fn wait(length: Duration) {
+    tokio::time::sleep(length).await;
+}
 /// Between half of `pause` and all of it, so that many clients do not come back in step.
 fn jittered(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX);
@@ -62,10 +79,9 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_bound_and_end_at_the_deadline() {
-        let start = Instant::now();
-        let mut retry = Retry::until(start + Duration::from_secs(60));
+        let mut retry = Retry::within(Duration::from_secs(60));
         let pauses: Vec<_> =
-            (0..10).map(|_| retry.next_pause(start, FsError::Unavailable).expect("time is left")).collect();
+            (0..10).map(|_| retry.next_pause(Instant::now(), FsError::Unavailable).expect("time is left")).collect();
         assert_eq!(pauses[0], PAUSE_FIRST);
         assert!(pauses.is_sorted());
         assert_eq!(pauses[9], PAUSE_MAX);
@@ -78,8 +94,15 @@ mod tests {
     }
 
     #[test]
+    fn the_eager_try_again_at_once_and_then_as_the_others() {
+        let mut retry = Retry::eager(Duration::from_secs(60));
+        let mut pauses = || retry.next_pause(Instant::now(), FsError::NoReplica).expect("time is left");
+        assert_eq!([pauses(), pauses(), pauses()], [Duration::ZERO, PAUSE_FIRST, PAUSE_FIRST * 2]);
+    }
+
+    #[test]
     fn final_errors_are_not_tried_again() {
-        let mut retry = Retry::until(Instant::now() + Duration::from_secs(60));
+        let mut retry = Retry::within(Duration::from_secs(60));
         for error in FsError::ALL {
             let again = retry.next_pause(Instant::now(), *error).is_ok();
             assert_eq!(again, error.is_retryable(), "{error:?}");

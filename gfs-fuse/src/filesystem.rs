@@ -32,6 +32,8 @@ use tracing::warn;
 
 /// Requests that the kernel may have outstanding in the background (read-ahead, asynchronous I/O).
 const BACKGROUND_MAX: u16 = 64;
+/// A read(2) whose read-ahead failed is made once more by the kernel, for the page that is wanted.
+const READS_PER_CALL: u32 = 2;
 /// Cookies of the two entries that every directory begins with.
 const COOKIE_DOT: u64 = 1;
 const COOKIE_DOT_DOT: u64 = 2;
@@ -235,7 +237,11 @@ impl Filesystem for GfsFilesystem {
         }
         let (client, caller, chunk_size) = (self.client.clone(), caller(request), self.chunk_size);
         self.spawn(async move {
-            reply_lookup(reply, client.lookup(&caller, inode(parent), &name).await, chunk_size);
+            reply_lookup(
+                reply,
+                client.bounded("lookup", inode(parent), client.lookup(&caller, inode(parent), &name)).await,
+                chunk_size,
+            );
         });
     }
 
@@ -247,7 +253,13 @@ impl Filesystem for GfsFilesystem {
             return reply_attr(reply, Ok(entry), self.chunk_size);
         }
         let (client, caller, chunk_size) = (self.client.clone(), caller(request), self.chunk_size);
-        self.spawn(async move { reply_attr(reply, client.getattr(&caller, inode(number)).await, chunk_size) });
+        self.spawn(async move {
+            reply_attr(
+                reply,
+                client.bounded("getattr", inode(number), client.getattr(&caller, inode(number))).await,
+                chunk_size,
+            )
+        });
     }
 
     fn setattr(
@@ -281,7 +293,11 @@ impl Filesystem for GfsFilesystem {
         let (client, caller, chunk_size) = (self.client.clone(), caller(request), self.chunk_size);
         let open = handle.map(|handle| FileHandle::new(handle.0));
         self.spawn(async move {
-            reply_attr(reply, client.setattr(&caller, inode(number), changes, open).await, chunk_size);
+            reply_attr(
+                reply,
+                client.bounded("setattr", inode(number), client.setattr(&caller, inode(number), changes, open)).await,
+                chunk_size,
+            );
         });
     }
 
@@ -290,7 +306,9 @@ impl Filesystem for GfsFilesystem {
             return reply.data(&target);
         }
         let (client, caller) = (self.client.clone(), caller(request));
-        self.spawn(async move { reply_data(reply, client.readlink(&caller, inode(number)).await) });
+        self.spawn(async move {
+            reply_data(reply, client.bounded("readlink", inode(number), client.readlink(&caller, inode(number))).await)
+        });
     }
 
     fn mknod(
@@ -307,31 +325,51 @@ impl Filesystem for GfsFilesystem {
         let asked = name(raw).and_then(|name| Ok((name, convert::node_kind(mode, rdev)?)));
         self.entry(reply, async move {
             let (name, kind) = asked?;
-            client.make(&caller, inode(parent), &name, kind, Mode::new(mode & !umask)).await
+            client
+                .bounded(
+                    "mknod",
+                    inode(parent),
+                    client.make(&caller, inode(parent), &name, kind, Mode::new(mode & !umask)),
+                )
+                .await
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, raw: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
         self.entry(reply, async move {
-            client.make(&caller, inode(parent), &name?, MakeKind::Directory, Mode::new(mode & !umask)).await
+            client
+                .bounded(
+                    "mkdir",
+                    inode(parent),
+                    client.make(&caller, inode(parent), &name?, MakeKind::Directory, Mode::new(mode & !umask)),
+                )
+                .await
         });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, raw: &OsStr, target: &Path, reply: ReplyEntry) {
         let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
         let kind = MakeKind::Symlink(target.as_os_str().as_bytes().to_vec());
-        self.entry(reply, async move { client.make(&caller, inode(parent), &name?, kind, Mode::new(0o777)).await });
+        self.entry(reply, async move {
+            client
+                .bounded("symlink", inode(parent), client.make(&caller, inode(parent), &name?, kind, Mode::new(0o777)))
+                .await
+        });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, raw: &OsStr, reply: ReplyEmpty) {
         let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        self.done(reply, async move { client.unlink(&caller, inode(parent), &name?).await });
+        self.done(reply, async move {
+            client.bounded("unlink", inode(parent), client.unlink(&caller, inode(parent), &name?)).await
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, raw: &OsStr, reply: ReplyEmpty) {
         let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        self.done(reply, async move { client.rmdir(&caller, inode(parent), &name?).await });
+        self.done(reply, async move {
+            client.bounded("rmdir", inode(parent), client.rmdir(&caller, inode(parent), &name?)).await
+        });
     }
 
     fn rename(
@@ -348,13 +386,21 @@ impl Filesystem for GfsFilesystem {
         let asked = (name(raw), name(new_raw), convert::rename_mode(flags));
         self.done(reply, async move {
             let (from, to) = (asked.0?, asked.1?);
-            client.rename(&caller, (inode(parent), &from), (inode(new_parent), &to), asked.2?).await
+            client
+                .bounded(
+                    "rename",
+                    inode(parent),
+                    client.rename(&caller, (inode(parent), &from), (inode(new_parent), &to), asked.2?),
+                )
+                .await
         });
     }
 
     fn link(&self, request: &Request, number: INodeNo, parent: INodeNo, raw: &OsStr, reply: ReplyEntry) {
         let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        self.entry(reply, async move { client.link(&caller, inode(number), inode(parent), &name?).await });
+        self.entry(reply, async move {
+            client.bounded("link", inode(parent), client.link(&caller, inode(number), inode(parent), &name?)).await
+        });
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
@@ -363,7 +409,13 @@ impl Filesystem for GfsFilesystem {
             return reply_open(reply, result, flags.append);
         }
         let (client, caller) = (self.client.clone(), caller(request));
-        self.spawn(async move { reply_open(reply, client.open(&caller, inode(number), flags).await, flags.append) });
+        self.spawn(async move {
+            reply_open(
+                reply,
+                client.bounded("open", inode(number), client.open(&caller, inode(number), flags)).await,
+                flags.append,
+            )
+        });
     }
 
     fn create(
@@ -380,7 +432,11 @@ impl Filesystem for GfsFilesystem {
         let (mode, flags, chunk_size) = (Mode::new(mode & !umask), OpenFlags::from_linux(flags), self.chunk_size);
         self.spawn(async move {
             let result = match name {
-                Ok(name) => client.create(&caller, inode(parent), &name, (mode, flags)).await,
+                Ok(name) => {
+                    client
+                        .bounded("create", inode(parent), client.create(&caller, inode(parent), &name, (mode, flags)))
+                        .await
+                }
                 Err(error) => Err(error),
             };
             match result {
@@ -399,7 +455,7 @@ impl Filesystem for GfsFilesystem {
     fn read(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FuseHandle,
         offset: u64,
         size: u32,
@@ -418,11 +474,25 @@ impl Filesystem for GfsFilesystem {
                         reply.data(&data);
                         None
                     }
-                    None => Some(async move { reply_data(reply, client.read(handle, offset, size).await) }),
+                    None => Some(async move {
+                        reply_data(
+                            reply,
+                            client
+                                .bounded_part(READS_PER_CALL, "read", inode(number), client.read(handle, offset, size))
+                                .await,
+                        )
+                    }),
                 });
             }
             Ok(Tried::Elsewhere) => {
-                self.spawn(async move { reply_data(reply, client.read(handle, offset, size).await) });
+                self.spawn(async move {
+                    reply_data(
+                        reply,
+                        client
+                            .bounded_part(READS_PER_CALL, "read", inode(number), client.read(handle, offset, size))
+                            .await,
+                    )
+                });
             }
         }
     }
@@ -430,7 +500,7 @@ impl Filesystem for GfsFilesystem {
     fn write(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FuseHandle,
         offset: u64,
         data: &[u8],
@@ -452,16 +522,18 @@ impl Filesystem for GfsFilesystem {
             return finish(reply, result);
         }
         let (client, data) = (self.client.clone(), data.to_vec());
-        self.spawn(async move { finish(reply, client.write_with(handle, offset, &data, flags).await) });
+        self.spawn(async move {
+            finish(reply, client.bounded("write", inode(number), client.write_with(handle, offset, &data, flags)).await)
+        });
     }
 
-    fn flush(&self, _request: &Request, _number: INodeNo, handle: FuseHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _request: &Request, number: INodeNo, handle: FuseHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let handle = FileHandle::new(handle.0);
         if let Some(result) = self.client.try_flush(handle) {
             return reply_done(reply, result);
         }
         let client = self.client.clone();
-        self.done(reply, async move { client.flush(handle).await });
+        self.done(reply, async move { client.bounded("flush", inode(number), client.flush(handle)).await });
     }
 
     fn release(
@@ -479,9 +551,11 @@ impl Filesystem for GfsFilesystem {
         reply.ok();
     }
 
-    fn fsync(&self, _request: &Request, _number: INodeNo, handle: FuseHandle, data_only: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _request: &Request, number: INodeNo, handle: FuseHandle, data_only: bool, reply: ReplyEmpty) {
         let client = self.client.clone();
-        self.done(reply, async move { client.fsync(FileHandle::new(handle.0), data_only).await });
+        self.done(reply, async move {
+            client.bounded("fsync", inode(number), client.fsync(FileHandle::new(handle.0), data_only)).await
+        });
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: FuseOpenFlags, reply: ReplyOpen) {
@@ -499,7 +573,7 @@ impl Filesystem for GfsFilesystem {
         }
         let client = self.client.clone();
         self.spawn(async move {
-            match client.readdir(handle, after, false).await {
+            match client.bounded("readdir", inode(number), client.readdir(handle, after, false)).await {
                 Ok(page) => fill_directory(reply, directory, offset, &page),
                 Err(error) => reply.error(errno(error)),
             }
@@ -521,7 +595,7 @@ impl Filesystem for GfsFilesystem {
         }
         let client = self.client.clone();
         self.spawn(async move {
-            match client.readdir(handle, after, true).await {
+            match client.bounded("readdir", inode(number), client.readdir(handle, after, true)).await {
                 Ok(page) => fill_directory_plus(reply, (directory, offset), &page, chunk_size),
                 Err(error) => reply.error(errno(error)),
             }
@@ -548,7 +622,7 @@ impl Filesystem for GfsFilesystem {
     fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
         let client = self.client.clone();
         self.spawn(async move {
-            match client.statfs().await {
+            match client.bounded("statfs", InodeId::ROOT, client.statfs()).await {
                 Ok(stats) => reply_statfs(reply, &stats),
                 Err(error) => reply.error(errno(error)),
             }
@@ -573,7 +647,11 @@ impl Filesystem for GfsFilesystem {
         };
         let (client, caller) = (self.client.clone(), caller(request));
         let (key, value) = (key.as_bytes().to_vec(), value.to_vec());
-        self.done(reply, async move { client.setxattr(&caller, inode(number), (&key, &value), mode).await });
+        self.done(reply, async move {
+            client
+                .bounded("setxattr", inode(number), client.setxattr(&caller, inode(number), (&key, &value), mode))
+                .await
+        });
     }
 
     fn getxattr(&self, request: &Request, number: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
@@ -581,7 +659,13 @@ impl Filesystem for GfsFilesystem {
             return reply_xattr(reply, size, result);
         }
         let (client, caller, key) = (self.client.clone(), caller(request), key.as_bytes().to_vec());
-        self.spawn(async move { reply_xattr(reply, size, client.getxattr(&caller, inode(number), &key).await) });
+        self.spawn(async move {
+            reply_xattr(
+                reply,
+                size,
+                client.bounded("getxattr", inode(number), client.getxattr(&caller, inode(number), &key)).await,
+            )
+        });
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
@@ -590,19 +674,28 @@ impl Filesystem for GfsFilesystem {
         }
         let (client, caller) = (self.client.clone(), caller(request));
         self.spawn(async move {
-            reply_xattr(reply, size, client.listxattr(&caller, inode(number)).await.map(join_names));
+            reply_xattr(
+                reply,
+                size,
+                client
+                    .bounded("listxattr", inode(number), client.listxattr(&caller, inode(number)))
+                    .await
+                    .map(join_names),
+            );
         });
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, key: &OsStr, reply: ReplyEmpty) {
         let (client, caller, key) = (self.client.clone(), caller(request), key.as_bytes().to_vec());
-        self.done(reply, async move { client.removexattr(&caller, inode(number), &key).await });
+        self.done(reply, async move {
+            client.bounded("removexattr", inode(number), client.removexattr(&caller, inode(number), &key)).await
+        });
     }
 
     fn fallocate(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FuseHandle,
         offset: u64,
         length: u64,
@@ -610,13 +703,17 @@ impl Filesystem for GfsFilesystem {
         reply: ReplyEmpty,
     ) {
         let (client, what) = (self.client.clone(), allocate(mode));
-        self.done(reply, async move { client.fallocate(FileHandle::new(handle.0), offset, length, what?).await });
+        self.done(reply, async move {
+            client
+                .bounded("fallocate", inode(number), client.fallocate(FileHandle::new(handle.0), offset, length, what?))
+                .await
+        });
     }
 
     fn lseek(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FuseHandle,
         offset: i64,
         whence: i32,
@@ -630,7 +727,7 @@ impl Filesystem for GfsFilesystem {
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let client = self.client.clone();
         self.spawn(async move {
-            match client.seek(FileHandle::new(handle.0), offset, what).await {
+            match client.bounded("lseek", inode(number), client.seek(FileHandle::new(handle.0), offset, what)).await {
                 Ok(found) => reply.offset(found as i64),
                 Err(error) => reply.error(errno(error)),
             }

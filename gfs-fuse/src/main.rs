@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
 use tokio::runtime::Runtime;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Threads that read requests from the kernel: one for each processor of a small machine; they never
 /// wait for a server, so more would not help.
@@ -43,8 +43,8 @@ struct Arguments {
     #[arg(long, env = MASTER_ADDRESS_ENV, value_name = "ADDRESS")]
     master: Option<String>,
 
-    /// Mount options, separated by commas: ro, noatime, nosuid, nodev, noexec, allow_other, timeout=SECONDS,
-    /// cache=SIZE, dirty=SIZE, master=ADDRESS, fsname=NAME
+    /// Mount options, separated by commas: ro, noatime, nosuid, nodev, noexec, allow_other, timeout=SECONDS
+    /// (bound on any operation, 60 if not given), cache=SIZE, dirty=SIZE, master=ADDRESS, fsname=NAME
     #[arg(short, value_name = "OPTIONS", allow_hyphen_values = true)]
     o: Vec<String>,
 
@@ -133,8 +133,16 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return serve(plan);
     }
     // Wrong mountpoints are told before anything is started.
+    if mount::clear_dead_mount(&plan.mountpoint)? {
+        say(&format!("gfs-fuse: {}", died(&plan.mountpoint)));
+    }
     mount::prepare_mountpoint(&plan.mountpoint)?;
     background::start(arguments.log_file.as_deref())
+}
+
+fn died(mountpoint: &Path) -> String {
+    let mountpoint = mountpoint.display();
+    format!("{mountpoint} was the mount of a program that has died (killed, or out of memory?); it was unmounted")
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan> {
@@ -199,6 +207,9 @@ enum Event {
 }
 
 fn start(plan: &Plan) -> Result<Running, Failure> {
+    if mount::clear_dead_mount(&plan.mountpoint)? {
+        warn!("{}", died(&plan.mountpoint));
+    }
     let mountpoint = mount::prepare_mountpoint(&plan.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(runtime_threads())

@@ -24,18 +24,28 @@ use tracing::warn;
 const READ_AHEAD_KIB: u32 = 1024;
 const FUSERMOUNT: &str = "fusermount3";
 
-/// Checks the folder, clears a dead mount off it, and returns its absolute path.
+/// Takes the mount of a program that has died off the folder. True if there was one.
+pub(crate) fn clear_dead_mount(path: &Path) -> Result<bool> {
+    let mut found = false;
+    while look_at(path) == Err(Errno::NOTCONN) {
+        detach(path).with_context(|| format!("cannot remove the dead mount on {}", path.display()))?;
+        found = true;
+    }
+    Ok(found)
+}
+
+/// statfs(2) too, for the kernel may answer stat(2) of a dead mount from its cache.
+fn look_at(path: &Path) -> Result<(), Errno> {
+    rustix::fs::statfs(path).and_then(|_| rustix::fs::stat(path)).map(drop)
+}
+
+/// Checks the folder and returns its absolute path.
 pub(crate) fn prepare_mountpoint(path: &Path) -> Result<PathBuf> {
-    // statfs(2), for the kernel may answer stat(2) of a dead mount from its cache
-    match rustix::fs::statfs(path).and_then(|_| rustix::fs::stat(path)) {
-        Err(Errno::NOTCONN) => {
-            warn!("{} is the mount of a program that has died; unmounting it", path.display());
-            detach(path).with_context(|| format!("cannot remove the dead mount on {}", path.display()))?;
-        }
+    match look_at(path) {
         Err(Errno::NOENT) => bail!("mountpoint {} does not exist: create it with mkdir -p", path.display()),
         Err(Errno::ACCESS) => bail!("no permission to look at mountpoint {}", path.display()),
         Err(error) => bail!("mountpoint {}: {error}", path.display()),
-        Ok(_) => {}
+        Ok(()) => {}
     }
     let path = path.canonicalize().with_context(|| format!("mountpoint {}", path.display()))?;
     if !path.is_dir() {

@@ -5,8 +5,10 @@ use gfs_master_core::Action;
 use gfs_proto::FsError;
 use std::sync::Arc;
 use std::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
+/// A stall of such a part of the expiry can be told from silence: clients speak at least as often.
+const STALLS_PER_EXPIRY: u32 = 4;
 /// Sizes logged in one command.
 const RECORDS_MAX: usize = 512;
 
@@ -14,15 +16,18 @@ const RECORDS_MAX: usize = 512;
 pub async fn run(master: Arc<Master>) {
     let mut tick = tokio::time::interval(master.timings.tick);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = Instant::now();
     loop {
         tokio::select! {
             biased;
             () = master.stopping.passed() => return,
             _ = tick.tick() => {}
         }
+        last = awake(&master, last);
         master.servers.decay();
         master.recover_noted();
         let now = Instant::now();
+        master.servers.doubt_findings(now);
         for lease in master.leases.remove_expired(now) {
             master.sizes.want(lease.inode);
         }
@@ -37,6 +42,17 @@ pub async fn run(master: Arc<Master>) {
             tokio::spawn(async move { master.end_session(session, "not heard of").await });
         }
     }
+}
+
+/// The process may have been stopped, or its machine. Before anything is concluded from the silence of others.
+fn awake(master: &Master, last: Instant) -> Instant {
+    let now = Instant::now();
+    let gap = now.saturating_duration_since(last);
+    if gap > master.timings.expiry / STALLS_PER_EXPIRY {
+        warn!(?gap, "this master did not run for a while: sessions live on as if they had been heard of now");
+        master.sessions.forgive(now);
+    }
+    now
 }
 
 impl Master {

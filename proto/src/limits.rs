@@ -69,6 +69,12 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
 /// Default bound on any one operation of a client.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Whoever waits for a chunkserver asks it for a sign of life after this.
+pub const ANSWER_LATE: Duration = Duration::from_millis(400);
+/// A sign of life takes no longer: no disk takes part. A process that gets no processor for a second is no better
+/// than one that hangs. With [`ANSWER_LATE`] and [`READ_LEASE`] it bounds the pause that a hung server makes.
+pub const PULSE: Duration = Duration::from_secs(1);
+const _: () = assert!(ANSWER_LATE.as_millis() + PULSE.as_millis() < READ_LEASE.as_millis());
 
 /// Address at which a master listens, and everybody looks for it, when nothing else is said.
 pub const MASTER_ADDRESS_DEFAULT: &str = "127.0.0.1:9400";

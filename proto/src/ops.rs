@@ -16,6 +16,24 @@ use crate::name::Name;
 use crate::time::Timestamp;
 use std::time::Duration;
 
+/// A sign of life of a client.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeepAlive {
+    /// All chunkservers that it finds slow now.
+    pub slow: Vec<SlowServer>,
+}
+
+/// A chunkserver that answers reads much later than the others, as a client has measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlowServer {
+    /// Which.
+    pub server: ServerId,
+    /// How long its answers take on average; whole microseconds on the wire.
+    pub latency: Duration,
+    /// Median of the others' averages.
+    pub median: Duration,
+}
+
 /// Bits of the handshakes. A side uses a feature only if the other has said its bit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Capabilities(u64);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// `errno` of a full device.
 const ENOSPC: i32 = 28;
-/// Bound on deletes reaching the chunkservers.
-const FREED: Duration = Duration::from_secs(60);
+/// After something was deleted it can be written again within this.
+const FREED: Duration = Duration::from_secs(10);
 
 /// Writes until there is no room; how many bytes were taken.
 fn fill(path: &Path) -> Result<u64> {

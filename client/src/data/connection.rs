@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 
 /// Why there was no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub(super) enum LinkError {
+pub(crate) enum LinkError {
     /// No connection could be made, or none was made a moment ago.
     #[error("the server cannot be reached")]
     Unreachable,
@@ -36,6 +36,9 @@ pub(super) enum LinkError {
     /// The server did not answer in time.
     #[error("the server did not answer in time")]
     TimedOut,
+    /// It does not even say that it is alive.
+    #[error("the server hangs")]
+    Silent,
     /// Another server, cluster or protocol version answers there.
     #[error("another server or cluster answers at this address")]
     Stranger,

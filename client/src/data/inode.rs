@@ -12,6 +12,7 @@ use super::locations::Locations;
 use super::outbox::{Order, Outbox};
 use super::plane::DataPlane;
 use super::readahead::Readahead;
+use crate::operation::Obstacle;
 use bytes::Bytes;
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkGrant, ChunkMap};
@@ -87,6 +88,8 @@ pub(super) struct State {
     pub failures: Failures,
     /// Chunks that fewer replicas have on stable storage than an fsync needs, as far as is known.
     pub thin: HashSet<ChunkHandle>,
+    /// What keeps written data, or kept it last.
+    pub obstacle: Option<Obstacle>,
     /// Counts the times from which on there may be writes that this client does not know of.
     pub unseen: u64,
     /// Up to which of them everything was flushed to stable storage.
@@ -237,6 +240,7 @@ impl InodeData {
             fetches: Vec::new(),
             failures: Failures::default(),
             thin: HashSet::new(),
+            obstacle: None,
             // an empty file that nobody else has open: all that will be written comes by here
             unseen: u64::from(!open.exclusive || open.size > 0),
             covered: 0,

@@ -10,9 +10,10 @@ use super::frame::Frame;
 use super::outbox::{Fault, Ticket};
 use super::servers::Servers;
 use super::tally::{Outcome, Tally};
+use crate::operation::{self, Cause, Obstacle};
 use futures_util::future::join_all;
 use gfs_proto::chunk::{ChunkGrant, Replica};
-use gfs_proto::frame::{DataError, Hop, Kind, Sync, SyncChunk, Write};
+use gfs_proto::frame::{Ack, DataError, Hop, Kind, Sync, SyncChunk, Write};
 use gfs_proto::ids::{Incarnation, Serial, ServerId, SessionId};
 use gfs_proto::limits::STAR_BYTES_MAX;
 use std::sync::Arc;
@@ -20,6 +21,17 @@ use tokio::time::{Instant, timeout_at};
 
 /// Serials begin with it in each epoch.
 const FIRST: Serial = Serial::new(1);
+
+/// How waiting for the members ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Ended {
+    /// There is nothing more to wait for.
+    Answered,
+    /// These hang; they need not have been asked directly.
+    Silent(Vec<ServerId>),
+    /// Somebody did not answer in time.
+    TimedOut,
+}
 
 /// Why a write or flush did not succeed everywhere.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +60,7 @@ impl Servers {
         };
         let asked = if star { &members[..] } else { &members[..1] };
         let tally = Arc::new(Tally::new(asked.len()));
+        let awaits = || if star { tally.missing(asked) } else { members.iter().collect() };
         let send = |(slot, replica): (usize, &Replica)| {
             let chain = if star { &[] } else { &members[1..] };
             let header = header(ticket, frame, session, replica.incarnation, chain);
@@ -65,7 +78,8 @@ impl Servers {
             }
             tally.wait().await;
         };
-        self.judge(asked, ticket, &tally, timeout_at(deadline, all).await.is_err())
+        let ended = self.ended(deadline, awaits, all).await;
+        self.judge(asked, ticket, &tally, &ended)
     }
 
     /// Brings what the members of a lease have acknowledged to stable storage.
@@ -84,8 +98,9 @@ impl Servers {
             join_all(grant.replicas.iter().enumerate().map(send)).await;
             tally.wait().await;
         };
+        let ended = self.ended(deadline, || tally.missing(&grant.replicas), all).await;
         let ticket = Ticket { grant: grant.clone(), serial: None, create: false };
-        self.judge(&grant.replicas, &ticket, &tally, timeout_at(deadline, all).await.is_err())
+        self.judge(&grant.replicas, &ticket, &tally, &ended)
     }
 
     /// Has one replica flush chunks; what it refused with, or `None` if it did not answer.
@@ -103,18 +118,38 @@ impl Servers {
         }
     }
 
-    fn judge(&self, asked: &[Replica], ticket: &Ticket, tally: &Tally, elapsed: bool) -> Result<(), Failure> {
+    async fn ended<'a>(
+        &self,
+        deadline: Instant,
+        awaits: impl Fn() -> Vec<&'a Replica>,
+        all: impl Future<Output = ()>,
+    ) -> Ended {
+        match timeout_at(deadline, self.attend(awaits, all)).await {
+            Ok(Ok(())) => Ended::Answered,
+            Ok(Err(silent)) => Ended::Silent(silent.into_iter().map(|replica| replica.server).collect()),
+            Err(_) => Ended::TimedOut,
+        }
+    }
+
+    fn judge(&self, asked: &[Replica], ticket: &Ticket, tally: &Tally, ended: &Ended) -> Result<(), Failure> {
         let mut outcomes = tally.outcomes();
-        if elapsed {
-            for (replica, outcome) in asked.iter().zip(&mut outcomes) {
-                if outcome.is_none() {
+        for (replica, outcome) in asked.iter().zip(&mut outcomes).filter(|(_, outcome)| outcome.is_none()) {
+            match ended {
+                Ended::Answered => {}
+                Ended::TimedOut => {
                     self.distrust(replica, ticket.grant.handle);
                     *outcome = Some(Err(LinkError::TimedOut));
                 }
+                Ended::Silent(servers) if servers.contains(&replica.server) => *outcome = Some(Err(LinkError::Silent)),
+                Ended::Silent(_) => {}
             }
         }
-        let verdict = verdict(asked, &outcomes);
+        let mut verdict = verdict(asked, &outcomes);
+        if let Ended::Silent(servers) = ended {
+            verdict = without(verdict, servers);
+        }
         if let Err(failure) = &verdict {
+            blame(asked, &outcomes, &ticket.grant, failure);
             let grant = &ticket.grant;
             tracing::info!(chunk = %grant.handle, version = %grant.version, epoch = %grant.epoch, ?failure, ?outcomes,
                 "a write did not succeed at all replicas");
@@ -166,6 +201,36 @@ fn verdict(asked: &[Replica], outcomes: &[Option<Outcome>]) -> Result<(), Failur
     if refused(DataError::Busy) { Err(Failure::Busy) } else { Ok(()) }
 }
 
+/// The verdict if these members hang: nobody waits for the others any longer.
+fn without(verdict: Result<(), Failure>, silent: &[ServerId]) -> Result<(), Failure> {
+    let mut suspects = match verdict {
+        Err(Failure::NoSpace | Failure::Fault(Fault::Stale)) => return verdict,
+        Err(Failure::Fault(Fault::Broken(suspects))) => suspects,
+        Ok(()) | Err(Failure::Busy) => Vec::new(),
+    };
+    suspects.extend(silent.iter().filter(|server| !suspects.contains(server)).copied().collect::<Vec<_>>());
+    Err(Failure::Fault(Fault::Broken(suspects)))
+}
+
+/// Who is in the way of whoever waits for this.
+fn blame(asked: &[Replica], outcomes: &[Option<Outcome>], grant: &ChunkGrant, failure: &Failure) {
+    for (replica, outcome) in asked.iter().zip(outcomes) {
+        match outcome {
+            Some(Err(error)) => operation::blame(Obstacle::server(replica, *error)),
+            Some(Ok(Ack { outcome: Err(error), culprit, .. })) => {
+                let culprit = grant.replicas.iter().find(|member| member.server == *culprit).unwrap_or(replica);
+                operation::blame(Obstacle::server(culprit, Cause::Refused(*error)));
+            }
+            Some(Ok(_)) | None => {}
+        }
+    }
+    if let Failure::Fault(Fault::Broken(suspects)) = failure {
+        let unasked = |member: &&Replica| !asked.contains(member) && suspects.contains(&member.server);
+        let silent = grant.replicas.iter().filter(unasked);
+        silent.for_each(|member| operation::blame(Obstacle::server(member, LinkError::Silent)));
+    }
+}
+
 fn suspect(replica: &Replica, outcome: &Option<Outcome>) -> Option<ServerId> {
     match outcome {
         None => None,
@@ -182,7 +247,6 @@ fn suspect(replica: &Replica, outcome: &Option<Outcome>) -> Option<ServerId> {
 mod tests {
     use super::*;
     use gfs_proto::chunk::ServerAddress;
-    use gfs_proto::frame::Ack;
 
     fn replica(server: u32) -> Replica {
         let address = ServerAddress { tcp: ([127, 0, 0, 1], 1).into(), unix: None, host: String::new() };
@@ -217,6 +281,24 @@ mod tests {
         ];
         for (outcomes, expected) in cases {
             assert_eq!(verdict(&asked, &outcomes), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn who_hangs_is_a_suspect_wherever_it_stands() {
+        let broken = |servers: &[u32]| {
+            Err(Failure::Fault(Fault::Broken(servers.iter().map(|server| ServerId::new(*server)).collect())))
+        };
+        let cases = [
+            (Ok(()), broken(&[2])),
+            (Err(Failure::Busy), broken(&[2])),
+            (broken(&[2]), broken(&[2])),
+            (broken(&[3]), broken(&[3, 2])),
+            (Err(Failure::NoSpace), Err(Failure::NoSpace)),
+            (Err(Failure::Fault(Fault::Stale)), Err(Failure::Fault(Fault::Stale))),
+        ];
+        for (verdict, expected) in cases {
+            assert_eq!(without(verdict.clone(), &[ServerId::new(2)]), expected, "{verdict:?}");
         }
     }
 }

@@ -11,7 +11,8 @@
 //!     ├── reader ── readahead, cache, fetch ── replicas ──┐─ local
 //!     └── sync, writer ── dirty, outbox, frame ───── members ───┴─ servers ── connection ── stream
 //! ```
-//! `readahead`, `dirty`, `outbox`, `frame` and `locations` are pure; `retry` alone waits for time.
+//! `readahead`, `dirty`, `outbox`, `frame`, `latency` and `locations` are pure. `pulse` tells servers that hang from
+//! busy ones.
 
 mod authority;
 mod cache;
@@ -20,16 +21,17 @@ mod dirty;
 mod fetch;
 mod frame;
 mod inode;
+mod latency;
 mod local;
 mod locations;
 mod members;
 mod memory;
 mod outbox;
 mod plane;
+mod pulse;
 mod readahead;
 mod reader;
 mod replicas;
-mod retry;
 mod servers;
 mod stream;
 mod sync;
@@ -40,6 +42,7 @@ mod try_read;
 mod writer;
 
 pub use authority::ChunkAuthority;
+pub(crate) use connection::LinkError;
 pub use inode::{Cut, InodeData, OpenData, SizeChange};
 pub use plane::{DataConfig, DataPlane};
 pub use try_read::{ColdRead, Tried};

@@ -6,15 +6,17 @@ use super::connection::Introduction;
 use super::inode::{InodeData, OpenData};
 use super::memory::Memory;
 use super::servers::Servers;
+use crate::retry;
 use futures_util::future::join_all;
 use gfs_proto::FsError;
 use gfs_proto::ids::{InodeId, Sequence};
 use gfs_proto::limits::OPERATION_TIMEOUT;
+use gfs_proto::ops::SlowServer;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -60,7 +62,7 @@ pub struct DataPlane {
     pub(super) request_timeout: Duration,
     pub(super) read_timeout: Duration,
     pub(super) runtime: Handle,
-    pub(super) servers: Servers,
+    pub(super) servers: Arc<Servers>,
     pub(super) cache: BlockCache,
     pub(super) memory: Memory,
     sequence: AtomicU64,
@@ -80,7 +82,7 @@ impl DataPlane {
         let plane = Arc::new(Self {
             request_timeout: config.request_timeout(),
             read_timeout: config.read_timeout(),
-            servers: Servers::new(us, runtime.clone()),
+            servers: Arc::new(Servers::new(us, runtime.clone())),
             cache: BlockCache::new(config.cache_bytes),
             memory: Memory::new(config.dirty_bytes),
             sequence: AtomicU64::new(1),
@@ -109,6 +111,11 @@ impl DataPlane {
             tracing::error!(inode = %inode.id(), %error, "written data could not be stored");
         }
         outcomes.into_iter().collect()
+    }
+
+    /// Chunkservers that answer much later than the others.
+    pub fn slow_servers(&self) -> Vec<SlowServer> {
+        self.servers.latencies.lock().slow(Instant::now())
     }
 
     /// Bytes written and not acknowledged by all replicas yet.
@@ -146,7 +153,7 @@ async fn send_old_data(plane: Weak<DataPlane>, became_dirty: Arc<Notify>) {
     loop {
         became_dirty.notified().await;
         loop {
-            tokio::time::sleep(DIRTY_AGE / 2).await;
+            retry::wait(DIRTY_AGE / 2).await;
             let Some(plane) = plane.upgrade() else { return };
             let inodes = plane.dirty_inodes();
             if inodes.is_empty() {

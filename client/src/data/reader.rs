@@ -9,7 +9,8 @@ use super::inode::{InodeData, State};
 use super::locations::Place;
 use super::readahead::UNIT_MAX;
 use super::replicas::{Blocks, FetchError};
-use super::retry::Retry;
+use crate::operation;
+use crate::retry::Retry;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use gfs_proto::FsError;
@@ -208,7 +209,7 @@ impl InodeData {
     async fn load(&self, range: Range<u64>) -> Result<Bytes, FsError> {
         let (index, offset) = self.plane.authority.chunk_size().locate(range.start);
         let blocks = Blocks { offset, length: (range.end - range.start) as u32 };
-        let mut retry = Retry::new(self.plane.config.timeout);
+        let mut retry = Retry::eager(self.plane.config.timeout);
         let mut absent = 0;
         loop {
             let error = match self.place(index, &retry).await {
@@ -225,10 +226,15 @@ impl InodeData {
                         }
                     }
                 }
-                Err(error) if error.is_retryable() => error,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    operation::blame_master(error);
+                    if !error.is_retryable() {
+                        return Err(error);
+                    }
+                    error
+                }
             };
-            if retry.pause().await.is_err() {
+            if retry.pause(FsError::NoReplica).await.is_err() {
                 tracing::error!(inode = %self.id(), %index, %error, "a chunk cannot be read");
                 return Err(error);
             }

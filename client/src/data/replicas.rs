@@ -3,12 +3,17 @@
 
 use super::authority::ChunkAuthority;
 use super::connection::{Answer, LinkError, Request};
+use super::latency::{Change, Class, Took};
 use super::servers::Servers;
+use crate::operation::{self, Cause, Obstacle};
+use crate::retry;
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use gfs_proto::checksum::{block_sums, decode_sums};
 use gfs_proto::chunk::{ChunkLocation, Replica};
 use gfs_proto::frame::{DataError, Kind, Read};
 use gfs_proto::limits::BLOCK_SIZE;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -34,7 +39,7 @@ impl Servers {
     /// Bytes of a chunk, exactly as many as asked for, verified, with zeroes where it ends or is
     /// clipped. Goes from replica to replica.
     pub(super) async fn fetch(
-        &self,
+        self: &Arc<Self>,
         location: &ChunkLocation,
         blocks: Blocks,
         authority: &dyn ChunkAuthority,
@@ -55,11 +60,49 @@ impl Servers {
             let doubted = self.local.doubted(location);
             order.sort_by_cached_key(|replica| (Some(replica.server) != doubted, self.cost(replica)));
         }
-        let mut gravest = None;
-        for replica in order {
-            let deadline = Instant::now() + request_timeout;
-            match self.fetch_from(replica, location, blocks, deadline).await {
+        self.race(order, location, blocks, (authority, request_timeout)).await
+    }
+
+    /// Asks one replica after the other, the next as soon as one fails; a second one beside the first if that takes
+    /// longer than nearly all reads do. The first good answer counts.
+    async fn race(
+        self: &Arc<Self>,
+        order: Vec<&Replica>,
+        location: &ChunkLocation,
+        blocks: Blocks,
+        (authority, request_timeout): (&dyn ChunkAuthority, Duration),
+    ) -> Result<Bytes, FetchError> {
+        let class = Class::of(blocks.length);
+        let began = Instant::now();
+        let ask = async |replica| {
+            let asked = Instant::now();
+            (replica, asked, self.fetch_from(replica, location, blocks, asked + request_timeout).await)
+        };
+        let mut order = order.into_iter().peekable();
+        let mut running: Vec<(&Replica, Instant)> = order.next().map(|first| (first, began)).into_iter().collect();
+        let mut tries: FuturesUnordered<_> = running.iter().map(|(first, _)| ask(*first)).collect();
+        let (after, others) = (self.latencies.lock().begin(class), order.len() > 0);
+        let hedge = async move { if others { retry::wait(after).await } else { std::future::pending().await } };
+        let (mut hedge, mut hedged, mut gravest) = (std::pin::pin!(hedge), false, None);
+        while !tries.is_empty() {
+            let (replica, asked, outcome) = tokio::select! {
+                biased;
+                Some(ended) = tries.next() => ended,
+                () = &mut hedge, if !hedged => {
+                    hedged = true;
+                    if let Some(next) = order.next_if(|_| self.latencies.lock().may_hedge()) {
+                        tracing::debug!(chunk = %location.handle, to = %next.server, "a read is late, another replica is asked");
+                        running.push((next, Instant::now()));
+                        tries.push(ask(next));
+                    }
+                    continue;
+                }
+            };
+            running.retain(|(other, _)| other.server != replica.server);
+            match outcome {
                 Ok(data) => {
+                    self.took(replica, class, Took::Exactly(asked.elapsed()));
+                    running.iter().for_each(|(other, asked)| self.was_outpaced(other, class, *asked));
                     if self.lends(replica) {
                         self.local.was_read(location, replica);
                     }
@@ -69,12 +112,36 @@ impl Servers {
                     if error == FetchError::Corrupt {
                         tracing::warn!(chunk = %location.handle, server = %replica.server, "replica is corrupt");
                         authority.corrupt(location.handle, replica.server);
+                        operation::blame(Obstacle::server(replica, Cause::Corrupt));
                     }
                     gravest = gravest.max(Some(error));
+                    if let Some(next) = order.next() {
+                        running.push((next, Instant::now()));
+                        tries.push(ask(next));
+                    }
                 }
             }
         }
         Err(gravest.unwrap_or(FetchError::Unreachable))
+    }
+
+    fn took(&self, replica: &Replica, class: Class, took: Took) {
+        let change = self.latencies.lock().note(replica.server, class, took, std::time::Instant::now());
+        let (server, address) = (replica.server, replica.address.tcp);
+        match change {
+            Some(Change::Slow(slow)) => {
+                tracing::warn!(%server, %address, latency = ?slow.latency, others = ?slow.median,
+                "a chunkserver is much slower than the others: it is read from only where there is no other")
+            }
+            Some(Change::Good) => tracing::info!(%server, %address, "a chunkserver is no longer slow"),
+            None => {}
+        }
+    }
+
+    /// Another server has answered first, although it was asked later: this one is slow, or it hangs.
+    fn was_outpaced(self: &Arc<Self>, replica: &Replica, class: Class, asked: Instant) {
+        self.took(replica, class, Took::AtLeast(asked.elapsed()));
+        self.look_after(replica);
     }
 
     async fn fetch_from(
@@ -98,10 +165,14 @@ impl Servers {
                 Ok(Answer::Ack(ack)) if ack.outcome == Err(DataError::Corrupt) => {}
                 Ok(Answer::Ack(ack)) => {
                     tracing::debug!(%handle, %version, server = %replica.server, outcome = ?ack.outcome, "read refused");
+                    if let Err(error) = ack.outcome {
+                        operation::blame(Obstacle::server(replica, Cause::Refused(error)));
+                    }
                     return Err(FetchError::Unreachable);
                 }
                 Err(error) => {
                     tracing::debug!(%handle, server = %replica.server, %error, "read failed");
+                    operation::blame(Obstacle::server(replica, error));
                     if error == LinkError::TimedOut {
                         self.avoid(replica);
                     }

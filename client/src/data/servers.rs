@@ -4,7 +4,9 @@
 //! another replica at once and a write reports it at once.
 
 use super::connection::{Answer, Connection, Introduction, LinkError, Request};
+use super::latency::Latencies;
 use super::local::Local;
+use super::pulse::Asked;
 use super::tally::Tally;
 use gfs_proto::chunk::{Replica, ServerAddress};
 use gfs_proto::ids::{ChunkHandle, ServerId};
@@ -18,8 +20,10 @@ use tokio::time::{Instant as Deadline, timeout};
 
 /// Connections per server: one stream of one file fills one, several files fill the machine.
 const CONNECTIONS: usize = 4;
+/// The lane of signs of life, which must not wait for anything else.
+pub(super) const PULSE_LANE: usize = CONNECTIONS;
 /// Bound on connecting and shaking hands.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a server that could not be reached is left alone: at first, and after several attempts.
 const REST_MIN: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(8);
@@ -28,16 +32,19 @@ const REST_MAX: Duration = Duration::from_secs(8);
 pub(super) struct Servers {
     /// Those on this machine, read without asking.
     pub(super) local: Arc<Local>,
+    pub(super) latencies: Mutex<Latencies>,
+    pub(super) runtime: Handle,
     us: Introduction,
-    runtime: Handle,
     table: Mutex<HashMap<ServerId, Arc<Server>>>,
 }
 
 /// One of them.
 pub(super) struct Server {
-    id: ServerId,
-    address: ServerAddress,
-    slots: [Slot; CONNECTIONS],
+    pub(super) id: ServerId,
+    pub(super) address: ServerAddress,
+    slots: [Slot; CONNECTIONS + 1],
+    /// Held by whoever asks for a sign of life.
+    pub(super) pulse: tokio::sync::Mutex<Asked>,
     rest: Mutex<Rest>,
     in_flight: AtomicUsize,
     /// In the run that we are connected to.
@@ -65,7 +72,8 @@ impl Slot {
 
 impl Servers {
     pub(super) fn new(us: Introduction, runtime: Handle) -> Self {
-        Self { local: Local::new(us.clone(), runtime.clone()), us, runtime, table: Mutex::default() }
+        let local = Local::new(us.clone(), runtime.clone());
+        Self { local, latencies: Mutex::default(), us, runtime, table: Mutex::default() }
     }
 
     /// The server of a replica. If it has moved, connections to the old place are forgotten.
@@ -78,6 +86,7 @@ impl Servers {
                     id: replica.server,
                     address: replica.address.clone(),
                     slots: Default::default(),
+                    pulse: Default::default(),
                     rest: Mutex::default(),
                     in_flight: AtomicUsize::new(0),
                     lends: AtomicBool::new(false),
@@ -88,10 +97,11 @@ impl Servers {
         }
     }
 
-    /// Cost of reading from a replica, lower is better: rests, is on another host, is busy.
-    pub(super) fn cost(&self, replica: &Replica) -> (bool, bool, usize) {
+    /// Cost of reading from a replica, lower is better: rests, is slow, is on another host, is busy.
+    pub(super) fn cost(&self, replica: &Replica) -> (bool, bool, bool, usize) {
         let server = self.get(replica);
-        (server.rests(), replica.address.host != self.us.host, server.in_flight.load(Ordering::Relaxed))
+        let slow = self.latencies.lock().is_avoided(replica.server, Instant::now());
+        (server.rests(), slow, replica.address.host != self.us.host, server.in_flight.load(Ordering::Relaxed))
     }
 
     /// True if the server is on this machine and lends descriptors.
@@ -110,7 +120,8 @@ impl Servers {
         let server = self.get(replica);
         let _busy = Busy::new(&server.in_flight);
         let asked = async { server.connection(self, server.idlest()).await?.ask(request, length_max).await };
-        tokio::time::timeout_at(deadline, asked).await.unwrap_or(Err(LinkError::TimedOut))
+        let attended = async { self.attend(|| vec![replica], asked).await.unwrap_or(Err(LinkError::Silent)) };
+        tokio::time::timeout_at(deadline, attended).await.unwrap_or(Err(LinkError::TimedOut))
     }
 
     /// Sends a request whose answer goes to `tally`, as does a failure to send. All requests about
@@ -157,11 +168,19 @@ impl Server {
         rest.until = Some(Instant::now() + rest.length);
     }
 
+    /// It hangs: whoever waits for it learns so, and it is left alone for a while.
+    pub(super) fn give_up(&self) {
+        self.slots.iter().filter_map(Slot::open).for_each(|connection| connection.close());
+        if !self.rests() {
+            self.begin_rest();
+        }
+    }
+
     /// An open connection without requests, else one not opened yet, else the least busy.
     fn idlest(&self) -> usize {
         let load = |slot: &Slot| slot.open().map(|connection| connection.in_flight());
         let mut best = (usize::MAX, 0);
-        for (number, slot) in self.slots.iter().enumerate() {
+        for (number, slot) in self.slots[..PULSE_LANE].iter().enumerate() {
             match load(slot) {
                 Some(0) => return number,
                 Some(busy) => best = best.min((busy, number)),
@@ -171,7 +190,7 @@ impl Server {
         best.1
     }
 
-    async fn connection(&self, servers: &Servers, slot: usize) -> Result<Arc<Connection>, LinkError> {
+    pub(super) async fn connection(&self, servers: &Servers, slot: usize) -> Result<Arc<Connection>, LinkError> {
         let slot = &self.slots[slot];
         if let Some(connection) = slot.open() {
             return Ok(connection);

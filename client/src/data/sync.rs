@@ -7,11 +7,13 @@
 //! Keeps: after `Ok`, a replica that lacks the bytes on stable storage is neither named by the master nor
 //! will be (it is suspect, or of an older version).
 
+use super::connection::LinkError;
 use super::inode::{Asker, InodeData, Lane};
 use super::locations::Place;
 use super::members::Failure;
 use super::outbox::Fault;
-use super::retry::Retry;
+use crate::operation::{self, Cause, Obstacle};
+use crate::retry::Retry;
 use futures_util::future::join_all;
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkLocation, Replica};
@@ -128,7 +130,7 @@ impl InodeData {
     /// Brings acknowledged writes of a chunk to stable storage at all members.
     async fn sync_chunk(&self, index: ChunkIndex) -> Result<(), FsError> {
         let plane = &self.plane;
-        let mut retry = Retry::new(plane.config.timeout);
+        let mut retry = Retry::eager(plane.config.timeout);
         loop {
             let (upto, members) = {
                 let mut state = self.state.lock();
@@ -154,7 +156,7 @@ impl InodeData {
                     self.state.lock().outbox(index).fail(grant.epoch, fault);
                 }
             }
-            retry.pause().await?;
+            retry.pause(FsError::Unavailable).await?;
         }
     }
 
@@ -187,7 +189,7 @@ impl InodeData {
         if let Some(known) = self.known_page(first, end) {
             return Ok(known);
         }
-        let mut retry = Retry::new(self.plane.config.timeout);
+        let mut retry = Retry::eager(self.plane.config.timeout);
         loop {
             let asked = Instant::now();
             let map = self.plane.authority.locate(self.id(), first, end.get() - first.get());
@@ -197,7 +199,10 @@ impl InodeData {
                     self.state.lock().locations.learn(map, first, end, asked);
                     return Ok(chunks);
                 }
-                Err(error) if error.is_retryable() => retry.pause().await?,
+                Err(error) if error.is_retryable() => {
+                    operation::blame_master(error);
+                    retry.pause(error).await?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -224,7 +229,7 @@ impl InodeData {
                 chunks.push(SyncChunk { handle: chunk.handle, version: chunk.version });
             }
         }
-        let retry = Retry::new(self.plane.config.timeout);
+        let retry = Retry::eager(self.plane.config.timeout);
         let deadline = self.sync_deadline(&retry);
         let asked = servers.into_iter().map(async |(server, (replica, chunks))| {
             (server, self.plane.servers.sync_replica(replica, chunks, deadline).await.is_ok())
@@ -239,7 +244,7 @@ impl InodeData {
 
     /// Flushes one chunk at the replicas that the master names now, until they have all done it.
     async fn sync_place(&self, index: ChunkIndex) -> Result<(), FsError> {
-        let mut retry = Retry::new(self.plane.config.timeout);
+        let mut retry = Retry::eager(self.plane.config.timeout);
         self.state.lock().locations.forget(index);
         loop {
             match self.place(index, &retry).await {
@@ -255,7 +260,7 @@ impl InodeData {
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return Err(error),
             }
-            if retry.pause().await.is_err() {
+            if retry.pause(FsError::NoReplica).await.is_err() {
                 tracing::error!(inode = %self.id(), %index, "not every replica of a chunk can be flushed");
                 return Err(FsError::NoReplica);
             }
@@ -267,7 +272,15 @@ impl InodeData {
         let named = SyncChunk { handle: chunk.handle, version: chunk.version };
         let asked =
             chunk.replicas.iter().map(|replica| self.plane.servers.sync_replica(replica, vec![named], deadline));
-        Flushed::of(&join_all(asked).await)
+        let outcomes = join_all(asked).await;
+        for (replica, outcome) in chunk.replicas.iter().zip(&outcomes) {
+            match outcome {
+                Err(Some(error)) => operation::blame(Obstacle::server(replica, Cause::Refused(*error))),
+                Err(None) => operation::blame(Obstacle::server(replica, LinkError::TimedOut)),
+                Ok(()) => {}
+            }
+        }
+        Flushed::of(&outcomes)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::connection::{Answer, LinkError};
 use futures_util::task::AtomicWaker;
+use gfs_proto::chunk::Replica;
 use gfs_proto::frame::Ack;
 use parking_lot::Mutex;
 use std::future::poll_fn;
@@ -62,6 +63,12 @@ impl Tally {
             if condition(&self.slots.lock()) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    /// Those of `asked` that have not answered.
+    pub(super) fn missing<'a>(&self, asked: &'a [Replica]) -> Vec<&'a Replica> {
+        let slots = self.slots.lock();
+        asked.iter().zip(slots.iter()).filter_map(|(replica, slot)| slot.is_none().then_some(replica)).collect()
     }
 
     /// What has come so far; `None` where nothing has.

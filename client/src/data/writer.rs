@@ -11,7 +11,8 @@ use super::frame::Frame;
 use super::inode::{Asker, InodeData, State};
 use super::members::Failure;
 use super::outbox::{Order, Ticket, Want};
-use super::retry::Retry;
+use crate::operation::{self, Obstacle, Operation};
+use crate::retry::Retry;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use gfs_proto::FsError;
@@ -97,7 +98,8 @@ impl InodeData {
     async fn write_at(self: &Arc<Self>, at: At, data: &[u8]) -> Result<u64, FsError> {
         if self.plane.memory.is_full() {
             self.plane.press();
-            self.plane.memory.room(tokio::time::Instant::now() + self.plane.config.timeout).await?;
+            operation::blame(Obstacle::Memory);
+            self.plane.memory.room(operation::deadline(self.plane.config.timeout)).await?;
         }
         match self.buffer(at, data)? {
             Some(offset) => Ok(offset),
@@ -222,7 +224,8 @@ impl InodeData {
 
     /// Delivers a frame that nobody waits for: a failure is kept for the next flush.
     async fn deliver_behind(self: &Arc<Self>, order: Order, frame: &Arc<Frame>) {
-        if let Err(error) = Box::pin(self.deliver(order, frame, Told::Nobody)).await {
+        let operation = Operation::begin("write-back", Some(self.id()), self.plane.config.timeout);
+        if let Err(error) = operation.run(Box::pin(self.deliver(order, frame, Told::Nobody))).await {
             tracing::warn!(inode = %self.id(), chunk = %frame.index(), %error, "written data could not be stored");
         }
     }
@@ -246,7 +249,7 @@ impl InodeData {
 
     async fn try_deliver(&self, order: Order, frame: &Frame) -> Result<Delivered, FsError> {
         let plane = &self.plane;
-        let mut retry = Retry::new(plane.config.timeout);
+        let mut retry = Retry::eager(plane.config.timeout);
         loop {
             let Some(ticket) = self.ticket(order, frame.index(), &mut retry).await? else {
                 return Ok(Delivered::Before);
@@ -264,7 +267,8 @@ impl InodeData {
                 Err(Failure::Busy) => {}
                 Err(Failure::Fault(fault)) => self.state.lock().outbox(frame.index()).fail(epoch, fault),
             }
-            retry.pause().await?;
+            self.is_kept();
+            retry.pause(FsError::Unavailable).await?;
         }
     }
 
@@ -291,7 +295,7 @@ impl InodeData {
             Want::Break(grant, suspects) => authority.broken(grant, suspects.clone()),
         };
         match timeout_at(retry.deadline(), answer).await.unwrap_or(Err(FsError::TimedOut)) {
-            Ok(grant) if grant.replicas.is_empty() => retry.pause().await,
+            Ok(grant) if grant.replicas.is_empty() => retry.pause(FsError::NoReplica).await,
             Ok(grant) => {
                 let state = &mut *self.state.lock();
                 state.locations.learn_grant(&grant);
@@ -300,11 +304,20 @@ impl InodeData {
             }
             Err(FsError::StaleGrant) => {
                 self.state.lock().outbox(index).disowned();
-                retry.pause().await
+                retry.pause(FsError::StaleGrant).await
             }
-            Err(error) if error.is_retryable() => retry.pause().await,
-            Err(error) => Err(error),
+            Err(error) => {
+                operation::blame_master(error);
+                self.is_kept();
+                retry.pause(error).await
+            }
         }
+    }
+
+    /// Written data is kept for now: whoever waits for it behind is to know by whom.
+    fn is_kept(&self) {
+        self.state.lock().obstacle = operation::obstacle();
+        self.progress.notify_waiters();
     }
 
     fn arrived(&self, order: Order, index: ChunkIndex, delivered: &Delivered) {
@@ -323,7 +336,7 @@ impl InodeData {
         let mut state = self.state.lock();
         let mut gone = state.outbox(index).abandon(order);
         let queued = state.queue.len();
-        if error == FsError::TimedOut {
+        if matches!(error, FsError::TimedOut | FsError::NoReplica) {
             // the cluster is not there: what waits behind would each wait as long again
             while let Some((order, frame)) = state.queue.pop_front() {
                 gone.extend(state.outbox(frame.index()).abandon(order));
@@ -474,6 +487,7 @@ impl InodeData {
                 if barrier.iter().all(|(index, order)| state.outbox(*index).is_done(*order)) {
                     return;
                 }
+                state.obstacle.iter().cloned().for_each(operation::blame);
             }
             progress.await;
         }

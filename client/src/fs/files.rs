@@ -29,6 +29,18 @@ struct Granted {
     seen: Seen,
 }
 
+/// Closes a handle that its caller never gets: the open failed at its end, or took too long.
+struct Unused<'a> {
+    client: &'a Client,
+    handle: FileHandle,
+}
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        self.client.release(self.handle);
+    }
+}
+
 impl Client {
     /// Opens a file.
     pub async fn open(&self, caller: &Caller, inode: InodeId, flags: OpenFlags) -> Result<Opened, FsError> {
@@ -151,10 +163,9 @@ impl Client {
         if let Some(grant) = unused {
             self.return_chunks(vec![HeldChunk { handle: grant.handle, epoch: grant.epoch }]);
         }
-        if let Err(error) = self.settle_mode(&inode, exclusive, opening).await {
-            self.release(handle);
-            return Err(error);
-        }
+        let unused = Unused { client: self, handle };
+        self.settle_mode(&inode, exclusive, opening).await?;
+        std::mem::forget(unused);
         // A kernel that believes in an older size would not even ask for what lies behind it.
         let direct = kernel_is_behind || (granted.flags.access.writes() && !inode.is_exclusive());
         Ok(Opened { handle, keep_cache: same_content, direct })
@@ -239,7 +250,7 @@ impl Client {
             Some(me) if !settled => {
                 // Written through a mapping after the descriptor was closed, or a flush that failed.
                 tokio::spawn(async move {
-                    let flushed = me.flush_inode(&inode).await;
+                    let flushed = me.bounded("release", inode.id, me.flush_inode(&inode)).await;
                     if let Err(error) = &flushed {
                         warn!(inode = %inode.id, %error, "data of a closed file could not be written");
                     }

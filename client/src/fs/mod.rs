@@ -20,6 +20,7 @@ use crate::authority::MasterAuthority;
 use crate::cache::{Cache, Seen};
 use crate::data::{DataConfig, DataPlane};
 use crate::files::Files;
+use crate::operation::Operation;
 use crate::session::{Session, SessionConfig};
 use crate::{ClientConfig, ClusterInfo, ConnectError, Entry};
 use directories::Directories;
@@ -27,6 +28,7 @@ use futures_util::future::join_all;
 use gfs_proto::FsError;
 use gfs_proto::attr::Attr;
 use gfs_proto::caller::Caller;
+use gfs_proto::ids::InodeId;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
 use gfs_proto::ops::{Op, OpResult};
 use gfs_proto::wire::admin_client::AdminClient;
@@ -42,6 +44,7 @@ pub struct Client {
     files: Files,
     directories: Directories,
     plane: Arc<DataPlane>,
+    timeout: Duration,
     unreported: Arc<reports::Unreported>,
 }
 
@@ -94,12 +97,39 @@ impl Client {
             files: Files::new(),
             directories: Directories::default(),
             plane,
+            timeout: config.timeout,
             unreported: Default::default(),
         });
         tokio::spawn(reports::tell(Arc::downgrade(&client), client.unreported.clone()));
         let hooks: Weak<Self> = Arc::downgrade(&client);
         client.session.set_hooks(hooks);
         Ok(client)
+    }
+
+    /// Runs one operation of an application; all that is done for it ends within [`ClientConfig::timeout`]. If it
+    /// fails because somebody did not do his part, one line of the log says which server and why.
+    ///
+    /// # Errors
+    /// Those of `call`; [`FsError::TimedOut`] if it has not ended by then.
+    pub fn bounded<T>(
+        &self,
+        name: &'static str,
+        inode: InodeId,
+        call: impl Future<Output = Result<T, FsError>>,
+    ) -> impl Future<Output = Result<T, FsError>> {
+        self.bounded_part(1, name, inode, call)
+    }
+
+    /// As [`Client::bounded`], for an operation that is made of so many parts, which take equal shares of the bound.
+    pub fn bounded_part<T>(
+        &self,
+        parts: u32,
+        name: &'static str,
+        inode: InodeId,
+        call: impl Future<Output = Result<T, FsError>>,
+    ) -> impl Future<Output = Result<T, FsError>> {
+        // boxed here: the layers around it would each have room for the whole of it
+        Operation::begin(name, Some(inode), self.timeout / parts).run(Box::pin(call))
     }
 
     /// Of the cluster and the session.

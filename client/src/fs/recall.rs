@@ -10,7 +10,7 @@ use gfs_proto::attr::SetTime;
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::InodeId;
 use gfs_proto::name::Name;
-use gfs_proto::ops::{Op, OpResult, OpenSpec};
+use gfs_proto::ops::{Op, OpResult, OpenSpec, SlowServer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
@@ -82,6 +82,10 @@ impl Hooks for Client {
             inode.data.stop_buffering();
         }
         self.cache.clear();
+    }
+
+    fn slow_servers(&self) -> Vec<SlowServer> {
+        self.plane.slow_servers()
     }
 
     fn heard_again(&self) -> BoxFuture<'_, ()> {

@@ -12,7 +12,7 @@ use super::requests::Outgoing;
 use super::silence::{Beats, Heard};
 use super::{Caller, Current, FsError, Identity, Session, batch, callbacks};
 use crate::config::ConnectError;
-use gfs_proto::ops::{Batch, BatchReply};
+use gfs_proto::ops::{Batch, BatchReply, KeepAlive};
 use gfs_proto::wire::{self, client_message, server_message};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -108,14 +108,13 @@ async fn read(session: &Weak<Session>, link: &mut Link) -> End {
             biased;
             message = link.replies.next() => message,
             _ = beat.tick() => {
-                if session.strong_count() == 0 {
-                    return End::Unused;
-                }
+                let Some(session) = session.upgrade() else { return End::Unused };
                 // heard a moment after a tick: this is true at the third that is not answered
                 if heard.elapsed() > period * 2 {
                     return End::Lost("no answer to keep-alives".to_owned());
                 }
-                let kind = Some(client_message::Kind::KeepAlive(wire::KeepAlive {}));
+                let slow = session.hooks().map(|hooks| hooks.slow_servers()).unwrap_or_default();
+                let kind = Some(client_message::Kind::KeepAlive((&KeepAlive { slow }).into()));
                 let request = beats.next(Instant::now());
                 link.sender.send(wire::ClientMessage { request, kind });
                 continue;

@@ -19,13 +19,14 @@ mod tests;
 mod window;
 
 use crate::config::ConnectError;
+use crate::operation::{self, Obstacle};
 use crate::retry::Retry;
 use futures_util::future::BoxFuture;
 use gfs_proto::FsError;
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{InodeId, OpenId, Sequence, SessionId};
 use gfs_proto::name::Name;
-use gfs_proto::ops::{Access, Batch, BatchReply, Op, OpResult};
+use gfs_proto::ops::{Access, Batch, BatchReply, Op, OpResult, SlowServer};
 use gfs_proto::time::Timestamp;
 use gfs_proto::wire;
 pub(crate) use link::Identity;
@@ -74,6 +75,8 @@ pub(crate) trait Hooks: Send + Sync + 'static {
     /// The session may have expired without our knowing: nobody may rely on what was granted to it. Must
     /// not block.
     fn silent(&self);
+    /// What a sign of life tells of the chunkservers.
+    fn slow_servers(&self) -> Vec<SlowServer>;
     /// It had not expired: it goes on.
     fn heard_again(&self) -> BoxFuture<'_, ()>;
 }
@@ -187,18 +190,21 @@ impl Session {
 
     /// When an operation that begins now must have ended.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.config.timeout
+        operation::deadline(self.config.timeout)
     }
 
     /// Sends a batch and waits for its answer, within the bound on operations. Tried again while the
     /// cluster is not ready; a mutation is done at most once.
     pub(crate) async fn call(&self, caller: &Caller, ops: Vec<Op>) -> Outcome {
-        let mut retry = Retry::until(self.deadline());
+        let mut retry = Retry::within(self.config.timeout);
         loop {
             let reply = self.deliver(caller, &ops, &mut retry).await?;
             match reply.results.first() {
                 // Nothing was done, so this is another batch with a number of its own.
-                Some(Err(error)) if error.is_retryable() && !error.is_stale() => retry.pause(*error).await?,
+                Some(Err(error)) if error.is_retryable() && !error.is_stale() => {
+                    operation::blame_master(*error);
+                    retry.pause(*error).await?;
+                }
                 _ => return Ok(reply),
             }
         }
@@ -216,6 +222,7 @@ impl Session {
                 Err(FsError::SessionExpired) if repeatable && !self.requests.lock().is_closed() => FsError::Unavailable,
                 Err(error) => error,
             };
+            operation::blame_master(error);
             retry.pause(error).await?;
         }
     }
@@ -229,7 +236,13 @@ impl Session {
             let _waiting = Waiting { session: self, request };
             told.await.unwrap_or(Err(FsError::SessionExpired))
         };
-        tokio::time::timeout_at(deadline, attempt).await.unwrap_or(Err(FsError::TimedOut))
+        match tokio::time::timeout_at(deadline, attempt).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                operation::blame(Obstacle::MasterSilent(self.current.lock().address.clone()));
+                Err(FsError::TimedOut)
+            }
+        }
     }
 
     /// What was posted leaves now: somebody waits for it after all.

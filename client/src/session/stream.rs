@@ -191,7 +191,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     fn message(request: u64) -> ClientMessage {
-        ClientMessage { request, kind: Some(Kind::KeepAlive(KeepAlive {})) }
+        ClientMessage { request, kind: Some(Kind::KeepAlive(KeepAlive::default())) }
     }
 
     struct Peer {

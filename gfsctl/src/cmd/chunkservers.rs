@@ -47,6 +47,9 @@ struct Server {
     bytes_total: u64,
     bytes_free: u64,
     last_heartbeat_ms: u64,
+    slow_clients: u32,
+    slow_latency_us: u64,
+    slow_median_us: u64,
     directories: Vec<Directory>,
 }
 
@@ -94,6 +97,9 @@ impl From<ChunkserverStatus> for Server {
             bytes_total: directories.iter().map(|d| d.bytes_total).sum(),
             bytes_free: directories.iter().map(|d| d.bytes_free).sum(),
             last_heartbeat_ms: from.last_heartbeat_ms,
+            slow_clients: from.slow_clients,
+            slow_latency_us: from.slow_latency_us,
+            slow_median_us: from.slow_median_us,
             directories,
         }
     }
@@ -103,6 +109,10 @@ impl Server {
     /// What it does, and what is wanted of it.
     fn state_text(&self) -> String {
         let mut text = self.state.clone();
+        if self.slow_clients > 0 {
+            let times = self.slow_latency_us / self.slow_median_us.max(1);
+            text.push_str(&format!(", slow ({times} times the others)"));
+        }
         if self.draining {
             text.push_str(if self.chunks_needed == 0 { ", drained" } else { ", draining" });
         }

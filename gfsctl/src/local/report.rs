@@ -27,6 +27,8 @@ pub(crate) struct Local {
     master: String,
     mount: Option<String>,
     mounted: bool,
+    /// Mounted, and its process is gone: whoever uses it gets errors.
+    mount_dead: bool,
     /// Names of what this call has started.
     started: Vec<String>,
     /// Names of what this call had to kill.
@@ -74,13 +76,15 @@ impl Local {
             }
         };
         let processes: Vec<Row> = plan.names().into_iter().map(row).collect();
+        let mounted = plan.mount.as_deref().is_some_and(mounts::is_ours);
         Self {
             done: Done::Looked,
             running: processes.iter().all(|it| it.running),
             directory: shown(home.path()),
             master: plan.master_address().to_string(),
             mount: plan.mount.as_deref().map(shown),
-            mounted: plan.mount.as_deref().is_some_and(mounts::is_ours),
+            mounted,
+            mount_dead: mounted && processes.iter().any(|it| it.name == "mount" && !it.running),
             started: Vec::new(),
             killed: Vec::new(),
             processes,
@@ -109,6 +113,12 @@ impl Report for Local {
         page.line(self.headline());
         for name in &self.killed {
             page.line(format!("{name} did not end in time and was killed; its log may say why"));
+        }
+        if let Some(mount) = self.mount.as_ref().filter(|_| self.mount_dead) {
+            let directory = &self.directory;
+            page.line(format!(
+                "the mount at {mount} is dead, its process is gone; `gfsctl local up {directory}` mounts it again"
+            ));
         }
         if self.done == Done::Down {
             return;

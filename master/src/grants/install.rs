@@ -368,7 +368,7 @@ impl Master {
         let (until, replica, silence) = match self.servers.fence(server, incarnation, Instant::now()) {
             Fence::Passed => return None,
             Fence::Until(until, replica) => (until, replica, None),
-            Fence::Silenced(until, silence) => (until, None, Some(silence)),
+            Fence::Silenced(until, replica, silence) => (until, replica, Some(silence)),
         };
         loop {
             let now = Instant::now();
@@ -376,7 +376,8 @@ impl Master {
             if now >= until || back || self.servers.presence(server, now) == Presence::Left {
                 return silence;
             }
-            if let Some(replica) = &replica
+            // one that is connected here lives, whatever its port says
+            if let Some(replica) = replica.as_ref().filter(|_| !self.servers.is_connected(server))
                 && self.reach.refuses(&replica.address).await
             {
                 return silence;

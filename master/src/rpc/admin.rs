@@ -180,7 +180,14 @@ fn server_status(status: &ServerStatus, suspect_replicas: u64, dependent: Depend
         maintenance_ms: status.duty.maintenance_until.map_or(0, millis_until),
         chunks_needed: dependent.chunks,
         last_copies: dependent.last_copies,
+        slow_clients: status.slowness.clients,
+        slow_latency_us: micros(status.slowness.latency),
+        slow_median_us: micros(status.slowness.median),
     }
+}
+
+fn micros(length: Duration) -> u64 {
+    u64::try_from(length.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn millis_until(time: Timestamp) -> u64 {

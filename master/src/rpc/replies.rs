@@ -12,7 +12,7 @@ use crate::sessions::Session;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered, Stream, StreamExt};
 use gfs_proto::FsError;
-use gfs_proto::ops::{Batch, Op};
+use gfs_proto::ops::{Batch, KeepAlive, Op};
 use gfs_proto::wire::{self, client_message, server_message};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -136,7 +136,10 @@ impl Replies {
         }
         session.heard(Instant::now());
         match kind {
-            client_message::Kind::KeepAlive(_) => {
+            client_message::Kind::KeepAlive(raw) => {
+                let alive =
+                    KeepAlive::try_from(raw).inspect_err(|error| debug!(%error, "a keep-alive that makes no sense"))?;
+                master.servers.found_slow(session.id, &alive.slow, Instant::now());
                 return Ok(Started::Answered(server_message::Kind::KeptAlive(wire::KeptAlive {})));
             }
             client_message::Kind::Batch(raw) => {

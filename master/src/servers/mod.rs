@@ -10,6 +10,7 @@
 pub mod link;
 pub mod locations;
 pub mod service;
+mod slowness;
 mod standing;
 
 use crate::config::Timings;
@@ -22,6 +23,8 @@ use gfs_proto::ids::{Incarnation, ServerId, ServerUuid};
 use gfs_proto::time::Timestamp;
 use link::{CommandError, Link};
 use parking_lot::Mutex;
+use slowness::Findings;
+pub use slowness::Slowness;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,6 +82,8 @@ pub struct ServerStatus {
     pub duty: Duty,
     /// Since the last sign of life.
     pub silent: Option<Duration>,
+    /// What clients find of its answers to reads.
+    pub slowness: Slowness,
 }
 
 /// When a server's right to answer reads has surely run out.
@@ -87,8 +92,9 @@ pub enum Fence<'a> {
     Passed,
     /// At this time; sooner if a connection to the address is refused.
     Until(Instant, Option<Replica>),
-    /// At this time, if the server is kept silent until what it missed is logged.
-    Silenced(Instant, Silence<'a>),
+    /// At this time, if the server is kept silent until what it missed is logged; sooner as above, once its
+    /// stream has ended.
+    Silenced(Instant, Option<Replica>, Silence<'a>),
 }
 
 /// Keeps a server from answering reads. When the last one of a server ends its connection does, too: it
@@ -128,6 +134,8 @@ struct Server {
     silences: u32,
     /// Heartbeats of the present link are not acknowledged.
     muted: bool,
+    /// What clients say of its answers to reads.
+    found_slow: Findings,
 }
 
 /// The registry.
@@ -161,6 +169,7 @@ impl Server {
             left,
             silences: 0,
             muted: false,
+            found_slow: Findings::default(),
         }
     }
 
@@ -306,13 +315,14 @@ impl Servers {
         if entry.left.is_some() || (current.is_some() && incarnation.is_some() && current != incarnation) {
             return Fence::Passed;
         }
+        // It was acknowledged at the latest when it was heard of, by us or by the master before us, and its right
+        // counts from when it had sent what was acknowledged. A server that hangs was heard of a while ago.
+        let until = entry.heard.unwrap_or(self.started) + self.timings.read_lease;
         if entry.link.is_some() {
             entry.muted = true;
             entry.silences += 1;
-            return Fence::Silenced(now + self.timings.read_lease, Silence { servers: self, server });
+            return Fence::Silenced(until, entry.replica(server), Silence { servers: self, server });
         }
-        // It was acknowledged at the latest when it was heard of, by us or by the master before us.
-        let until = entry.heard.unwrap_or(self.started) + self.timings.read_lease;
         if until <= now { Fence::Passed } else { Fence::Until(until, entry.replica(server)) }
     }
 
@@ -344,6 +354,11 @@ impl Servers {
         if let Some(link) = self.link(server) {
             link.hint(command);
         }
+    }
+
+    /// True if its stream is there, which ends with its process.
+    pub fn is_connected(&self, server: ServerId) -> bool {
+        self.link(server).is_some()
     }
 
     fn link(&self, server: ServerId) -> Option<Arc<Link>> {
@@ -407,6 +422,7 @@ impl Servers {
                 space: entry.space.clone(),
                 duty: entry.duty,
                 silent: entry.heard.map(|heard| now.saturating_duration_since(heard)),
+                slowness: entry.found_slow.slowness(now, self.timings.keep_alive),
             })
             .collect();
         all.sort_unstable_by_key(|status| status.server);
@@ -474,7 +490,10 @@ mod tests {
         servers.reported(SERVER, &first);
         assert!(servers.may_acknowledge(SERVER));
         let fence = servers.fence(SERVER, run, now);
-        assert!(matches!(fence, Fence::Silenced(until, _) if until == now + lease));
+        assert!(matches!(fence, Fence::Silenced(until, Some(_), _) if until == now + lease));
+        let later = servers.fence(SERVER, run, now + lease / 2);
+        assert!(matches!(later, Fence::Silenced(until, ..) if until == now + lease), "from when it was heard of");
+        drop(later);
         assert!(!servers.may_acknowledge(SERVER), "it must fall silent");
         drop(fence);
         servers.attach(SERVER, register(2), second.clone(), now);

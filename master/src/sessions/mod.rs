@@ -130,6 +130,12 @@ impl Sessions {
         self.table.read().values().filter(|session| session.idle(now) >= expiry).map(|session| session.id).collect()
     }
 
+    /// This master did not run until now, so it heard of nobody: nobody's silence counts. What clients have said
+    /// meanwhile, or could not say, is still on its way.
+    pub fn forgive(&self, now: Instant) {
+        self.table.read().values().for_each(|session| session.heard(now));
+    }
+
     /// Sessions of before this master's start that have not come back: nobody knows what they have open.
     pub fn expected(&self) -> Vec<SessionId> {
         let away = |session: &&Arc<Session>| !session.attached.load(Ordering::Acquire);
@@ -175,5 +181,15 @@ mod tests {
         assert_eq!(late, [SessionId::new(2), SessionId::new(3)], "1 was heard of later");
         assert!(sessions.remove(SessionId::new(2)).expect("known").ended.is_open());
         assert!(sessions.expected().is_empty());
+    }
+
+    #[test]
+    fn a_master_that_did_not_run_has_not_heard_and_blames_nobody() {
+        let (now, expiry) = (Instant::now(), Duration::from_secs(30));
+        let sessions = Sessions::new(vec![record(1)], now);
+        let awake = now + expiry * 2;
+        sessions.forgive(awake);
+        assert!(sessions.expired(expiry, awake).is_empty());
+        assert_eq!(sessions.expired(expiry, awake + expiry), [SessionId::new(1)], "from now on it counts");
     }
 }

@@ -7,8 +7,9 @@ use gfs_proto::caller::Caller;
 use gfs_proto::ids::{ChunkIndex, InodeId, Sequence};
 use gfs_proto::limits::{BATCH_OPS_MAX, MESSAGE_BYTES_MAX, REPLY_PAGE_BYTES_MAX};
 use gfs_proto::message::{self, REQUESTS_PREFACE};
-use gfs_proto::ops::{Batch, HeldChunk, Op};
+use gfs_proto::ops::{Batch, HeldChunk, KeepAlive, Op, SlowServer};
 use gfs_proto::wire::{self, client_message, server_message};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -132,4 +133,30 @@ async fn a_client_that_takes_no_replies_holds_up_nobody() {
     // It waits for the chunk's lock, which the first grant has until its commands have timed out.
     let granted = soon("the grant", client.grant(made.attr.inode, 0)).await;
     assert!(granted.is_ok(), "{granted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_clients_find_slow_is_shown() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let (client, slow) = (Client::start(&cluster.url()).await, servers[1].id());
+    let (latency, median) = (Duration::from_millis(120), Duration::from_millis(2));
+    let alive = KeepAlive { slow: vec![SlowServer { server: slow, latency, median }] };
+    let answer = client.send(client_message::Kind::KeepAlive((&alive).into())).await;
+    assert!(matches!(answer, Some(server_message::Kind::KeptAlive(_))), "{answer:?}");
+
+    let mut admin = wire::admin_client::AdminClient::new(crate::support::connect(&cluster.url()).await);
+    let told = admin.chunkservers(wire::ChunkserversRequest {}).await.expect("told").into_inner().servers;
+    for server in told {
+        let found = (server.slow_clients, server.slow_latency_us, server.slow_median_us);
+        assert_eq!(found, if server.server == slow.get() { (1, 120_000, 2000) } else { (0, 0, 0) });
+    }
+    let clients = || -> u32 {
+        let statuses = cluster.node().master.servers.statuses(Instant::now());
+        statuses.iter().map(|status| status.slowness.clients).sum()
+    };
+    until("a client that says nothing more is not believed for ever", || clients() == 0).await;
+    client.send(client_message::Kind::KeepAlive((&alive).into())).await;
+    client.send(client_message::Kind::KeepAlive((&KeepAlive::default()).into())).await;
+    assert_eq!(clients(), 0, "it takes it back");
 }

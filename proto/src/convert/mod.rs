@@ -31,6 +31,8 @@ pub const REPLICAS_MAX: usize = 2 * GOAL_MAX as usize;
 pub const ROWS_MAX: usize = 65_536;
 /// Storage directories of one chunkserver.
 pub const DIRECTORIES_MAX: usize = 256;
+/// Chunkservers that one client finds slow.
+pub const SLOW_SERVERS_MAX: usize = 256;
 /// Leases given back by one operation.
 pub const CHUNKS_RETURNED_MAX: usize = CHUNKS_PER_REQUEST_MAX as usize;
 /// Bytes of a text: an address, a path, a reason (Linux `PATH_MAX`).

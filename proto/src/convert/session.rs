@@ -3,15 +3,45 @@
 //! Keeps: a batch has an operation, a reply has a result, and only the last result may be an error. What
 //! the master sends is checked as strictly as what a client sends, but never blamed on a caller.
 
-use super::{DIR_ENTRIES_MAX, Field, WireError, at, each, millis};
+use super::{DIR_ENTRIES_MAX, Field, SLOW_SERVERS_MAX, WireError, at, each, millis};
 use crate::error::FsError;
 use crate::ids::{DirCookie, LogIndex, Sequence};
 use crate::limits::{BATCH_OPS_MAX, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 use crate::name::Name;
-use crate::ops::{Batch, BatchReply, DirEntry, DirPage, FsStats, Made, OpResult, Opened, Precondition};
+use crate::ops::{
+    Batch, BatchReply, DirEntry, DirPage, FsStats, KeepAlive, Made, OpResult, Opened, Precondition, SlowServer,
+};
 use crate::wire::{self, op_result::Kind};
 use bytes::Bytes;
 use std::time::Duration;
+
+impl From<&SlowServer> for wire::SlowServer {
+    fn from(slow: &SlowServer) -> Self {
+        let micros = |length: Duration| u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        Self { server: slow.server.get(), latency_us: micros(slow.latency), median_us: micros(slow.median) }
+    }
+}
+
+impl TryFrom<wire::SlowServer> for SlowServer {
+    type Error = WireError;
+    fn try_from(raw: wire::SlowServer) -> Result<Self, WireError> {
+        let (latency, median) = (Duration::from_micros(raw.latency_us), Duration::from_micros(raw.median_us));
+        Ok(Self { server: at("SlowServer", "server").server(raw.server)?, latency, median })
+    }
+}
+
+impl From<&KeepAlive> for wire::KeepAlive {
+    fn from(alive: &KeepAlive) -> Self {
+        Self { slow: each(&alive.slow) }
+    }
+}
+
+impl TryFrom<wire::KeepAlive> for KeepAlive {
+    type Error = WireError;
+    fn try_from(raw: wire::KeepAlive) -> Result<Self, WireError> {
+        Ok(Self { slow: at("KeepAlive", "slow").list(raw.slow, SLOW_SERVERS_MAX)? })
+    }
+}
 
 impl From<Precondition> for wire::Precondition {
     fn from(precondition: Precondition) -> Self {

@@ -156,6 +156,7 @@ impl Cluster {
         let has = |id: &ServerId| {
             let server = self.server(*id);
             !server.is_down()
+                && !server.is_hung()
                 && server.chunks.lock().get(&known.handle).is_some_and(|chunk| chunk.version == known.version)
         };
         let live: Vec<ServerId> = known.entitled.iter().copied().filter(has).collect();

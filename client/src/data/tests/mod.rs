@@ -1,5 +1,6 @@
 //! The data plane against fake servers and a fake master: what arrives, whatever fails.
 
+mod bounds;
 mod cluster;
 mod faults;
 mod lending;

@@ -50,6 +50,10 @@ pub(crate) struct Faults {
     pub held: bool,
     /// Keep answers to READ back while this is true.
     pub reads_held: bool,
+    /// Every answer to READ takes so much longer.
+    pub read_delay: Duration,
+    /// Take connections and requests, and do nothing else, while this is true.
+    pub hung: bool,
     /// Do not greet while this is true.
     pub greetings_held: bool,
     /// Answer no LEND while this is true.
@@ -66,6 +70,7 @@ pub(crate) struct Seen {
     pub writes: Vec<Write>,
     pub reads: Vec<Read>,
     pub syncs: usize,
+    pub pings: usize,
     pub lends: usize,
     pub connections: usize,
 }
@@ -141,6 +146,10 @@ impl FakeServer {
         }
     }
 
+    pub(crate) fn is_hung(&self) -> bool {
+        self.faults.lock().hung
+    }
+
     pub(crate) fn is_down(&self) -> bool {
         self.faults.lock().down
     }
@@ -179,7 +188,7 @@ impl FakeServer {
             capabilities: if socket.is_some() && self.lending.lock().is_some() { CAPABILITY_LENDS } else { 0 },
             chunk_size: self.chunk_size,
         };
-        self.while_held(|faults| faults.greetings_held).await;
+        self.while_held(|faults| faults.greetings_held || faults.hung).await;
         let head = Prefix::encode(Kind::Welcome, 0, &welcome.encode_to_vec(), 0, 0);
         if self.is_down() || write_frame(&mut writer, &head, &[], &[]).await.is_err() {
             return;
@@ -209,6 +218,7 @@ impl FakeServer {
             let Some((prefix, header, sums, payload)) = next else { return };
             let (server, writer, hang_up, socket) = (self.clone(), writer.clone(), hang_up.clone(), socket.clone());
             tokio::spawn(async move {
+                server.while_held(|faults| faults.hung).await;
                 if prefix.kind == Kind::Lend {
                     server.while_held(|faults| faults.lends_held).await;
                 }
@@ -244,6 +254,8 @@ impl FakeServer {
             Kind::Read => {
                 let answer = self.read(Read::decode(header).expect("a read"));
                 self.while_held(|faults| faults.reads_held).await;
+                let delay = self.faults.lock().read_delay;
+                tokio::time::sleep(delay).await;
                 Some(answer)
             }
             Kind::Write => {
@@ -254,6 +266,10 @@ impl FakeServer {
                 let sync = Sync::decode(header).expect("a sync");
                 self.seen.lock().syncs += 1;
                 Some(self.ack(self.sync(&sync).map(|()| Serial::default()), self.id))
+            }
+            Kind::Ping => {
+                self.seen.lock().pings += 1;
+                Some(self.ack(Ok(Serial::default()), self.id))
             }
             kind => panic!("{kind:?} is not for a server"),
         }
@@ -315,6 +331,7 @@ impl FakeServer {
         {
             let faults = &mut *self.faults.lock();
             (faults.held, faults.reads_held, faults.greetings_held, faults.lends_held) = Default::default();
+            faults.hung = false;
         }
         self.changed.notify_waiters();
     }
@@ -375,6 +392,7 @@ impl FakeServer {
         write.incarnation = hop.incarnation;
         write.serial = Some(serial);
         peer.seen.lock().writes.push(write.clone());
+        peer.while_held(|faults| faults.hung).await;
         let refused = peer.faults.lock().refuse_writes.pop_front();
         if let Some(error) = refused {
             return Err(if error == DataError::NoSpace { (error, hop.server) } else { (DataError::Chain, hop.server) });

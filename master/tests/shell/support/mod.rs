@@ -139,7 +139,7 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 /// A connection to the master.
-async fn connect(url: &str) -> tonic::transport::Channel {
+pub(crate) async fn connect(url: &str) -> tonic::transport::Channel {
     let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned()).expect("a url");
     endpoint.tcp_nodelay(true).connect().await.expect("the master listens")
 }

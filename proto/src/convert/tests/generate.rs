@@ -480,6 +480,12 @@ fn command_result() -> impl Strategy<Value = CommandResult> {
     ];
     (any::<u64>(), outcome, text()).prop_map(|(id, outcome, detail)| CommandResult { id, outcome, detail })
 }
+pub(super) fn keep_alive() -> impl Strategy<Value = KeepAlive> {
+    let micros = || any::<u64>().prop_map(Duration::from_micros);
+    let slow = (server(), micros(), micros());
+    let slow = slow.prop_map(|(server, latency, median)| SlowServer { server, latency, median });
+    vec(slow, 0..5).prop_map(|slow| KeepAlive { slow })
+}
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
     (any::<u64>(), space(), vec(held(), 0..5), any::<u32>())
         .prop_map(|(sent, space, writing, requests_in_flight)| Heartbeat { sent, space, writing, requests_in_flight })

@@ -31,6 +31,10 @@ proptest! {
         prop_assert_eq!(&over_the_wire::<_, wire::BatchReply>(&reply), &reply);
     }
     #[test]
+    fn keep_alive(alive in generate::keep_alive()) {
+        prop_assert_eq!(&over_the_wire::<_, wire::KeepAlive>(&alive), &alive);
+    }
+    #[test]
     fn from_chunkserver(message in generate::from_chunkserver()) {
         prop_assert_eq!(&over_the_wire::<_, wire::FromChunkserver>(&message), &message);
     }

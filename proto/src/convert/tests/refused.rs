@@ -170,8 +170,17 @@ mod parts {
 
 mod batches {
     use super::*;
-    use crate::ops::{Batch, BatchReply, DirEntry, DirPage, FsStats, Made, OpResult, Opened};
+    use crate::ops::{Batch, BatchReply, DirEntry, DirPage, FsStats, KeepAlive, Made, OpResult, Opened};
     use wire::op_result::Kind;
+
+    #[test]
+    fn keep_alive() {
+        let slow = wire::SlowServer { server: 1, ..Default::default() };
+        refused!(KeepAlive, KeepAlive, wire::KeepAlive { slow: vec![slow] }, {
+            "slow": |m| m.slow = vec![wire::SlowServer { server: 1, ..Default::default() }; SLOW_SERVERS_MAX + 1];
+            "SlowServer.server": |m| m.slow[0].server = 0;
+        });
+    }
 
     #[test]
     fn batch() {
