@@ -399,6 +399,16 @@ pub enum Op {
         /// Log it before answering (fsync).
         durable: bool,
     },
+    /// What a server sent of a replica did not match its checksums: the server is to look at it; `Done`. May be
+    /// wrong or forged, and forgotten.
+    ReportDamage {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Version that was read.
+        version: ChunkVersion,
+        /// Whose replica.
+        server: ServerId,
+    },
 }
 
 impl Op {
@@ -442,7 +452,8 @@ impl Op {
             | Self::GrantChunk { .. }
             | Self::BreakChunk { .. }
             | Self::ReturnChunks { .. }
-            | Self::ReportSize { .. } => false,
+            | Self::ReportSize { .. }
+            | Self::ReportDamage { .. } => false,
         }
     }
 }
