@@ -1,7 +1,8 @@
-//! What the master commands: install and revoke leases, delete, copy, adopt. Each command is a task of
+//! What the master commands: install and revoke leases, delete, copy, adopt, verify, mend, scrub. Each command is a task of
 //! its own.
 
 use super::copy::copy;
+use super::mend::mend;
 use super::stream::Out;
 use crate::chain::Installed;
 use crate::grants::Lease;
@@ -9,7 +10,6 @@ use crate::node::Node;
 use crate::server::may_block;
 use gfs_proto::control::{
     ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, NotDeleted, ReplicaRow,
-    ReplicaState,
 };
 use gfs_proto::error::FsError;
 use gfs_proto::frame::{DataError, SyncChunk};
@@ -83,7 +83,10 @@ impl Commands {
             return self.refuse(id, Failure::told(FsError::NotLeader, text));
         }
         let permits = match &command {
-            ChunkCommand::Copy { .. } | ChunkCommand::Adopt { .. } => Arc::clone(&self.copies),
+            ChunkCommand::Copy { .. }
+            | ChunkCommand::Adopt { .. }
+            | ChunkCommand::Verify(_)
+            | ChunkCommand::Mend { .. } => Arc::clone(&self.copies),
             _ => Arc::clone(&self.at_work),
         };
         let (node, out) = (Arc::clone(&self.node), self.out.clone());
@@ -119,6 +122,14 @@ async fn carry_out(node: &Node, command: ChunkCommand) -> Result<CommandOutcome,
         }
         ChunkCommand::Adopt { handle, version, raise_to } => {
             adopt(node, handle, version, raise_to).map(CommandOutcome::Replica)
+        }
+        ChunkCommand::Verify(chunk) => verify(node, chunk).map(CommandOutcome::Replica),
+        ChunkCommand::Mend { handle, version, peers } => {
+            mend(node, SyncChunk { handle, version }, &peers).await.map(CommandOutcome::Mended)
+        }
+        ChunkCommand::Scrub => {
+            node.scrub.hurry();
+            Ok(CommandOutcome::Done)
         }
         ChunkCommand::Delete { incarnation, .. } if incarnation != node.incarnation => {
             Err(DataError::Incarnation.into())
@@ -165,7 +176,7 @@ async fn install(node: &Node, install: Install) -> Result<InstallReport, Failure
 
 /// The same command may come twice: the version that it raises to is as good as the one it names.
 fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
-    if row.state == ReplicaState::Suspect {
+    if row.state.is_suspect() {
         return Err(DataError::Suspect.into());
     }
     if row.version == install.version || Some(row.version) == install.raise_to {
@@ -216,6 +227,14 @@ fn adopt(
     }
     node.outbox.touched(handle);
     Ok(adopted.row)
+}
+
+/// Somebody says that a replica does not match its checksums: looks, and says what it is.
+fn verify(node: &Node, chunk: SyncChunk) -> Result<ReplicaRow, Failure> {
+    let SyncChunk { handle, version } = chunk;
+    may_block(|| node.store.examine(handle, version))?;
+    node.outbox.touched(handle);
+    Ok(node.store.row(handle).ok_or(DataError::NoChunk)?)
 }
 
 /// Deletes; those that are still there afterwards.

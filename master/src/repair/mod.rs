@@ -3,11 +3,11 @@
 //!
 //! ```text
 //!   chunk noted (a grant left a server out, a replica went)  --.
-//!   all chunks walked over (a server was lost, came, changed) --+--> queue --> planner --> copy | removal | adoption
+//!   all chunks walked over (a server was lost, came, changed) --+--> queue --> planner --> copy | mend | removal | adoption
 //!   one walk after the other, slowly                          --'      ^                     |
 //!                                                                      '---- looked at again '
 //! ```
-//! One task owns queue and throttle ([`planner`]); each step is a task of its own (`copy`, `removal`, `adopt`).
+//! One task owns queue and throttle ([`planner`]); each step is a task of its own (`copy`, `mend`, `removal`, `adopt`).
 //! Nothing of this is logged but the result of each step: after a restart the first walk finds what was
 //! left.
 //!
@@ -17,6 +17,7 @@
 mod adopt;
 mod census;
 mod copy;
+mod mend;
 mod planner;
 mod removal;
 mod status;
@@ -30,10 +31,12 @@ use crate::master::Master;
 use gfs_master_core::plan::Limits;
 use gfs_proto::FsError;
 use gfs_proto::ids::{ChunkHandle, ServerId};
+use mend::Incurable;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::Notify;
 
@@ -101,6 +104,9 @@ pub struct Repair {
     everywhere: AtomicBool,
     news: Notify,
     work: Mutex<HashMap<ChunkHandle, Work>>,
+    incurable: Mutex<HashMap<ChunkHandle, Incurable>>,
+    /// Replicas that somebody said are damaged, and when.
+    doubts: Mutex<HashMap<(ChunkHandle, ServerId), Instant>>,
     status: Mutex<RepairStatus>,
 }
 
@@ -138,6 +144,8 @@ impl Repair {
             everywhere: AtomicBool::new(true),
             news: Notify::new(),
             work: Mutex::default(),
+            incurable: Mutex::default(),
+            doubts: Mutex::default(),
             status: Mutex::default(),
         }
     }
