@@ -20,6 +20,7 @@ mod dirty;
 mod fetch;
 mod frame;
 mod inode;
+mod inspect;
 mod local;
 mod locations;
 mod members;
@@ -41,5 +42,6 @@ mod writer;
 
 pub use authority::ChunkAuthority;
 pub use inode::{Cut, InodeData, OpenData, SizeChange};
+pub use inspect::{ReplicaError, ReplicaPart, ReplicaRange};
 pub use plane::{DataConfig, DataPlane};
 pub use try_read::{ColdRead, Tried};
