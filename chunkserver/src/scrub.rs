@@ -351,7 +351,8 @@ mod tests {
         for (lengths, least) in [(mixed, 0.9), (vec![64 * MIB; 500], 0.9), (sorted, 0.5)] {
             let seconds = 24 * 3600;
             let took = run(&lengths, seconds) / seconds as f64;
-            assert!((least..=1.0).contains(&took), "{took}");
+            // a fifth of the period is left after that
+            assert!((least..=1.02).contains(&took), "{took}");
         }
     }
 

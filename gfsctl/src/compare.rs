@@ -318,7 +318,7 @@ struct Content {
 
 impl Content {
     fn hole_to(&mut self, end: u64) {
-        const ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
         while self.at < end.min(self.size) {
             let step = (end.min(self.size) - self.at).min(ZEROES.len() as u64);
             self.hasher.update(&ZEROES[..step as usize]);

@@ -14,7 +14,7 @@ const FILE: &str = "scrub";
 const FILE_NEW: &str = "scrub.new";
 const MAGIC: [u8; 8] = *b"GFSscrub";
 const FORMAT: u32 = 1;
-/// Magic, format, slice, hurried, then seven numbers, then the sum.
+/// Magic, format, slice, hurried, then the numbers, then the sum.
 const NUMBERS: usize = 6;
 const LEN: usize = 8 + 3 * 4 + NUMBERS * 8 + 4;
 
