@@ -31,7 +31,7 @@ const INCURABLE_MAX: usize = 64 << 10;
 /// A server is told to look at the same replica no sooner than after this.
 const DOUBT_AGAIN: Duration = Duration::from_secs(5);
 /// Replicas that somebody doubted lately, at most; beyond, reports are forgotten.
-const DOUBTS_MAX: usize = 1024;
+const DOUBTS_MAX: usize = 256;
 
 /// Copies that were asked for what is damaged, in vain.
 #[derive(Clone, PartialEq, Eq, Debug)]
