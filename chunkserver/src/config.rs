@@ -6,6 +6,7 @@ use gfs_proto::limits::{MASTER_ADDRESS_DEFAULT, MASTER_ADDRESS_ENV};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Where a chunkserver listens when nothing else is said; the master tells everybody else.
@@ -16,6 +17,8 @@ pub const CONNECTIONS_MAX_DEFAULT: usize = 4096;
 pub const IN_FLIGHT_MIB_MAX_DEFAULT: u64 = 256;
 /// Kept free on each storage directory's file system, so that deletes and repairs always work.
 pub const RESERVE_MIB_DEFAULT: u64 = 256;
+/// Every replica is read once in this time, to find damage.
+pub const SCRUB_PERIOD_DAYS_DEFAULT: u64 = 14;
 /// Below this much free room a directory takes no new chunks: what is open can still grow.
 pub const WATERMARK_MIB_DEFAULT: u64 = 1024;
 
@@ -69,6 +72,10 @@ pub struct Settings {
     /// MiB of free room below which a directory takes no new chunks [default: 1024]
     #[arg(long, value_name = "MIB")]
     pub watermark_mib: Option<u64>,
+    /// Time in which every replica is read once and compared with its checksums, such as 14d or 12h; 0: only when
+    /// somebody asks for it (gfsctl scrub) [default: 14d]
+    #[arg(long, value_name = "DURATION")]
+    pub scrub_period: Option<String>,
     /// Worker threads [default: the number of CPUs, at least 4]
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<usize>,
@@ -103,6 +110,8 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// See [`WATERMARK_MIB_DEFAULT`]; at least the reserve.
     pub watermark_bytes: u64,
+    /// Every replica is read once in this time; zero: only when somebody asks.
+    pub scrub_period: Duration,
     /// Worker threads.
     pub threads: usize,
     /// Filter of the log.
@@ -171,6 +180,7 @@ impl Settings {
             in_flight_mib_max: self.in_flight_mib_max.or(below.in_flight_mib_max),
             reserve_mib: self.reserve_mib.or(below.reserve_mib),
             watermark_mib: self.watermark_mib.or(below.watermark_mib),
+            scrub_period: self.scrub_period.or(below.scrub_period),
             threads: self.threads.or(below.threads),
             log: self.log.or(below.log),
             insecure_network: self.insecure_network || below.insecure_network,
@@ -214,6 +224,7 @@ impl Config {
             )?,
             watermark_bytes: watermark(settings.watermark_mib, reserve_bytes)?,
             reserve_bytes,
+            scrub_period: scrub_period(settings.scrub_period.as_deref())?,
             threads: at_least("threads", settings.threads, threads_default(), 1)?,
             log: settings.log.unwrap_or_else(|| "info".to_owned()),
             directories,
@@ -288,6 +299,25 @@ fn watermark(given: Option<u64>, reserve_bytes: u64) -> Result<u64, ConfigError>
     Ok(bytes)
 }
 
+/// A number and a unit: s, m, h or d.
+fn scrub_period(text: Option<&str>) -> Result<Duration, ConfigError> {
+    const DAY: u64 = 24 * 3600;
+    const YEARS_MAX: u64 = 10 * 365 * DAY;
+    let Some(text) = text else { return Ok(Duration::from_secs(SCRUB_PERIOD_DAYS_DEFAULT * DAY)) };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(DAY),
+        "" if text == "0" => Some(1),
+        _ => None,
+    };
+    let seconds = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit)).filter(|s| *s <= YEARS_MAX);
+    let bad = || invalid("scrub_period", format!("{text:?} is no time such as 14d, 12h or 30m, of 10 years at most"));
+    seconds.map(Duration::from_secs).ok_or_else(bad)
+}
+
 /// More threads than CPUs: a thread that waits for the disk must not keep a CPU idle.
 fn threads_default() -> usize {
     std::thread::available_parallelism().map_or(4, |cpus| cpus.get().max(4))
@@ -310,6 +340,11 @@ mod tests {
         assert_eq!(config.listen, "127.0.0.1:0".parse().expect("address"));
         assert_eq!(config.socket, PathBuf::from("/srv/a/data.sock"));
         assert_eq!(config.in_flight_bytes_max, 256 * MIB);
+        assert_eq!(config.scrub_period.as_secs(), 14 * 24 * 3600);
+        for (text, seconds) in [("0", 0), ("90s", 90), ("30m", 1800), ("12h", 43_200)] {
+            let config = parse(&["--directory", "/srv/a", "--scrub-period", text]).expect("config");
+            assert_eq!(config.scrub_period.as_secs(), seconds, "{text}");
+        }
     }
 
     #[test]
@@ -344,6 +379,9 @@ mod tests {
             (&["--directory", "/a", "--reserve-mib", "99999999999999999"], "reserve_mib"),
             (&["--directory", "/a", "--watermark-mib", "7", "--reserve-mib", "8"], "watermark_mib"),
             (&["--directory", "/a", "--connections-max", "0"], "connections_max"),
+            (&["--directory", "/a", "--scrub-period", "14"], "scrub_period"),
+            (&["--directory", "/a", "--scrub-period", "2w"], "scrub_period"),
+            (&["--directory", "/a", "--scrub-period", "5000d"], "scrub_period"),
             (&["--directory", "/a", "--rack", "a\nb"], "rack"),
         ];
         for (arguments, expected) in table {

@@ -2,7 +2,7 @@
 //!
 //! [`store`] owns the bytes on disk and knows nothing of the network. [`chain`] orders mutations and is
 //! pure; [`grants`] lets them through one by one. [`server`] speaks the data protocol, [`link`] the
-//! control stream with the master; [`loans`] says what clients may read without it; [`node`] is what they
+//! control stream with the master; [`scrub`] looks for damage; [`loans`] says what clients may read without it; [`node`] is what they
 //! share.
 
 pub mod chain;
@@ -18,6 +18,7 @@ pub mod outbox;
 pub mod peers;
 pub mod pulse;
 pub mod run;
+pub mod scrub;
 pub mod server;
 pub mod store;
 pub mod workers;

@@ -6,6 +6,7 @@ use crate::grants::Grants;
 use crate::lease::ReadLease;
 use crate::outbox::Outbox;
 use crate::peers::Peers;
+use crate::scrub::Scrub;
 use crate::store::ChunkStore;
 use crate::store::disk::Disk;
 use crate::store::real::RealDisk;
@@ -65,6 +66,8 @@ pub struct Node<D: Disk = RealDisk> {
     pub lease: ReadLease,
     /// What the master is to hear.
     pub outbox: Outbox,
+    /// How far all replicas were read to find damage.
+    pub scrub: Scrub,
     /// Bounds on waiting.
     pub patience: Patience,
     /// Requests that are not answered yet.
@@ -83,6 +86,7 @@ impl<D: Disk> Node<D> {
             peers: Peers::default(),
             lease: ReadLease::new(Arc::clone(&clock), Arc::clone(store.loans())),
             outbox: Outbox::default(),
+            scrub: Scrub::default(),
             patience,
             requests: AtomicU32::new(0),
             membership: RwLock::new(None),

@@ -10,6 +10,7 @@ use crate::clock::{BootClock, Clock};
 use crate::config::Config;
 use crate::link::{self, LinkError, LinkSettings};
 use crate::node::{Node, Patience, Store};
+use crate::scrub::Scrubber;
 use crate::server::{self, BindError, DataServer, Limits, may_block};
 use crate::store::real::RealDisk;
 use crate::store::{StoreConfig, StoreError};
@@ -110,10 +111,11 @@ impl Chunkserver {
                 let _ = refused.send(error); // nobody asks any more
             }
         });
-        let workers: [Arc<dyn Worker>; 3] = [
+        let workers: [Arc<dyn Worker>; 4] = [
             Arc::new(Flusher(Arc::clone(&node))),
             Arc::new(Compactor(Arc::clone(&node))),
             Arc::new(PackMaker(Arc::clone(&node))),
+            Arc::new(Scrubber::new(Arc::clone(&node), config.scrub_period)),
         ];
         let workers = workers.map(|worker| tokio::spawn(workers::run(worker, stopped.clone()))).into();
         tracing::info!(%address, socket = %config.socket.display(), incarnation = %node.incarnation, "listening");

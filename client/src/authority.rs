@@ -6,24 +6,47 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gfs_proto::FsError;
 use gfs_proto::caller::Caller;
-use gfs_proto::chunk::{ChunkGrant, ChunkMap};
+use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap};
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, ClusterId, InodeId, ServerId, SessionId};
 use gfs_proto::layout::ChunkSize;
 use gfs_proto::ops::{Op, OpResult};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
-use tracing::warn;
+use std::time::{Duration, Instant};
+use tracing::{debug, warn};
 
 /// See the file's text. Rights were checked at the open, so it asks as root.
 pub(crate) struct MasterAuthority {
     session: Arc<Session>,
     cluster: ClusterId,
     chunk_size: ChunkSize,
+    told: Mutex<Told>,
+}
+
+/// Replicas that the master was told of as damaged: each once in a while, however often it is read.
+#[derive(Default)]
+struct Told(HashMap<(ChunkHandle, ServerId), Instant>);
+
+impl Told {
+    const AGAIN: Duration = Duration::from_secs(10);
+    const MAX: usize = 256;
+
+    /// False if it was told of lately, or too many others were.
+    fn first_lately(&mut self, replica: (ChunkHandle, ServerId)) -> bool {
+        self.0.retain(|_, at| at.elapsed() < Self::AGAIN);
+        let first = self.0.len() < Self::MAX && !self.0.contains_key(&replica);
+        if first {
+            self.0.insert(replica, Instant::now());
+        }
+        first
+    }
 }
 
 impl MasterAuthority {
     pub(crate) fn new(session: Arc<Session>) -> Self {
         let identity = session.identity();
-        Self { session, cluster: identity.cluster, chunk_size: identity.chunk_size }
+        Self { session, cluster: identity.cluster, chunk_size: identity.chunk_size, told: Mutex::default() }
     }
 
     async fn one(&self, op: Op) -> Result<OpResult, FsError> {
@@ -86,7 +109,18 @@ impl ChunkAuthority for MasterAuthority {
         self.chunk_size
     }
 
-    fn corrupt(&self, handle: ChunkHandle, server: ServerId) {
-        warn!(%handle, %server, "a replica does not match its checksums; another one was read");
+    fn corrupt(&self, location: &ChunkLocation, server: ServerId) {
+        let (handle, version) = (location.handle, location.version);
+        if !self.told.lock().first_lately((handle, server)) {
+            return;
+        }
+        warn!(%handle, %version, %server, "a replica does not match its checksums; another one is read");
+        let session = self.session.clone();
+        tokio::spawn(async move {
+            let report = Op::ReportDamage { handle, version, server };
+            if let Err(error) = session.call(&Caller::root(), vec![report]).await {
+                debug!(%handle, %server, %error, "the master was not told of a damaged replica");
+            }
+        });
     }
 }

@@ -19,6 +19,7 @@ mod session;
 mod types;
 
 pub use config::{ClientConfig, ConnectError};
+pub use data::{ReplicaError, ReplicaPart, ReplicaRange};
 pub use fs::Client;
 pub use types::{
     Allocate, ClusterInfo, DirHandle, DirItem, DirItems, Entry, FileHandle, Lookup, OpenFlags, Opened, Seek, WriteFlags,

@@ -8,6 +8,8 @@ use gfs_client::{Client, ClientConfig, ConnectError};
 use gfs_proto::FsError;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
 use gfs_proto::wire::admin_client::AdminClient;
+use gfs_proto::wire::{ReplicasReply, ReplicasRequest};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -43,6 +45,11 @@ impl Context {
         ask(&self.master, PATIENCE, request).await
     }
 
+    /// For a command that asks for many reports: over one connection as long as it lasts.
+    pub(crate) fn asker(&self) -> Asker {
+        Asker { master: self.master.clone(), open: Mutex::default() }
+    }
+
     /// Runs `work` within a session of its own, which is closed afterwards, whatever came out: what was
     /// written is at the chunkservers when this returns.
     pub(crate) async fn with_files<T>(
@@ -57,6 +64,40 @@ impl Context {
         let result = Box::pin(work(&remote)).await;
         let closed = remote.close().await.context("cannot close the session");
         result.and_then(|value| closed.map(|()| value))
+    }
+}
+
+/// See [`Context::asker`].
+pub(crate) struct Asker {
+    master: String,
+    open: Mutex<Option<Admin>>,
+}
+
+impl Asker {
+    /// Every replica of chunks of a file.
+    pub(crate) async fn replicas(&self, request: ReplicasRequest) -> anyhow::Result<ReplicasReply> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(mut admin) = open
+            && let Ok(Ok(response)) = tokio::time::timeout(PATIENCE, admin.replicas(request)).await
+        {
+            return Ok(response.into_inner());
+        }
+        let mut last = None;
+        for address in self.master.split(',').map(str::trim) {
+            match tokio::time::timeout(PATIENCE, self.replicas_of(address, request)).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => last = Some(silent(address, PATIENCE)),
+            }
+        }
+        Err(last.map_or_else(|| usage("--master names no address"), anyhow::Error::new))
+    }
+
+    async fn replicas_of(&self, address: &str, request: ReplicasRequest) -> Result<ReplicasReply, ConnectError> {
+        let mut admin = connect(address).await?;
+        let reply = admin.replicas(request).await.map_err(|status| no_answer(address, &status))?;
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
+        Ok(reply.into_inner())
     }
 }
 

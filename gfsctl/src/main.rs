@@ -7,6 +7,7 @@
 mod chunkserver;
 mod cli;
 mod cmd;
+mod compare;
 mod context;
 mod failure;
 mod format;

@@ -15,7 +15,7 @@ use crate::sizes::SizeReport;
 use gfs_master_core::{ChunkRecord, FileChunk, View};
 use gfs_proto::FsError;
 use gfs_proto::chunk::Numbering;
-use gfs_proto::control::{ReplicaRow, ReplicaState};
+use gfs_proto::control::ReplicaRow;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId};
 use gfs_proto::limits::CHUNKS_PER_REQUEST_MAX;
 use parking_lot::Mutex;
@@ -54,7 +54,7 @@ impl Master {
     /// that is noted.
     pub fn compare_length(&self, view: &View<'_>, record: &ChunkRecord, row: &ReplicaRow) {
         let reach = self.store.genesis().chunk_size.start_of(record.index) + u64::from(row.length);
-        let counts = row.version == record.version && row.state != ReplicaState::Suspect && row.length > 0;
+        let counts = row.version == record.version && !row.state.is_suspect() && row.length > 0;
         if counts && view.attr(record.inode).is_ok_and(|attr| self.sizes.overlay(attr).size < reach) {
             self.lengths.note(record.inode, reach);
         }

@@ -9,6 +9,7 @@ use crate::ids::{
 };
 use crate::layout::ChunkSize;
 use crate::ops::{Capabilities, HeldChunk};
+use crate::time::Timestamp;
 use std::time::Duration;
 
 /// From a chunkserver.
@@ -79,6 +80,31 @@ pub struct Heartbeat {
     pub writing: Vec<HeldChunk>,
     /// Load, for placement.
     pub requests_in_flight: u32,
+    /// How far the scrubber is; `None` from a server that has none.
+    pub scrub: Option<ScrubProgress>,
+}
+
+/// How far a chunkserver has read its replicas to find damage. One round reads every one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScrubProgress {
+    /// The round under way, or the last one; 0: there was none.
+    pub round: u64,
+    /// The last one that came to its end.
+    pub finished: u64,
+    /// When [`round`](Self::round) did begin.
+    pub began: Timestamp,
+    /// Replicas to be read, about.
+    pub replicas_total: u64,
+    /// Replicas read.
+    pub replicas_done: u64,
+    /// Bytes read.
+    pub bytes_done: u64,
+    /// Somebody asked for this round: it goes at full speed.
+    pub hurried: bool,
+    /// Replicas found damaged since the server started, by whomever.
+    pub damaged: u64,
+    /// Blocks, headers and records of packs that were written anew since then.
+    pub mended: u64,
 }
 
 /// State of a replica as its server knows it.
@@ -92,6 +118,24 @@ pub enum ReplicaState {
     Suspect,
     /// Its storage directory is out of service: it can be read as long as the disk can, it is no copy to count on.
     Failing,
+    /// Something in it does not match its checksums, and no write was interrupted. Its other blocks are as they should
+    /// be: it may be read block by block, it is no copy to count on.
+    Damaged,
+    /// Damaged before its server stopped uncleanly while it was dirty: as [`Suspect`](Self::Suspect), and what does
+    /// not match may be more than unfinished writes.
+    DamagedSuspect,
+}
+
+impl ReplicaState {
+    /// May have lost writes: not to be served.
+    pub const fn is_suspect(self) -> bool {
+        matches!(self, Self::Suspect | Self::DamagedSuspect)
+    }
+
+    /// Some of it does not match its checksums.
+    pub const fn is_damaged(self) -> bool {
+        matches!(self, Self::Damaged | Self::DamagedSuspect)
+    }
 }
 
 /// A replica on a chunkserver.
@@ -212,6 +256,19 @@ pub enum ChunkCommand {
         /// Version it gets.
         raise_to: ChunkVersion,
     },
+    /// Compare this replica with its checksums; if some differ it is marked damaged, and reported so.
+    Verify(SyncChunk),
+    /// Replace what does not match its checksums by what peers have, block by block.
+    Mend {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Its version, at the peers and here.
+        version: ChunkVersion,
+        /// Who has a replica of it; may be damaged, too.
+        peers: Vec<Replica>,
+    },
+    /// Begin to read all replicas now, at full speed.
+    Scrub,
 }
 
 /// Install a chunk grant: raise the version and cut if asked, fence older epochs, report.
@@ -259,6 +316,21 @@ pub enum CommandOutcome {
     Replica(ReplicaRow),
     /// Of a deletion: all are gone but these.
     Deleted(Vec<NotDeleted>),
+    /// Of mending.
+    Mended(Mended),
+}
+
+/// What was mended of a replica, and what was not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mended {
+    /// As it is now.
+    pub row: ReplicaRow,
+    /// Blocks written anew.
+    pub blocks_mended: u32,
+    /// Blocks that no peer had either.
+    pub blocks_lost: u32,
+    /// Numbers of the first of these, at most [`LOST_BLOCKS_MAX`](crate::limits::LOST_BLOCKS_MAX).
+    pub lost: Vec<u32>,
 }
 
 /// A replica that was to be deleted and is still there.

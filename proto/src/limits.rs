@@ -47,6 +47,8 @@ pub const BATCH_OPS_MAX: usize = 64;
 pub const REPLY_PAGE_BYTES_MAX: u32 = 256 << 10;
 /// Replicas named by one command to delete.
 pub const DELETIONS_MAX: usize = 512;
+/// Blocks that could not be mended, named by one answer.
+pub const LOST_BLOCKS_MAX: usize = 64;
 /// Chunks named by one location request.
 pub const CHUNKS_PER_REQUEST_MAX: u32 = 1024;
 /// Largest gRPC message accepted by any service.

@@ -423,6 +423,16 @@ pub enum Op {
         /// Log it before answering (fsync).
         durable: bool,
     },
+    /// What a server sent of a replica did not match its checksums: the server is to look at it; `Done`. May be
+    /// wrong or forged, and forgotten.
+    ReportDamage {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Version that was read.
+        version: ChunkVersion,
+        /// Whose replica.
+        server: ServerId,
+    },
 }
 
 impl Op {
@@ -468,7 +478,8 @@ impl Op {
             | Self::BreakChunk { .. }
             | Self::ReturnChunks { .. }
             | Self::AwaitCopies { .. }
-            | Self::ReportSize { .. } => false,
+            | Self::ReportSize { .. }
+            | Self::ReportDamage { .. } => false,
         }
     }
 }

@@ -16,6 +16,7 @@ mod mounts;
 mod ports;
 mod power;
 mod programs;
+pub mod rot;
 mod scenario;
 mod script;
 pub mod sim;

@@ -1,7 +1,8 @@
-//! What the master commands: install and revoke leases, delete, copy, adopt. Each command is a task of
+//! What the master commands: install and revoke leases, delete, copy, adopt, verify, mend, scrub. Each command is a task of
 //! its own.
 
 use super::copy::copy;
+use super::mend::mend;
 use super::stream::Out;
 use crate::chain::Installed;
 use crate::grants::Lease;
@@ -10,7 +11,6 @@ use crate::server::may_block;
 use crate::store::disk::Disk;
 use gfs_proto::control::{
     ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, NotDeleted, ReplicaRow,
-    ReplicaState,
 };
 use gfs_proto::error::FsError;
 use gfs_proto::frame::{DataError, SyncChunk};
@@ -84,7 +84,10 @@ impl<D: Disk> Commands<D> {
             return self.refuse(id, Failure::told(FsError::NotLeader, text));
         }
         let permits = match &command {
-            ChunkCommand::Copy { .. } | ChunkCommand::Adopt { .. } => Arc::clone(&self.copies),
+            ChunkCommand::Copy { .. }
+            | ChunkCommand::Adopt { .. }
+            | ChunkCommand::Verify(_)
+            | ChunkCommand::Mend { .. } => Arc::clone(&self.copies),
             _ => Arc::clone(&self.at_work),
         };
         let (node, out) = (Arc::clone(&self.node), self.out.clone());
@@ -120,6 +123,14 @@ async fn carry_out<D: Disk>(node: &Node<D>, command: ChunkCommand) -> Result<Com
         }
         ChunkCommand::Adopt { handle, version, raise_to } => {
             adopt(node, handle, version, raise_to).map(CommandOutcome::Replica)
+        }
+        ChunkCommand::Verify(chunk) => verify(node, chunk).map(CommandOutcome::Replica),
+        ChunkCommand::Mend { handle, version, peers } => {
+            mend(node, SyncChunk { handle, version }, &peers).await.map(CommandOutcome::Mended)
+        }
+        ChunkCommand::Scrub => {
+            node.scrub.hurry();
+            Ok(CommandOutcome::Done)
         }
         ChunkCommand::Delete { incarnation, .. } if incarnation != node.incarnation => {
             Err(DataError::Incarnation.into())
@@ -166,7 +177,7 @@ async fn install<D: Disk>(node: &Node<D>, install: Install) -> Result<InstallRep
 
 /// The same command may come twice: the version that it raises to is as good as the one it names.
 fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
-    if row.state == ReplicaState::Suspect {
+    if row.state.is_suspect() {
         return Err(DataError::Suspect.into());
     }
     if row.version == install.version || Some(row.version) == install.raise_to {
@@ -217,6 +228,14 @@ fn adopt<D: Disk>(
     }
     node.outbox.touched(handle);
     Ok(adopted.row)
+}
+
+/// Somebody says that a replica does not match its checksums: looks, and says what it is.
+fn verify<D: Disk>(node: &Node<D>, chunk: SyncChunk) -> Result<ReplicaRow, Failure> {
+    let SyncChunk { handle, version } = chunk;
+    may_block(|| node.store.examine(handle, version))?;
+    node.outbox.touched(handle);
+    Ok(node.store.row(handle).ok_or(DataError::NoChunk)?)
 }
 
 /// Deletes; those that are still there afterwards.

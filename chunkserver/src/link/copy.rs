@@ -2,6 +2,7 @@
 //! block, makes it durable before it counts.
 
 use super::commands::Failure;
+use crate::net::dial::Answer;
 use crate::node::Node;
 use crate::peers::Peer;
 use crate::server::may_block;
@@ -10,7 +11,7 @@ use gfs_proto::chunk::Replica;
 use gfs_proto::control::ReplicaRow;
 use gfs_proto::error::FsError;
 use gfs_proto::frame::{DataReply, Kind, Read};
-use gfs_proto::ids::{ChunkHandle, ChunkVersion};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId};
 use gfs_proto::limits::FRAME_PAYLOAD_MAX;
 use std::time::Duration;
 
@@ -31,21 +32,12 @@ pub(super) async fn copy<D: Disk>(
     while offset < chunk_length {
         let left = membership.chunk_size.get() - offset;
         let read = Read { handle, version, offset, length: left.min(FRAME_PAYLOAD_MAX), by_copy: true };
-        let answer = node.peers.read(&peer, membership.cluster, read, READ_MAX).await;
-        let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
-        if answer.kind != Kind::Data {
-            return Err(refused(&peer, answer.ack()));
-        }
-        let reply =
-            DataReply::decode(&answer.header).map_err(|error| Failure::told(FsError::Protocol, error.to_string()))?;
+        let (reply, answer) = ask(node, membership.cluster, &peer, &read).await?;
         if offset > 0 && reply.chunk_length != chunk_length || reply.chunk_length > membership.chunk_size.get() {
             return Err(Failure::told(FsError::Busy, "the chunk changed while it was copied"));
         }
         chunk_length = reply.chunk_length;
         let expected = chunk_length.saturating_sub(offset).min(read.length);
-        if answer.payload.len() != expected as usize {
-            return Err(Failure::told(FsError::Protocol, format!("{:?} sent a short answer", peer.endpoint)));
-        }
         if expected > 0 {
             may_block(|| importer.write(offset, &answer.payload, &answer.sums))?;
         }
@@ -56,6 +48,27 @@ pub(super) async fn copy<D: Disk>(
     node.outbox.touched(handle);
     tracing::info!(chunk = %handle, %version, from = %peer.server, bytes = chunk_length, "copied a replica");
     Ok(row)
+}
+
+/// Part of a replica of a peer, as many bytes as it says that the chunk has. Not compared with its sums.
+pub(super) async fn ask<D: Disk>(
+    node: &Node<D>,
+    cluster: ClusterId,
+    peer: &Peer,
+    read: &Read,
+) -> Result<(DataReply, Answer), Failure> {
+    let answer = node.peers.read(peer, cluster, read.clone(), READ_MAX).await;
+    let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
+    if answer.kind != Kind::Data {
+        return Err(refused(peer, answer.ack()));
+    }
+    let reply =
+        DataReply::decode(&answer.header).map_err(|error| Failure::told(FsError::Protocol, error.to_string()))?;
+    let expected = reply.chunk_length.saturating_sub(read.offset).min(read.length);
+    if answer.payload.len() != expected as usize {
+        return Err(Failure::told(FsError::Protocol, format!("{:?} sent a short answer", peer.endpoint)));
+    }
+    Ok((reply, answer))
 }
 
 fn refused(peer: &Peer, ack: Result<gfs_proto::frame::Ack, gfs_proto::frame::FrameError>) -> Failure {

@@ -11,6 +11,7 @@
 
 mod commands;
 mod copy;
+mod mend;
 mod report;
 mod stream;
 

@@ -191,6 +191,7 @@ async fn heartbeats<D: Disk>(node: Arc<Node<D>>, out: Out, every: Duration, unan
     loop {
         ticks.tick().await;
         tell_of_failed(&node, &mut failed);
+        node.store.take_harm_news().into_iter().for_each(|handle| node.outbox.touched(handle));
         let Ok(room) = out.reserve().await else { return };
         let sent = u64::try_from(node.clock.now().as_nanos()).unwrap_or(u64::MAX);
         let writing = node.grants.take_written(WRITING_MAX);
@@ -202,7 +203,8 @@ async fn heartbeats<D: Disk>(node: Arc<Node<D>>, out: Out, every: Duration, unan
             unanswered.push_back((sent, writing.clone()));
         }
         let requests_in_flight = node.requests.load(Ordering::Relaxed);
-        let heartbeat = Heartbeat { sent, space: node.store.space(), writing, requests_in_flight };
+        let scrub = Some(node.scrub.progress(&node.store));
+        let heartbeat = Heartbeat { sent, space: node.store.space(), writing, requests_in_flight, scrub };
         room.send((&FromChunkserver::Heartbeat(heartbeat)).into());
     }
 }

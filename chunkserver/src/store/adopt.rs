@@ -9,6 +9,13 @@ use gfs_proto::control::{ReplicaRow, ReplicaState};
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion};
 
+/// What was done about blocks that do not match.
+struct Resummed {
+    bad: Vec<u32>,
+    /// Left as they were.
+    kept: usize,
+}
+
 impl<D: Disk> ChunkStore<D> {
     /// Compares all blocks with their sums; the number that does not match. Writers wait for a part of
     /// the chunk at a time, not for all of it.
@@ -49,7 +56,7 @@ impl<D: Disk> ChunkStore<D> {
             blocks_resummed = self.repair(&open, &mut live)?;
             self.adopt_as(&open, &mut live, to)?;
         }
-        let row = ReplicaRow { handle, version: to, length: live.length, state: live.entry.state };
+        let row = ReplicaRow { handle, version: to, length: live.length, state: self.state_of(live.entry) };
         Ok(Adopted { row, blocks_resummed })
     }
 
@@ -60,7 +67,7 @@ impl<D: Disk> ChunkStore<D> {
         }
         let chunk = self.image(open, live)?;
         let mut work = || {
-            if live.damaged {
+            if live.headless {
                 live.length = chunk.length_by_size()?;
                 let header = chunk.layout.header(chunk.handle, live.length);
                 chunk.bytes.write(0, &[&header[..super::layout::FIELDS_LEN]])?;
@@ -68,16 +75,24 @@ impl<D: Disk> ChunkStore<D> {
                 chunk.write_header(live.length)?;
             }
             let found = chunk.compare_all(live.length)?;
+            if live.entry.damaged {
+                // what does not match is not an unfinished write for certain: new sums would make rot pass for data
+                chunk.clear_beyond(live.length)?;
+                return Ok(Resummed { kept: found.bad.len(), bad: Vec::new() });
+            }
             chunk.resum(&found.bad, live.length)?;
             chunk.clear_beyond(live.length)?;
-            Ok(found.bad)
+            Ok(Resummed { kept: 0, bad: found.bad })
         };
-        let bad = work().map_err(|error| self.failed(open, live, &error))?;
+        let Resummed { kept, bad } = work().map_err(|error| self.failed(open, live, &error))?;
         self.flush_bytes(open.handle, live)?;
         if !bad.is_empty() {
             tracing::warn!(chunk = %open.handle, blocks = ?bad, "blocks of an adopted replica got new checksums");
         }
-        (live.header, live.damaged) = (true, false);
+        if kept > 0 {
+            tracing::error!(chunk = %open.handle, blocks = kept, "damaged blocks of an adopted replica cannot be read");
+        }
+        (live.header, live.headless) = (true, false);
         live.writes += 1;
         live.writes_synced = live.writes;
         Ok(bad.len() as u32)

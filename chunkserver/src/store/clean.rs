@@ -82,6 +82,9 @@ impl<D: Disk> ChunkStore<D> {
         if live.header || live.gone {
             return Ok(());
         }
+        if live.headless {
+            return Err(DataError::Corrupt);
+        }
         let written = self.image(open, &live)?.write_header(0);
         written.map_err(|error| self.failed(open, &live, &error))?;
         live.header = true;

@@ -78,7 +78,7 @@ impl<D: Disk> ChunkStore<D> {
     }
 }
 
-/// The pack that a replica is in, if it is clean.
+/// The pack that a replica is in, if it is clean and whole.
 fn clean_place(entry: Entry) -> Option<u32> {
-    entry.place.filter(|_| entry.state == ReplicaState::Clean).map(|place| place.pack)
+    entry.place.filter(|_| entry.state == ReplicaState::Clean && !entry.damaged).map(|place| place.pack)
 }

@@ -30,7 +30,10 @@ impl<D: Disk> ChunkStore<D> {
         }
         let chunk = self.image(open, live)?;
         let last = last_block(&chunk, live.length, length).map_err(|error| self.failed(open, live, &error))?;
-        let last = last.ok_or(DataError::Corrupt)?;
+        let Some(last) = last else {
+            self.call_damaged(open, live);
+            return Err(DataError::Corrupt);
+        };
         self.guard(open, live)?;
         let done = apply(&chunk, (live.length, length), last);
         live.writes += 1;

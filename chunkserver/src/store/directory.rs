@@ -361,7 +361,7 @@ impl<D: Disk> Directory<D> {
     }
 
     /// Judges an error of an operation on a pack.
-    fn pack_failed(&self, error: &PackError, path: &Path) -> DataError {
+    pub(super) fn pack_failed(&self, error: &PackError, path: &Path) -> DataError {
         match error {
             PackError::Io(error) => self.failed(error, path),
             PackError::Flush => self.lost(&format!("flush of {} failed", path.display())),

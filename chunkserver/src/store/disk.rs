@@ -70,6 +70,9 @@ pub trait DiskFile: Send + Sync + 'static {
     fn read(&self, offset: u64, length: usize, out: &mut Vec<u8>) -> io::Result<()>;
     /// Like [`DiskFile::read`] if that needs no wait for the device, otherwise `false` and `out` unchanged.
     fn read_cached(&self, offset: u64, length: usize, out: &mut Vec<u8>) -> io::Result<bool>;
+    /// Like [`DiskFile::read`], from the device even where the page cache has the bytes, which it keeps. As good as
+    /// the file system lets: one that knows no direct I/O gives what it has.
+    fn read_medium(&self, offset: u64, length: usize, out: &mut Vec<u8>) -> io::Result<()>;
     /// Writes all of `parts`, one after the other, from `offset`. After an error any of it may be written.
     fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
     /// Makes a range read as zeroes, releasing its room; the file keeps its size.

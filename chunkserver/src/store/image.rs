@@ -90,6 +90,24 @@ impl<F: DiskFile> Image<F> {
         Ok(())
     }
 
+    pub(super) fn write_data(&self, offset: u32, data: &[u8]) -> io::Result<()> {
+        self.bytes.write(Layout::data_at(offset), &[data])
+    }
+
+    /// True if there are zeroes where a chunk of this length has nothing: in the rest of its last block (of a packed one
+    /// in all of its room), and in the sums of the first part behind its own.
+    pub(super) fn is_empty_beyond(&self, length: u32) -> io::Result<bool> {
+        let (blocks, in_header) = (blocks_of(length), (HEADER_LEN - FIELDS_LEN) as u32 / 4);
+        let mut rest = Vec::new();
+        let room = if self.bytes.is_part() { self.length_by_size()? } else { blocks * BLOCK_SIZE };
+        self.bytes.read(Layout::data_at(length), room.saturating_sub(length) as usize, &mut rest)?;
+        if blocks < in_header {
+            let end = self.layout.chunk_bytes() / BLOCK_SIZE;
+            self.read_sums(blocks, in_header.min(end) - blocks, &mut rest)?;
+        }
+        Ok(rest.iter().all(|byte| *byte == 0))
+    }
+
     /// One block with zeroes beyond `valid` bytes, and whether it matches its sum.
     pub(super) fn read_block(&self, block: u32, valid: u32) -> io::Result<(Box<[u8; BLOCK]>, bool)> {
         let mut raw = Vec::with_capacity(BLOCK);

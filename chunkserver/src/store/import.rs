@@ -42,7 +42,15 @@ impl<D: Disk> ChunkStore<D> {
             Some(entry) => may_replace(entry, version).map(|()| entry.dir)?,
             None => self.place()?,
         };
-        let entry = Entry { version, dir, place: None, unclean_name: false, marked: false, state: ReplicaState::Clean };
+        let entry = Entry {
+            version,
+            dir,
+            place: None,
+            unclean_name: false,
+            marked: false,
+            damaged: false,
+            state: ReplicaState::Clean,
+        };
         let directory = self.directory(entry);
         directory.take_room(HEADER_LEN as u64)?;
         let path = directory.import_path(entry.name(handle));
@@ -163,7 +171,7 @@ impl<D: Disk> Importer<'_, D> {
             directory.remove(handle, old)?;
             store.sync_name(handle, old)?;
         }
-        directory.marks.clear(handle);
+        directory.marks.forget(handle);
         directory.marks.flush()
     }
 }

@@ -35,6 +35,9 @@ pub(super) struct Entry {
     pub unclean_name: bool,
     /// The mark journal says that it is modified or suspect.
     pub marked: bool,
+    /// Something in it does not match its checksums, though no write was interrupted; the mark journal says so.
+    pub damaged: bool,
+    /// Clean, Dirty or Suspect.
     pub state: ReplicaState,
 }
 
@@ -52,10 +55,13 @@ impl Entry {
             ReplicaState::Clean => 0,
             ReplicaState::Dirty => 1,
             ReplicaState::Suspect => 2,
-            ReplicaState::Failing => unreachable!("said of directories, when replicas are reported"),
+            ReplicaState::Failing | ReplicaState::Damaged | ReplicaState::DamagedSuspect => {
+                unreachable!("said when replicas are reported")
+            }
         };
         debug_assert!(self.version.get() <= VERSION_MAX, "versions are bounded where they enter");
-        let flags = u64::from(self.unclean_name) | u64::from(self.marked) << 1 | state << 2;
+        let flags =
+            u64::from(self.unclean_name) | u64::from(self.marked) << 1 | state << 2 | u64::from(self.damaged) << 4;
         let state = self.version.get() << 16 | flags << 8 | u64::from(self.dir);
         Compact { state, place: self.place.map_or(0, Place::to_bits) }
     }
@@ -69,6 +75,7 @@ impl Entry {
             place: Place::from_bits(place),
             unclean_name: flags & 1 != 0,
             marked: flags & 2 != 0,
+            damaged: flags & 16 != 0,
             state: match flags >> 2 & 3 {
                 0 => ReplicaState::Clean,
                 1 => ReplicaState::Dirty,
@@ -109,8 +116,8 @@ pub(super) struct Live<F> {
     pub gone: bool,
     /// The header is in the file.
     pub header: bool,
-    /// The header cannot be read; only possible if suspect.
-    pub damaged: bool,
+    /// The header cannot be read; only possible if suspect or damaged.
+    pub headless: bool,
     pub length: u32,
     /// Changes of content so far, and how many of them are durable.
     pub writes: u64,
@@ -189,6 +196,16 @@ impl<F> Index<F> {
         if let Some(raw) = self.shard(handle).entries.get_mut(&handle) {
             *raw = entry.compact();
         }
+    }
+
+    /// Changes the entry of a replica that is exactly `old` and not open.
+    pub(super) fn update_closed(&self, handle: ChunkHandle, old: Entry, new: Entry) -> bool {
+        let mut shard = self.shard(handle);
+        let same = shard.entries.get(&handle) == Some(&old.compact()) && !shard.open.contains_key(&handle);
+        if same {
+            shard.entries.insert(handle, new.compact());
+        }
+        same
     }
 
     /// Removes a replica, and says what it was.
@@ -287,6 +304,7 @@ mod tests {
             place: None,
             unclean_name: false,
             marked: false,
+            damaged: false,
             state: ReplicaState::Clean,
         }
     }
@@ -297,7 +315,7 @@ mod tests {
             bytes: Slice::whole(()),
             gone: false,
             header: true,
-            damaged: false,
+            headless: false,
             length: 0,
             writes,
             writes_synced: 0,
@@ -316,10 +334,10 @@ mod tests {
     #[test]
     fn entries_round_trip_in_sixteen_bytes() {
         for state in [ReplicaState::Clean, ReplicaState::Dirty, ReplicaState::Suspect] {
-            for bits in 0..4 {
+            for bits in 0..8 {
                 let place = (bits == 3).then_some(Place { pack: 9, first: 8, units: 7 });
-                let (unclean_name, marked) = (bits & 1 != 0, bits & 2 != 0);
-                let e = Entry { unclean_name, marked, state, dir: 255, place, ..entry(VERSION_MAX) };
+                let (unclean_name, marked, damaged) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                let e = Entry { unclean_name, marked, damaged, state, dir: 255, place, ..entry(VERSION_MAX) };
                 assert_eq!(Entry::expand(e.compact()), e);
             }
         }

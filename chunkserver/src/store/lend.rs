@@ -22,6 +22,9 @@ impl<D: Disk> ChunkStore<D> {
                 continue;
             }
             live.check(version)?;
+            if live.entry.damaged {
+                return Err(DataError::NotLent);
+            }
             let Some(file) = live.bytes.whole_file() else {
                 // with others in a pack; one that grows gets a file of its own
                 return Err(DataError::Busy);

@@ -62,7 +62,9 @@ impl<F> Exclusive<'_, F> {
 impl<F> Drop for Exclusive<'_, F> {
     fn drop(&mut self) {
         let Guarded { live, loan } = &mut *self.0;
-        let counts = |version| !live.gone && live.entry.state != ReplicaState::Suspect && live.entry.version == version;
+        let entry = live.entry;
+        let is_sound = !live.gone && entry.state != ReplicaState::Suspect && !entry.damaged;
+        let counts = |version| is_sound && entry.version == version;
         match loan {
             Some((loan, version)) if counts(*version) => loan.settle(),
             _ => *loan = None,
@@ -102,13 +104,13 @@ mod tests {
     fn live() -> Live<()> {
         let version = ChunkVersion::new(1);
         let state = ReplicaState::Clean;
-        let entry = Entry { version, dir: 0, unclean_name: false, marked: false, state, place: None };
+        let entry = Entry { version, dir: 0, unclean_name: false, marked: false, damaged: false, state, place: None };
         Live {
             entry,
             bytes: Slice::whole(()),
             gone: false,
             header: true,
-            damaged: false,
+            headless: false,
             length: 0,
             writes: 0,
             writes_synced: 0,
@@ -119,11 +121,12 @@ mod tests {
     #[test]
     fn what_an_exclusive_holder_leaves_behind_decides_about_the_loan() {
         type Act = fn(&mut Live<()>);
-        let acts: [(Act, bool); 5] = [
+        let acts: [(Act, bool); 6] = [
             (|_| {}, true),
             (|live| live.length = 7, true),
             (|live| live.entry.version = ChunkVersion::new(2), false),
             (|live| live.entry.state = ReplicaState::Suspect, false),
+            (|live| live.entry.damaged = true, false),
             (|live| live.gone = true, false),
         ];
         for (number, (act, kept)) in acts.into_iter().enumerate() {

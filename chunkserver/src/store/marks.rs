@@ -1,5 +1,6 @@
 //! The mark journal of a storage directory: which replicas have been modified since they were clean
-//! (those whose file name does not say so), and which are suspect.
+//! (those whose file name does not say so), which are suspect, and which are damaged. Damage is noted apart from the
+//! other two: it stays whatever else is said of a replica, until that is mended, replaced or deleted.
 //!
 //! One file of fixed size, written full of zeroes when it is made, so that appending a record changes
 //! no metadata of the file system. Concurrent appenders share one flush. When it is full it is
@@ -20,7 +21,7 @@ use super::disk::{Disk, DiskFile, OpenMode};
 use gfs_proto::frame::DataError;
 use gfs_proto::ids::ChunkHandle;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,10 +49,14 @@ pub(super) enum Mark {
 /// Marks by handle.
 pub(super) type Marks = BTreeMap<ChunkHandle, Mark>;
 
+/// Replicas of which something does not match its checksums, though no write was interrupted.
+pub(super) type Harmed = BTreeSet<ChunkHandle>;
+
 /// What a journal says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Replayed {
     pub marks: Marks,
+    pub harmed: Harmed,
     /// Records that had been durable cannot be read: there may be more marks.
     pub damaged: bool,
 }
@@ -60,7 +65,16 @@ pub(super) struct Replayed {
 struct Record {
     sequence: u64,
     handle: ChunkHandle,
-    mark: Option<Mark>,
+    note: Note,
+}
+
+/// What a record says of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Note {
+    Marked(Mark),
+    Unmarked,
+    Harmed,
+    Mended,
 }
 
 impl Record {
@@ -69,10 +83,12 @@ impl Record {
         slot[..8].copy_from_slice(&self.sequence.to_le_bytes());
         slot[8..16].copy_from_slice(&self.handle.get().to_le_bytes());
         slot[16..24].copy_from_slice(&durable.to_le_bytes());
-        slot[24] = match self.mark {
-            Some(Mark::Dirty) => 1,
-            None => 2,
-            Some(Mark::Suspect) => 3,
+        slot[24] = match self.note {
+            Note::Marked(Mark::Dirty) => 1,
+            Note::Unmarked => 2,
+            Note::Marked(Mark::Suspect) => 3,
+            Note::Harmed => 4,
+            Note::Mended => 5,
         };
         seal(&mut slot);
         slot
@@ -80,21 +96,25 @@ impl Record {
 
     /// The record and what was durable when it was written.
     fn decode(slot: &[u8; SLOT], sequence: u64) -> Option<(Self, u64)> {
-        let mark = match slot[24] {
-            1 => Some(Mark::Dirty),
-            2 => None,
-            3 => Some(Mark::Suspect),
+        let note = match slot[24] {
+            1 => Note::Marked(Mark::Dirty),
+            2 => Note::Unmarked,
+            3 => Note::Marked(Mark::Suspect),
+            4 => Note::Harmed,
+            5 => Note::Mended,
             _ => return None,
         };
-        let record = Self { sequence, handle: ChunkHandle::new(u64_at(slot, 8)), mark };
+        let record = Self { sequence, handle: ChunkHandle::new(u64_at(slot, 8)), note };
         (is_sealed(slot) && u64_at(slot, 0) == sequence).then_some((record, u64_at(slot, 16)))
     }
 
-    fn apply(self, marks: &mut Marks) {
-        match self.mark {
-            Some(mark) => marks.insert(self.handle, mark),
-            None => marks.remove(&self.handle),
-        };
+    fn apply(self, (marks, harmed): (&mut Marks, &mut Harmed)) {
+        match self.note {
+            Note::Marked(mark) => drop(marks.insert(self.handle, mark)),
+            Note::Unmarked => drop(marks.remove(&self.handle)),
+            Note::Harmed => drop(harmed.insert(self.handle)),
+            Note::Mended => drop(harmed.remove(&self.handle)),
+        }
     }
 }
 
@@ -131,7 +151,7 @@ pub(super) fn replay(raw: &[u8]) -> Replayed {
         if *slot == [0; SLOT] {
             hole = hole.or(Some(sequence));
         } else if let Some((record, before)) = Record::decode(slot, sequence) {
-            record.apply(&mut out.marks);
+            record.apply((&mut out.marks, &mut out.harmed));
             durable = durable.max(before.saturating_add(1));
         } else {
             out.damaged = true;
@@ -164,23 +184,26 @@ struct State<F> {
     committing: bool,
     failed: bool,
     marks: Marks,
+    harmed: Harmed,
 }
 
 impl<D: Disk> MarkJournal<D> {
-    /// Replaces the journal of a directory by one that holds `marks`, durably.
-    pub(super) fn create(disk: Arc<D>, dir: PathBuf, marks: Marks) -> io::Result<Self> {
-        let fresh = write_fresh(&*disk, &dir, &marks, 1)?;
+    /// Replaces the journal of a directory by one that holds `marks` and `harmed`, durably.
+    pub(super) fn create(disk: Arc<D>, dir: PathBuf, marks: Marks, harmed: Harmed) -> io::Result<Self> {
+        let fresh = write_fresh(&*disk, &dir, (&marks, &harmed), 1)?;
+        let records = marks.len() + harmed.len();
         let state = State {
             file: Arc::new(fresh.file),
             slots: fresh.slots,
-            slot_next: 1 + marks.len(),
-            sequence_next: 1 + marks.len() as u64,
+            slot_next: 1 + records,
+            sequence_next: 1 + records as u64,
             queued: Vec::new(),
-            durable: marks.len() as u64,
+            durable: records as u64,
             refused: 0,
             committing: false,
             failed: false,
             marks,
+            harmed,
         };
         Ok(Self { disk, dir, state: Mutex::new(state), committed: Condvar::new() })
     }
@@ -188,7 +211,7 @@ impl<D: Disk> MarkJournal<D> {
     /// Marks a replica durably; waits for a flush that it shares with others.
     pub(super) fn mark(&self, handle: ChunkHandle, mark: Mark) -> Result<(), DataError> {
         let mut state = self.state.lock();
-        let sequence = state.queue(handle, Some(mark));
+        let sequence = state.queue(handle, Note::Marked(mark));
         self.wait_durable(&mut state, sequence)
     }
 
@@ -196,7 +219,7 @@ impl<D: Disk> MarkJournal<D> {
     pub(super) fn mark_later(&self, handle: ChunkHandle, mark: Mark) {
         let mut state = self.state.lock();
         if state.marks.get(&handle) != Some(&mark) {
-            state.queue(handle, Some(mark));
+            state.queue(handle, Note::Marked(mark));
         }
     }
 
@@ -204,8 +227,34 @@ impl<D: Disk> MarkJournal<D> {
     pub(super) fn clear(&self, handle: ChunkHandle) {
         let mut state = self.state.lock();
         if state.marks.contains_key(&handle) {
-            state.queue(handle, None);
+            state.queue(handle, Note::Unmarked);
         }
+    }
+
+    /// Notes durably that a replica is damaged.
+    pub(super) fn harm(&self, handle: ChunkHandle) -> Result<(), DataError> {
+        let mut state = self.state.lock();
+        if state.harmed.contains(&handle) {
+            // noted by somebody whose flush may be on its way
+            let last = state.sequence_next - 1;
+            return self.wait_durable(&mut state, last);
+        }
+        let sequence = state.queue(handle, Note::Harmed);
+        self.wait_durable(&mut state, sequence)
+    }
+
+    /// A replica is damaged no more, durable with the next flush: losing that leaves it called damaged.
+    pub(super) fn mended(&self, handle: ChunkHandle) {
+        let mut state = self.state.lock();
+        if state.harmed.contains(&handle) {
+            state.queue(handle, Note::Mended);
+        }
+    }
+
+    /// Nothing is said of a replica any more: it is gone, or another has taken its place. As [`MarkJournal::clear`].
+    pub(super) fn forget(&self, handle: ChunkHandle) {
+        self.clear(handle);
+        self.mended(handle);
     }
 
     /// Hands queued records to the operating system, so that they survive the process.
@@ -271,14 +320,15 @@ impl<D: Disk> MarkJournal<D> {
 
     /// Writes a new journal with the marks in force and goes over to it.
     fn replace(&self, state: &mut MutexGuard<'_, State<D::File>>) -> io::Result<()> {
-        let marks = state.marks.clone();
+        let (marks, harmed) = (state.marks.clone(), state.harmed.clone());
+        let records = marks.len() + harmed.len();
         let first = state.sequence_next;
-        state.sequence_next += marks.len() as u64;
-        let fresh = MutexGuard::unlocked(state, || write_fresh(&*self.disk, &self.dir, &marks, first))?;
+        state.sequence_next += records as u64;
+        let fresh = MutexGuard::unlocked(state, || write_fresh(&*self.disk, &self.dir, (&marks, &harmed), first))?;
         state.file = Arc::new(fresh.file);
         state.slots = fresh.slots;
-        state.slot_next = 1 + marks.len();
-        state.durable = first + marks.len() as u64 - 1;
+        state.slot_next = 1 + records;
+        state.durable = first + records as u64 - 1;
         Ok(())
     }
 
@@ -289,10 +339,10 @@ impl<D: Disk> MarkJournal<D> {
 }
 
 impl<F> State<F> {
-    fn queue(&mut self, handle: ChunkHandle, mark: Option<Mark>) -> u64 {
-        let record = Record { sequence: self.sequence_next, handle, mark };
+    fn queue(&mut self, handle: ChunkHandle, note: Note) -> u64 {
+        let record = Record { sequence: self.sequence_next, handle, note };
         self.sequence_next += 1;
-        record.apply(&mut self.marks);
+        record.apply((&mut self.marks, &mut self.harmed));
         self.queued.push(record);
         record.sequence
     }
@@ -303,18 +353,26 @@ struct Fresh<F> {
     slots: usize,
 }
 
-fn write_fresh<D: Disk>(disk: &D, dir: &Path, marks: &Marks, first: u64) -> io::Result<Fresh<D::File>> {
-    let slots = SLOTS_MIN.max((1 + marks.len()).next_multiple_of(SLOTS_MIN / 2) * 2);
+fn write_fresh<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    (marks, harmed): (&Marks, &Harmed),
+    first: u64,
+) -> io::Result<Fresh<D::File>> {
+    let records = marks.len() + harmed.len();
+    let slots = SLOTS_MIN.max((1 + records).next_multiple_of(SLOTS_MIN / 2) * 2);
     let mut header = [0; SLOT];
     header[..8].copy_from_slice(&MAGIC);
     header[8..12].copy_from_slice(&FORMAT.to_le_bytes());
     header[16..24].copy_from_slice(&first.to_le_bytes());
-    header[24..28].copy_from_slice(&(marks.len() as u32).to_le_bytes());
+    header[24..28].copy_from_slice(&(records as u32).to_le_bytes());
     seal(&mut header);
     let mut raw = Vec::with_capacity(slots * SLOT);
     raw.extend_from_slice(&header);
-    for ((handle, mark), sequence) in marks.iter().zip(first..) {
-        raw.extend_from_slice(&Record { sequence, handle: *handle, mark: Some(*mark) }.encode(0));
+    let marked = marks.iter().map(|(handle, mark)| (*handle, Note::Marked(*mark)));
+    let noted = marked.chain(harmed.iter().map(|handle| (*handle, Note::Harmed)));
+    for ((handle, note), sequence) in noted.zip(first..) {
+        raw.extend_from_slice(&Record { sequence, handle, note }.encode(0));
     }
     raw.resize(slots * SLOT, 0);
     let file = replace_file(disk, dir, (FILE, FILE_NEW), &raw)?;

@@ -13,7 +13,7 @@ fn disk() -> Arc<MemDisk> {
 }
 
 fn journal(disk: &Arc<MemDisk>) -> MarkJournal<MemDisk> {
-    MarkJournal::create(disk.clone(), DIR.into(), Marks::new()).expect("journal")
+    MarkJournal::create(disk.clone(), DIR.into(), Marks::new(), Harmed::new()).expect("journal")
 }
 
 fn content(disk: &MemDisk) -> Vec<u8> {
@@ -50,7 +50,9 @@ fn every_prefix_gives_the_marks_of_its_whole_records() {
         let got = replay(&raw[..end]);
         match (end / SLOT).checked_sub(1) {
             None => assert!(got.damaged, "no header in {end} bytes"),
-            Some(records) => assert_eq!(got, Replayed { marks: states[records].clone(), damaged: false }, "{end}"),
+            Some(records) => {
+                assert_eq!(got, Replayed { marks: states[records].clone(), ..Replayed::default() }, "{end}")
+            }
         }
     }
 }
@@ -96,14 +98,14 @@ fn a_full_journal_is_replaced_and_keeps_the_marks_in_force() {
     }
     journal.flush().expect("flush");
     assert_eq!(content(&disk).len(), SLOTS_MIN * SLOT, "no larger than at first");
-    assert_eq!(replay(&content(&disk)), Replayed { marks: journal.marks(), damaged: false });
+    assert_eq!(replay(&content(&disk)), Replayed { marks: journal.marks(), ..Replayed::default() });
 }
 
 #[test]
 fn many_marks_make_a_larger_journal() {
     let disk = disk();
     let marks: Marks = (0..20_000).map(|n| (h(n), Mark::Suspect)).collect();
-    let journal = MarkJournal::create(disk.clone(), DIR.into(), marks.clone()).expect("journal");
+    let journal = MarkJournal::create(disk.clone(), DIR.into(), marks.clone(), Harmed::new()).expect("journal");
     journal.mark(h(77_777), Mark::Dirty).expect("mark");
     let got = replay(&content(&disk));
     assert!(!got.damaged && got.marks.len() == 20_001);
@@ -133,6 +135,31 @@ fn an_acknowledged_mark_survives_any_crash() {
         }
     }
     panic!("the run is longer than expected");
+}
+
+#[test]
+fn damage_stays_noted_whatever_else_is_said_of_a_replica() {
+    let disk = disk();
+    let journal = journal(&disk);
+    journal.mark(h(1), Mark::Dirty).expect("mark");
+    journal.harm(h(1)).expect("note");
+    journal.clear(h(1));
+    journal.harm(h(2)).expect("note");
+    journal.harm(h(3)).expect("note");
+    journal.mended(h(2));
+    journal.mark(h(3), Mark::Suspect).expect("mark");
+    let expected =
+        Replayed { marks: Marks::from([(h(3), Mark::Suspect)]), harmed: [h(1), h(3)].into(), damaged: false };
+    assert_eq!(replay(&content(&disk)), expected);
+    for round in 0..2 * SLOTS_MIN as u64 {
+        journal.mark(h(100 + round % 10), Mark::Dirty).expect("mark");
+        journal.clear(h(100 + round % 10));
+    }
+    journal.flush().expect("flush");
+    assert_eq!(replay(&content(&disk)), expected, "a new journal has it too");
+    journal.forget(h(3));
+    journal.flush().expect("flush");
+    assert_eq!(replay(&content(&disk)), Replayed { harmed: [h(1)].into(), ..Replayed::default() });
 }
 
 #[test]

@@ -13,6 +13,8 @@
 //!                 unclean stop, poison  v
 //!                                    Suspect -- adopt, import --> Clean
 //! ```
+//! Apart from that a replica is *damaged* from when something in it was found not to match its checksums until that is
+//! mended ([`damage`], [`mend`]).
 //! All methods block. Those that never wait for the device: `read_cached`, `row`, `rows`, `space`. `write` and
 //! `create` do not unless pages are cold, as far as [`ChunkStore::writes_at_once`] and
 //! [`ChunkStore::creates_at_once`] say so.
@@ -22,6 +24,7 @@ mod api;
 mod clean;
 mod compact;
 mod cut;
+mod damage;
 mod directory;
 pub mod disk;
 mod error;
@@ -36,12 +39,14 @@ mod lend;
 mod live_lock;
 mod marks;
 pub mod mem;
+mod mend;
 mod open;
 mod pack;
 mod read;
 pub mod real;
 mod recover;
 mod replica;
+mod scrub_note;
 mod slice;
 mod write;
 mod write_plan;
@@ -50,10 +55,14 @@ mod write_plan;
 mod tests;
 
 pub use api::{Adopted, Identity, ReadOut, SendPlan, StoreConfig, WriteData};
+pub use damage::Findings;
 pub use error::StoreError;
 pub use import::Importer;
+pub use mend::Fetched;
+pub use scrub_note::ScrubNote;
 
 use crate::loans::Loans;
+use damage::Harm;
 use directory::Directory;
 use disk::{Disk, OpenMode};
 use format_file::FormatFile;
@@ -85,6 +94,7 @@ pub struct ChunkStore<D: Disk> {
     stopped: AtomicBool,
     /// Packed replicas that compaction found damaged in this run.
     unmovable: Mutex<HashSet<ChunkHandle>>,
+    harm: Harm,
     loans: Arc<Loans>,
 }
 
@@ -162,6 +172,8 @@ impl<D: Disk> ChunkStore<D> {
     fn state_of(&self, entry: Entry) -> ReplicaState {
         match entry.state {
             ReplicaState::Clean | ReplicaState::Dirty if !self.directory(entry).in_service() => ReplicaState::Failing,
+            ReplicaState::Suspect if entry.damaged => ReplicaState::DamagedSuspect,
+            ReplicaState::Clean | ReplicaState::Dirty if entry.damaged => ReplicaState::Damaged,
             state => state,
         }
     }
@@ -244,7 +256,13 @@ impl<D: Disk> ChunkStore<D> {
         };
         let chunk = Image { bytes: bytes.clone(), layout: self.layout()?, handle };
         let header = chunk.header().map_err(|error| directory.failed(&error, &path))?;
-        let live = live_of((entry, bytes), header, &path)?;
+        let live = match live_of((entry, bytes), header, &path) {
+            Err(DataError::Corrupt) => {
+                self.harm_closed(handle, entry);
+                return Err(DataError::Corrupt);
+            }
+            live => live?,
+        };
         let open = self.index.enter(Open::new(handle, live), seen);
         self.close_idle(handle);
         Ok(open)
@@ -353,11 +371,13 @@ impl<F> Live<F> {
     }
 
     /// Fails unless the replica has this version and may be used.
-    fn check(&self, version: ChunkVersion) -> Result<(), DataError> {
+    pub(super) fn check(&self, version: ChunkVersion) -> Result<(), DataError> {
         if self.entry.version != version {
             Err(DataError::Version)
         } else if self.entry.state == ReplicaState::Suspect || self.may_be_lost() {
             Err(DataError::Suspect)
+        } else if self.headless {
+            Err(DataError::Corrupt)
         } else {
             Ok(())
         }
@@ -367,12 +387,12 @@ impl<F> Live<F> {
 /// What an open replica begins with.
 fn live_of<F>((entry, bytes): (Entry, Slice<F>), header: Header, path: &Path) -> Result<Live<F>, DataError> {
     let clean = entry.state == ReplicaState::Clean;
-    let live = |header, length, damaged| Live {
+    let live = |header, length, headless| Live {
         entry,
         bytes,
         gone: false,
         header,
-        damaged,
+        headless,
         length,
         // whether a dirty one was flushed is not known
         writes: u64::from(!clean),
@@ -382,7 +402,7 @@ fn live_of<F>((entry, bytes): (Entry, Slice<F>), header: Header, path: &Path) ->
     match header {
         Header::Length(length) => Ok(live(true, length, false)),
         Header::None if entry.unclean_name => Ok(live(false, 0, false)),
-        _ if entry.state == ReplicaState::Suspect => Ok(live(false, 0, true)),
+        _ if entry.state == ReplicaState::Suspect || entry.damaged => Ok(live(false, 0, true)),
         header => {
             tracing::error!(file = %path.display(), ?header, "chunk file is damaged");
             Err(DataError::Corrupt)

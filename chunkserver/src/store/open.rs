@@ -1,6 +1,7 @@
 //! Opening a store: lock and read the directories, format empty ones, check that they belong together,
 //! raise the incarnation. What the replicas are worth is decided in [`super::recover`].
 
+use super::damage::Harm;
 use super::directory::{CHUNKS, Directory, FAILED, FORMAT, FORMAT_NEW, LOCK, Parts, Thresholds, subdir};
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::format_file::{self, FormatError, FormatFile};
@@ -64,6 +65,7 @@ impl<D: Disk> ChunkStore<D> {
             layout,
             stopped: AtomicBool::new(false),
             unmovable: Mutex::default(),
+            harm: Harm::default(),
             loans,
         })
     }
@@ -244,7 +246,7 @@ fn bring_up<D: Disk>(
         return Err(StoreError::Foreign { path, found });
     }
     // suspect replicas are noted down before the run that made them suspect is forgotten
-    let marks = MarkJournal::create(disk.clone(), path.clone(), recovered.marks);
+    let marks = MarkJournal::create(disk.clone(), path.clone(), recovered.marks, recovered.harmed);
     let marks = marks.map_err(failing("write the mark journal of", &path))?;
     let format = FormatFile {
         cluster: identity.cluster,

@@ -94,7 +94,7 @@ impl<D: Disk> ChunkStore<D> {
         match live.check(version) {
             _ if live.gone => Err(DataError::NoChunk),
             Ok(()) => Ok(live.length),
-            Err(DataError::Suspect) if !live.damaged => Ok(live.length),
+            Err(DataError::Suspect) if !live.headless => Ok(live.length),
             Err(DataError::Suspect) => Err(DataError::Corrupt),
             Err(error) => Err(error),
         }

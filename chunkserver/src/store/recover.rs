@@ -17,7 +17,7 @@ use super::format_file::FormatFile;
 use super::image::{Header, Image};
 use super::index::Entry;
 use super::layout::{ChunkName, Layout, SUBDIRS};
-use super::marks::{self, Mark, Marks, Replayed};
+use super::marks::{self, Harmed, Mark, Marks, Replayed};
 use super::open::read_file;
 use super::pack::{PackError, Packs, Place, Record, Scanned};
 use super::slice::Slice;
@@ -71,6 +71,8 @@ pub(super) struct Recovery {
     pub found: Vec<Found>,
     /// Marks that hold from now on.
     pub marks: Marks,
+    /// Replicas that were found damaged by the runs before.
+    pub harmed: Harmed,
 }
 
 /// Reads names and marks, removes what interrupted operations left, decides what is suspect.
@@ -106,6 +108,9 @@ pub(super) fn recover<D: Disk>(
     {
         compare_dirty(found_in, &mut found, Layout::new(chunk_size));
     }
+    for found in &mut found {
+        found.entry.damaged = replayed.harmed.contains(&found.handle);
+    }
     let mark_of = |found: &Found| match found.entry.state {
         ReplicaState::Suspect => Some(Mark::Suspect),
         ReplicaState::Dirty if !found.entry.unclean_name => Some(Mark::Dirty),
@@ -115,7 +120,8 @@ pub(super) fn recover<D: Disk>(
     for found in &mut found {
         found.entry.marked = marks.contains_key(&found.handle);
     }
-    Ok(Recovery { found, marks })
+    let harmed = found.iter().filter(|found| found.entry.damaged).map(|found| found.handle).collect();
+    Ok(Recovery { found, marks, harmed })
 }
 
 /// State by name and mark alone: Dirty means that the content decides.
@@ -129,7 +135,15 @@ fn first_sight(name: ChunkName, replayed: &Replayed, last_run: LastRun) -> Found
         // a clean stop leaves nothing modified
         LastRun::None | LastRun::Stopped | LastRun::PowerLost => ReplicaState::Suspect,
     };
-    let entry = Entry { version: name.version, dir: 0, place: None, unclean_name: name.unclean, marked: false, state };
+    let entry = Entry {
+        version: name.version,
+        dir: 0,
+        place: None,
+        unclean_name: name.unclean,
+        marked: false,
+        damaged: false,
+        state,
+    };
     Found { handle: name.handle, entry }
 }
 

@@ -37,11 +37,13 @@ impl<D: Disk> ChunkStore<D> {
         if let Some(old) = old {
             let removed = self.unlink(SyncChunk { handle, version: old.version }).map_err(|_| DataError::Epoch)?;
             self.sync_name(handle, removed)?;
+            self.directory(removed).marks.mended(handle);
         }
         let marked = old.is_some_and(|old| old.marked);
         let directory = &self.directories[usize::from(dir)];
         let place = if bytes <= PACKED_MAX { directory.take_place(bytes)? } else { None };
-        let entry = Entry { version, dir, place, unclean_name: true, marked, state: ReplicaState::Dirty };
+        let entry =
+            Entry { version, dir, place, unclean_name: true, marked, damaged: false, state: ReplicaState::Dirty };
         let free = || place.into_iter().for_each(|place| directory.packs.free(place));
         directory.take_room(if place.is_some() { 0 } else { HEADER_LEN as u64 }).inspect_err(|_| free())?;
         let seen = self.index.insert(handle, entry).ok_or(DataError::Epoch).inspect_err(|_| free())?;
@@ -55,7 +57,7 @@ impl<D: Disk> ChunkStore<D> {
             bytes,
             gone: false,
             header: false,
-            damaged: false,
+            headless: false,
             length: 0,
             writes: 1,
             writes_synced: 0,
@@ -160,7 +162,7 @@ impl<D: Disk> ChunkStore<D> {
         self.directories.iter().for_each(|directory| directory.packs.remove_empty());
         for (handle, entry) in &removed {
             if !failed.contains(&entry.dir) {
-                self.directory(*entry).marks.clear(*handle);
+                self.directory(*entry).marks.forget(*handle);
             }
         }
         for result in &mut results {

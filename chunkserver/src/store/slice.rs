@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct Slice<F> {
     pub file: Arc<F>,
     within: Option<Within>,
+    /// Reads go past the page cache.
+    medium: bool,
 }
 
 /// A part of a file.
@@ -25,18 +27,28 @@ struct Within {
 
 impl<F> Clone for Slice<F> {
     fn clone(&self) -> Self {
-        Self { file: self.file.clone(), within: self.within.clone() }
+        Self { file: self.file.clone(), within: self.within.clone(), medium: self.medium }
     }
 }
 
 impl<F> Slice<F> {
     pub(super) fn whole(file: F) -> Self {
-        Self { file: Arc::new(file), within: None }
+        Self { file: Arc::new(file), within: None, medium: false }
     }
 
     /// `failed`: set once a flush of the file has failed.
     pub(super) const fn part(file: Arc<F>, base: u64, room: u64, failed: Arc<AtomicBool>) -> Self {
-        Self { file, within: Some(Within { base, room, failed }) }
+        Self { file, within: Some(Within { base, room, failed }), medium: false }
+    }
+
+    /// Others are in its file.
+    pub(super) const fn is_part(&self) -> bool {
+        self.within.is_some()
+    }
+
+    /// The same bytes, read from the device.
+    pub(super) fn on_medium(&self) -> Self {
+        Self { medium: true, ..self.clone() }
     }
 
     /// A flush that others had asked for failed: of what is not known to be durable anything may be lost.
@@ -61,9 +73,10 @@ impl<F: DiskFile> Slice<F> {
         self.within.as_ref().map_or(length, |within| length.min(within.room.saturating_sub(offset)))
     }
 
-    /// As [`DiskFile::read`].
+    /// As [`DiskFile::read`], or [`DiskFile::read_medium`].
     pub(super) fn read(&self, offset: u64, length: usize, out: &mut Vec<u8>) -> io::Result<()> {
-        self.file.read(self.at(offset), self.clip(offset, length as u64) as usize, out)
+        let (at, length) = (self.at(offset), self.clip(offset, length as u64) as usize);
+        if self.medium { self.file.read_medium(at, length, out) } else { self.file.read(at, length, out) }
     }
 
     /// As [`DiskFile::read_cached`].

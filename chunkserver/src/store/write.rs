@@ -51,11 +51,17 @@ impl<D: Disk> ChunkStore<D> {
     ) -> Result<u32, DataError> {
         let chunk = self.image(open, live)?;
         let directory = self.directory(live.entry);
-        let plan = plan(&chunk, pieces, live.length).inspect_err(|error| {
-            if *error == DataError::Io {
-                directory.fail("a chunk cannot be read");
+        let plan = match plan(&chunk, pieces, live.length) {
+            Err(DataError::Corrupt) => {
+                self.call_damaged(open, live);
+                return Err(DataError::Corrupt);
             }
-        })?;
+            plan => plan.inspect_err(|error| {
+                if *error == DataError::Io {
+                    directory.fail("a chunk cannot be read");
+                }
+            })?,
+        };
         let header = if live.header { 0 } else { HEADER_LEN as u32 };
         // one in a pack has its room already, or will be moved and takes it then
         let grown = if live.entry.place.is_some() { 0 } else { plan.length - live.length + header };

@@ -5,7 +5,7 @@
 
 use futures_util::future::BoxFuture;
 use gfs_proto::FsError;
-use gfs_proto::chunk::{ChunkGrant, ChunkMap};
+use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap};
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, ClusterId, InodeId, ServerId, SessionId};
 use gfs_proto::layout::ChunkSize;
 
@@ -42,5 +42,5 @@ pub trait ChunkAuthority: Send + Sync + 'static {
 
     /// A replica's data does not match its checksums, read twice. For a report to the master; the
     /// reader has gone on to another replica.
-    fn corrupt(&self, _handle: ChunkHandle, _server: ServerId) {}
+    fn corrupt(&self, _location: &ChunkLocation, _server: ServerId) {}
 }

@@ -17,6 +17,8 @@ pub(super) struct Fetch {
     range: Range<u64>,
     /// Into the cache when it has come.
     pub keep: bool,
+    /// Nobody had asked for it when it began.
+    pub ahead: bool,
     pub started: Instant,
     tainted: AtomicBool,
     result: Mutex<Option<Result<Bytes, FsError>>>,
@@ -24,9 +26,9 @@ pub(super) struct Fetch {
 }
 
 impl Fetch {
-    pub(super) fn new(range: Range<u64>, keep: bool) -> Self {
+    pub(super) fn new(range: Range<u64>, keep: bool, ahead: bool) -> Self {
         let (tainted, result, done) = (AtomicBool::new(false), Mutex::new(None), Notify::new());
-        Self { range, keep, started: Instant::now(), tainted, result, done }
+        Self { range, keep, ahead, started: Instant::now(), tainted, result, done }
     }
 
     /// In the file.

@@ -19,13 +19,15 @@ use gfs_proto::ids::ChunkIndex;
 use gfs_proto::limits::BLOCK_SIZE;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 pub(super) const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Fetches on demand of this size are not kept: a stream is served by readahead, and what else reads
 /// so much at once does not come back soon.
 pub(super) const BYPASS: u64 = 128 << 10;
+/// Blocks that are damaged in every replica are asked for so long.
+const CORRUPT_MAX: Duration = Duration::from_secs(10);
 /// Locations asked for at once.
 const LOCATE_COUNT: u32 = 64;
 
@@ -39,8 +41,8 @@ struct Plan {
 
 enum Part {
     Ready(u64, Bytes),
-    /// Somebody else fetches it.
-    Joined(Arc<Fetch>),
+    /// Somebody else fetches it, with more than what is wanted here.
+    Joined(Arc<Fetch>, Range<u64>),
     /// To be fetched by this read.
     Mine(Arc<Fetch>),
 }
@@ -121,8 +123,9 @@ impl InodeData {
                 self.used(&piece, gap.end);
                 parts.push(Part::Ready(piece.start, piece.data));
             } else if let Some(fetch) = coming.iter().find(|fetch| fetch.range().contains(&at)) {
+                let wanted = at..fetch.range().end.min(gap.end);
                 at = fetch.range().end;
-                parts.push(Part::Joined(fetch.clone()));
+                parts.push(Part::Joined(fetch.clone(), wanted));
             } else {
                 let next = coming.iter().map(|fetch| fetch.range().start).find(|start| *start > at);
                 let end = [pieces.peek().map(|piece| piece.start), next].into_iter().flatten().min().unwrap_or(gap.end);
@@ -141,7 +144,7 @@ impl InodeData {
         let mut fetches = Vec::new();
         while at < end {
             let border = (at / unit + 1) * unit;
-            let fetch = Arc::new(Fetch::new(at..border.min(end), keep));
+            let fetch = Arc::new(Fetch::new(at..border.min(end), keep, ahead));
             at = border;
             state.fetches.push(fetch.clone());
             fetches.push(fetch);
@@ -178,10 +181,14 @@ impl InodeData {
         match part {
             Part::Ready(start, data) => Ok((start, data)),
             Part::Mine(fetch) => Ok((fetch.range().start, self.run(&fetch).await?)),
-            Part::Joined(fetch) => {
+            Part::Joined(fetch, wanted) => {
                 let start = fetch.range().start;
                 match fetch.wait().await {
-                    Err(FsError::Interrupted) => Ok((start, self.load(fetch.range()).await?)),
+                    // what was fetched may be damaged in places that nobody asks for here
+                    Err(FsError::Interrupted | FsError::Corrupt) => {
+                        let (from, to) = (wanted.start / BLOCK * BLOCK, wanted.end.next_multiple_of(BLOCK));
+                        Ok((from, self.load(from..to.min(fetch.range().end), false).await?))
+                    }
                     result => Ok((start, result?)),
                 }
             }
@@ -191,7 +198,7 @@ impl InodeData {
     /// Runs a registered fetch to its end.
     async fn run(&self, fetch: &Arc<Fetch>) -> Result<Bytes, FsError> {
         let running = Running { inode: self, fetch };
-        let result = self.load(fetch.range()).await;
+        let result = self.load(fetch.range(), fetch.ahead).await;
         if let Ok(data) = &result {
             let state = self.state.lock();
             if fetch.keep && !fetch.is_tainted() {
@@ -205,12 +212,13 @@ impl InodeData {
         result
     }
 
-    /// Bytes of a range within a chunk from the replicas, asking for their places as needed.
-    async fn load(&self, range: Range<u64>) -> Result<Bytes, FsError> {
+    /// Bytes of a range within a chunk from the replicas, asking for their places as needed. What is damaged in every
+    /// replica is waited for, for a while: it may be mended. Not if it is read `ahead` of anybody who wants it.
+    async fn load(&self, range: Range<u64>, ahead: bool) -> Result<Bytes, FsError> {
         let (index, offset) = self.plane.authority.chunk_size().locate(range.start);
         let blocks = Blocks { offset, length: (range.end - range.start) as u32 };
         let mut retry = Retry::eager(self.plane.config.timeout);
-        let mut absent = 0;
+        let (mut absent, mut corrupt) = (0, None);
         loop {
             let error = match self.place(index, &retry).await {
                 Ok(Place::Hole) => return Ok(zeroes(blocks.length)),
@@ -234,7 +242,12 @@ impl InodeData {
                     error
                 }
             };
-            if retry.pause(FsError::NoReplica).await.is_err() {
+            let is_corrupt = error == FsError::Corrupt;
+            if is_corrupt && ahead {
+                return Err(error);
+            }
+            let gives_up = is_corrupt && corrupt.get_or_insert_with(Instant::now).elapsed() > CORRUPT_MAX;
+            if gives_up || retry.pause(FsError::NoReplica).await.is_err() {
                 tracing::error!(inode = %self.id(), %index, %error, "a chunk cannot be read");
                 return Err(error);
             }

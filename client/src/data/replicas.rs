@@ -110,8 +110,7 @@ impl Servers {
                 }
                 Err(error) => {
                     if error == FetchError::Corrupt {
-                        tracing::warn!(chunk = %location.handle, server = %replica.server, "replica is corrupt");
-                        authority.corrupt(location.handle, replica.server);
+                        authority.corrupt(location, replica.server);
                         operation::blame(Obstacle::server(replica, Cause::Corrupt));
                     }
                     gravest = gravest.max(Some(error));
@@ -122,7 +121,29 @@ impl Servers {
                 }
             }
         }
-        Err(gravest.unwrap_or(FetchError::Unreachable))
+        match gravest {
+            // replicas that are damaged in different places have all of it between them
+            Some(FetchError::Corrupt) if blocks.length > BLOCK_SIZE => {
+                self.fetch_halves(location, blocks, authority, request_timeout).await
+            }
+            gravest => Err(gravest.unwrap_or(FetchError::Unreachable)),
+        }
+    }
+
+    async fn fetch_halves(
+        self: &Arc<Self>,
+        location: &ChunkLocation,
+        blocks: Blocks,
+        authority: &dyn ChunkAuthority,
+        request_timeout: Duration,
+    ) -> Result<Bytes, FetchError> {
+        let first = (blocks.length / 2).next_multiple_of(BLOCK_SIZE);
+        let mut whole = BytesMut::with_capacity(blocks.length as usize);
+        for (offset, length) in [(blocks.offset, first), (blocks.offset + first, blocks.length - first)] {
+            let half = Blocks { offset, length };
+            whole.extend_from_slice(&Box::pin(self.fetch(location, half, authority, request_timeout)).await?);
+        }
+        Ok(whole.freeze())
     }
 
     fn took(&self, replica: &Replica, class: Class, took: Took) {

@@ -11,6 +11,7 @@ mod io;
 mod names;
 mod paths;
 mod recall;
+mod replicas;
 mod reports;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::format::{bytes, duration_ms};
 use crate::output::{Align, Page, Report, Table};
 use gfs_proto::ids::{ServerId, ServerUuid};
-use gfs_proto::wire::{ChunkserverStatus, ChunkserversRequest, DirectorySpace};
+use gfs_proto::wire::{ChunkserverStatus, ChunkserversRequest, DirectorySpace, ScrubProgress};
 use serde::Serialize;
 
 /// Show the chunkservers: state, space, chunks
@@ -40,6 +40,8 @@ struct Server {
     incarnation: u64,
     chunks: u64,
     suspect_replicas: u64,
+    damaged_replicas: u64,
+    scrub: Scrub,
     draining: bool,
     maintenance_ms: u64,
     chunks_needed: u64,
@@ -51,6 +53,48 @@ struct Server {
     slow_latency_us: u64,
     slow_median_us: u64,
     directories: Vec<Directory>,
+}
+
+/// How far it has read its replicas to find damage.
+#[derive(Serialize)]
+struct Scrub {
+    round: u64,
+    finished: u64,
+    /// Seconds since 1970.
+    began: i64,
+    hurried: bool,
+    replicas_total: u64,
+    replicas_done: u64,
+    bytes_done: u64,
+    /// Since the chunkserver started.
+    damaged: u64,
+    mended: u64,
+}
+
+impl From<ScrubProgress> for Scrub {
+    fn from(from: ScrubProgress) -> Self {
+        Self {
+            round: from.round,
+            finished: from.finished,
+            began: from.began.unwrap_or_default().secs,
+            hurried: from.hurried,
+            replicas_total: from.replicas_total,
+            replicas_done: from.replicas_done,
+            bytes_done: from.bytes_done,
+            damaged: from.damaged,
+            mended: from.mended,
+        }
+    }
+}
+
+impl Scrub {
+    fn text(&self) -> String {
+        match self.round {
+            0 => "-".to_owned(),
+            round if self.finished >= round => "through".to_owned(),
+            _ => format!("{}%", self.replicas_done * 100 / self.replicas_total.max(1)),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -90,6 +134,8 @@ impl From<ChunkserverStatus> for Server {
             incarnation: from.incarnation,
             chunks: from.chunks,
             suspect_replicas: from.suspect_replicas,
+            damaged_replicas: from.damaged_replicas,
+            scrub: from.scrub.unwrap_or_default().into(),
             draining: from.draining,
             maintenance_ms: from.maintenance_ms,
             chunks_needed: from.chunks_needed,
@@ -152,6 +198,8 @@ impl Servers {
             ("CHUNKS", Align::Right),
             ("NEEDED", Align::Right),
             ("SUSPECT", Align::Right),
+            ("DAMAGED", Align::Right),
+            ("SCRUB", Align::Right),
             ("FREE", Align::Right),
             ("TOTAL", Align::Right),
             ("HEARD OF", Align::Right),
@@ -165,6 +213,8 @@ impl Servers {
                 server.chunks.to_string(),
                 server.chunks_needed.to_string(),
                 server.suspect_replicas.to_string(),
+                server.damaged_replicas.to_string(),
+                server.scrub.text(),
                 bytes(server.bytes_free),
                 bytes(server.bytes_total),
                 format!("{} ago", duration_ms(server.last_heartbeat_ms)),

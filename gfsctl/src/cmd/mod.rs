@@ -17,9 +17,11 @@ mod mv;
 mod put;
 mod remove;
 mod rm;
+mod scrub;
 mod set_goal;
 mod stat;
 mod status;
+mod verify;
 
 use crate::context::Context;
 
@@ -48,6 +50,8 @@ commands! {
     drain => Drain;
     maintenance => Maintenance;
     remove => Remove;
+    scrub => Scrub;
+    verify => Verify;
     leases => Leases;
     clients => Clients;
     ls => Ls;

@@ -76,6 +76,10 @@ struct Chunks {
     unavailable: u64,
     /// Of the degraded: how many lack one copy, two, …
     lacking: Vec<u64>,
+    /// Replicas known not to match their checksums.
+    damaged_replicas: u64,
+    /// Chunks with blocks that no copy has as they should be.
+    incurable: u64,
     garbage: u64,
 }
 
@@ -86,6 +90,7 @@ struct Repair {
     bytes_per_second: u64,
     copied: u64,
     removed: u64,
+    mended: u64,
     surveyed: bool,
 }
 
@@ -135,6 +140,8 @@ impl From<StatusReply> for Status {
                 at_risk: from.chunks_at_risk,
                 unavailable: from.chunks_unavailable,
                 lacking: from.chunks_lacking,
+                damaged_replicas: from.replicas_damaged,
+                incurable: from.chunks_incurable,
                 garbage: from.chunks_garbage,
             },
             repair: Repair {
@@ -143,6 +150,7 @@ impl From<StatusReply> for Status {
                 bytes_per_second: from.repair_rate,
                 copied: from.repair_copied,
                 removed: from.repair_removed,
+                mended: from.repair_mended,
                 surveyed: from.repair_surveyed,
             },
             clients: from.clients,
@@ -198,6 +206,8 @@ impl Status {
             (chunks.at_risk, "of these with one copy left"),
             (chunks.unavailable, "WITHOUT A SOUND COPY until a chunkserver is back or a suspect one is adopted"),
             (chunks.missing - chunks.unavailable.min(chunks.missing), "WITHOUT ANY COPY"),
+            (chunks.damaged_replicas, "copies damaged"),
+            (chunks.incurable, "WITH BLOCKS THAT ARE DAMAGED IN EVERY COPY"),
             (chunks.garbage, "waiting for deletion"),
         ] {
             if count > 0 {
@@ -237,6 +247,11 @@ mod tests {
         let fewer =
             Status::from(StatusReply { chunks_healthy: 4, chunks_degraded: 1, repair_queue: 1, ..reply.clone() });
         assert_eq!(fewer.repair_text(), "1 chunks wait, 0 being copied, 0 B/s");
+        let damaged = StatusReply { replicas_damaged: 2, chunks_incurable: 1, ..reply.clone() };
+        assert_eq!(
+            Status::from(damaged).chunks_text(),
+            "5, 5 with all copies, 2 copies damaged, 1 WITH BLOCKS THAT ARE DAMAGED IN EVERY COPY"
+        );
         let words = [Status::from(reply).health, fewer.health, bad.health];
         assert_eq!(words, ["healthy", "degraded", "critical"]);
     }

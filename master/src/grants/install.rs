@@ -315,8 +315,11 @@ impl Master {
             self.repair.note(handle, !wanted.suspects.is_empty());
         }
         self.unwritten.written(chunk.handle);
-        let known = Known::Reported(ReplicaState::Dirty);
+        let before = self.locations.of(chunk.handle);
+        let is_damaged = |server: &ServerId| before.iter().any(|row| row.server == *server && row.known.is_damaged());
         for server in &entitled {
+            let state = if is_damaged(server) { ReplicaState::Damaged } else { ReplicaState::Dirty };
+            let known = Known::Reported(state);
             self.locations.set(chunk.handle, Located { server: *server, version: target, known });
         }
         if let Some(cut) = chunk.cut {

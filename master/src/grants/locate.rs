@@ -1,9 +1,11 @@
 //! Where chunks can be read: the servers that the record entitles, that are up, and that reported a
-//! replica of exactly the recorded version.
+//! replica of exactly the recorded version. Those that are damaged are named only where there is no other: of them
+//! some blocks can be read.
 
 use super::Generations;
 use super::install::Wanted;
 use crate::master::Master;
+use crate::servers::locations::Located;
 use gfs_master_core::{FileChunk, FileChunks};
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkLocation, ChunkMap, Numbering};
@@ -28,6 +30,11 @@ impl Master {
         let current = located
             .iter()
             .filter(|l| l.version == record.version && l.known.usable() && record.entitled.contains(&l.server));
+        let (damaged, whole): (Vec<_>, Vec<_>) = current.partition(|l| l.known.is_damaged());
+        let up = |rows: Vec<&Located>| -> Vec<_> {
+            rows.into_iter().filter_map(|l| self.servers.replica_up(l.server, now)).collect()
+        };
+        let whole = up(whole);
         ChunkLocation {
             index: chunk.index,
             handle: chunk.handle,
@@ -37,7 +44,7 @@ impl Master {
             replicas: if self.is_unsettled(chunk.handle, now) {
                 Vec::new()
             } else {
-                current.filter_map(|l| self.servers.replica_up(l.server, now)).collect()
+                if whole.is_empty() { up(damaged) } else { whole }
             },
         }
     }

@@ -23,7 +23,7 @@ use gfs_master_core::plan::adoptable;
 use gfs_master_core::{Action, ChunkRecord};
 use gfs_proto::FsError;
 use gfs_proto::chunk::Numbering;
-use gfs_proto::control::{ChunkCommand, CommandOutcome, ReplicaRow, ReplicaState};
+use gfs_proto::control::{ChunkCommand, CommandOutcome, ReplicaRow};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ServerId};
 use std::time::Instant;
 use tracing::{info, warn};
@@ -125,7 +125,7 @@ impl Master {
     fn adopted(&self, row: &ReplicaRow, adoption: Adoption) -> Result<(), StepError> {
         let Adoption { handle, server, version: from, raise_to: version } = adoption;
         self.unwritten.written(handle);
-        self.locations.set(handle, Located { server, version, known: Known::Reported(ReplicaState::Clean) });
+        self.locations.set(handle, Located { server, version, known: Known::Reported(row.state) });
         self.discard_stale(handle);
         let view = self.store.view();
         let record = view.chunk(handle)?.ok_or(StepError::Changed)?;

@@ -13,6 +13,7 @@ use super::{StepError, WorkGuard};
 use crate::grants::Generations;
 use crate::grants::install::Wanted;
 use crate::master::Master;
+use crate::servers::link::CommandError;
 use crate::servers::locations::{Known, Located};
 use gfs_master_core::{Action, ChunkRecord, FileChunk};
 use gfs_proto::FsError;
@@ -46,7 +47,11 @@ impl Master {
         let chunk = self.fence_source(copying, &record).await?;
         work.fenced();
         let held = hold.then_some(turn);
-        let row = self.fetch(&chunk, copying).await?;
+        let row = self.fetch(&chunk, copying).await.inspect_err(|error| {
+            if matches!(error, StepError::Command(CommandError::Refused { error: FsError::Corrupt, .. })) {
+                self.doubt(handle, chunk.record.version, source);
+            }
+        })?;
         let _turn = match held {
             Some(turn) => turn,
             None => self.chunk_locks.lock((record.inode, record.index)).await,

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //!   chunk noted (a grant left a server out, a replica went)  --.
-//!   all chunks walked over (a server was lost, came, changed) --+--> queue --> planner --> copy | removal | adoption
+//!   all chunks walked over (a server was lost, came, changed) --+--> queue --> planner --> copy | mend | removal | adoption
 //!   one walk after the other, slowly                          --'      ^                     |
 //!                                                                      '---- looked at again '
 //! ```
-//! One task owns queue and throttle ([`planner`]); each step is a task of its own (`copy`, `removal`, `adopt`).
+//! One task owns queue and throttle ([`planner`]); each step is a task of its own (`copy`, `mend`, `removal`, `adopt`).
 //! Nothing of this is logged but the result of each step: after a restart the first walk finds what was
 //! left.
 //!
@@ -18,6 +18,7 @@ mod adopt;
 mod await_copies;
 mod census;
 mod copy;
+mod mend;
 mod planner;
 mod removal;
 mod status;
@@ -31,10 +32,12 @@ use crate::master::Master;
 use gfs_master_core::plan::Limits;
 use gfs_proto::FsError;
 use gfs_proto::ids::{ChunkHandle, ServerId};
+use mend::Incurable;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::Notify;
 
@@ -110,6 +113,9 @@ pub struct Repair {
     awaited: Mutex<HashMap<ChunkHandle, u32>>,
     /// A step has ended.
     steps: Notify,
+    incurable: Mutex<HashMap<ChunkHandle, Incurable>>,
+    /// Replicas that somebody said are damaged, and when.
+    doubts: Mutex<HashMap<(ChunkHandle, ServerId), Instant>>,
     status: Mutex<RepairStatus>,
 }
 
@@ -149,6 +155,8 @@ impl Repair {
             work: Mutex::default(),
             awaited: Mutex::default(),
             steps: Notify::new(),
+            incurable: Mutex::default(),
+            doubts: Mutex::default(),
             status: Mutex::default(),
         }
     }

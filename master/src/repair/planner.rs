@@ -27,7 +27,7 @@ const CANDIDATES_MAX: usize = 64;
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Copies are removed so many at a time.
 const REMOVALS_MAX: usize = 32;
-/// Copies are adopted so many at a time: each is read as a whole by its server, a few at a time there.
+/// Copies are adopted or mended so many at a time: each is read as a whole by its server, a few at a time there.
 const ADOPTIONS_MAX: usize = 32;
 /// A chunk that no server can take is looked at again after this, or when the servers change.
 const HELPLESS: Duration = Duration::from_secs(5);
@@ -60,6 +60,11 @@ enum Task {
     },
     /// Remove what the chunk record does not entitle.
     Strays,
+    /// Mend a damaged copy.
+    Mend {
+        server: ServerId,
+        hold: bool,
+    },
     /// Make a suspect copy count.
     Adopt(ServerId),
     /// Log what copies are ahead by.
@@ -70,7 +75,7 @@ impl Task {
     fn target(&self) -> Option<ServerId> {
         match self {
             Self::Copy { copying, .. } => Some(copying.target),
-            Self::Remove { .. } | Self::Strays | Self::Adopt(_) | Self::Raise => None,
+            Self::Remove { .. } | Self::Strays | Self::Adopt(_) | Self::Raise | Self::Mend { .. } => None,
         }
     }
 }
@@ -318,6 +323,10 @@ impl Planner {
             // Nobody can be writing it.
             Step::Adopt(server) => self.spawn(handle, Task::Adopt(server)),
             Step::Raise => self.spawn(handle, Task::Raise),
+            Step::Mend(server) => {
+                let Some(hold) = self.may_hold(handle, round.now) else { return };
+                self.spawn(handle, Task::Mend { server, hold });
+            }
             Step::Copy { source, target } => {
                 let Some(hold) = self.may_hold(handle, round.now) else { return };
                 let copying = Copying { handle, source, target, hold };
@@ -377,8 +386,8 @@ impl Planner {
             }
             Task::Remove { .. } | Task::Strays if self.removals >= REMOVALS_MAX => return,
             Task::Remove { .. } | Task::Strays => self.removals += 1,
-            Task::Adopt(_) | Task::Raise if self.adoptions >= ADOPTIONS_MAX => return,
-            Task::Adopt(_) | Task::Raise => self.adoptions += 1,
+            Task::Adopt(_) | Task::Raise | Task::Mend { .. } if self.adoptions >= ADOPTIONS_MAX => return,
+            Task::Adopt(_) | Task::Raise | Task::Mend { .. } => self.adoptions += 1,
         }
         let work = self.master.repair.begin(&self.master, handle, task.target());
         let work = work.expect("the planner asked before, and nobody else begins anything");
@@ -390,6 +399,7 @@ impl Planner {
                 Task::Strays => master.remove_strays(handle).await.map(|()| 0),
                 Task::Adopt(server) => master.adopt_copy(handle, server).await.map(|()| 0),
                 Task::Raise => master.log_raise(handle).await.map(|()| 0),
+                Task::Mend { server, hold } => master.mend_copy(handle, server, hold).await.map(|()| 0),
             };
             Done { handle, task, result }
         });
@@ -418,6 +428,10 @@ impl Planner {
             Task::Remove { .. } | Task::Strays => {
                 self.removals -= 1;
                 self.master.repair.status.lock().removed += u64::from(result.is_ok());
+            }
+            Task::Mend { .. } => {
+                self.adoptions -= 1;
+                self.master.repair.status.lock().mended += u64::from(result.is_ok());
             }
             Task::Adopt(_) | Task::Raise => self.adoptions -= 1,
         }

@@ -19,6 +19,8 @@ pub struct RepairStatus {
     pub bytes_copied: u64,
     /// Copies removed since the master started, surplus ones and stray ones.
     pub removed: u64,
+    /// Times that a damaged copy was mended since the master started.
+    pub mended: u64,
     /// All chunks were looked at since the servers last changed.
     pub looked_everywhere: bool,
     moved: VecDeque<(u64, u64)>,

@@ -19,6 +19,7 @@ impl Master {
         let current = entitled.iter().filter(|row| row.version >= record.version && row.known.usable());
         let ahead = current.clone().filter(|row| row.version > record.version);
         let suspect = entitled.iter().filter(|row| row.version >= record.version && !row.known.usable());
+        let damaged = entitled.iter().filter(|row| row.version >= record.version && row.known.is_damaged());
         let failing = entitled.iter().filter(|row| row.known == Known::Reported(ReplicaState::Failing));
         ChunkCopies {
             goal: record.goal,
@@ -26,6 +27,8 @@ impl Master {
             current: current.map(|row| row.server).collect(),
             ahead: ahead.map(|row| row.server).collect(),
             failing: failing.map(|row| row.server).collect(),
+            incurable: self.is_incurable(handle, record),
+            damaged: damaged.map(|row| row.server).collect(),
             suspect: suspect.map(|row| row.server).collect(),
             occupied: others.iter().map(|row| row.server).collect(),
             awaited: if self.repair.is_awaited(handle) { self.copies_min_of(record) } else { 0 },

@@ -48,6 +48,10 @@ impl Request {
                 let report = SizeReport { size: *size, mtime: *mtime, atime: *atime, ctime: *ctime, generation };
                 self.report(resolve(*inode, earlier)?, &report, *durable).await.map(OpResult::Attr)
             }
+            Op::ReportDamage { handle, version, server } => {
+                self.master.doubt(*handle, *version, *server);
+                Ok(OpResult::Done)
+            }
             _ => Err(FsError::Protocol),
         }
     }

@@ -6,9 +6,10 @@ use crate::repair::Dependent;
 use crate::servers::{Presence, ServerStatus};
 use gfs_proto::FsError;
 use gfs_proto::control::DirectorySpace;
-use gfs_proto::ids::ServerId;
+use gfs_proto::ids::{ChunkIndex, InodeId, ServerId};
 use gfs_proto::time::Timestamp;
 use gfs_proto::wire;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,14 +85,22 @@ impl AdminService {
             repair_copied: repair.copied,
             repair_removed: repair.removed,
             repair_surveyed: repair.looked_everywhere,
+            replicas_damaged: master.locations.damaged().values().sum(),
+            chunks_incurable: master.repair.incurable(),
+            repair_mended: repair.mended,
         })
     }
 
     fn server_statuses(&self, statuses: &[ServerStatus]) -> Result<Vec<wire::ChunkserverStatus>, FsError> {
-        let (suspects, census) = (self.master.locations.suspects(), self.master.census()?);
+        let (locations, census) = (&self.master.locations, self.master.census()?);
+        let (suspects, damaged) = (locations.suspects(), locations.damaged());
         let status = |status: &ServerStatus| {
-            let suspects = suspects.get(&status.server).copied().unwrap_or_default();
-            server_status(status, suspects, census.dependents.get(&status.server).copied().unwrap_or_default())
+            let count = |counts: &HashMap<ServerId, u64>| counts.get(&status.server).copied().unwrap_or_default();
+            server_status(
+                status,
+                (count(&suspects), count(&damaged)),
+                census.dependents.get(&status.server).copied().unwrap_or_default(),
+            )
         };
         Ok(statuses.iter().map(status).collect())
     }
@@ -162,7 +171,11 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn server_status(status: &ServerStatus, suspect_replicas: u64, dependent: Dependent) -> wire::ChunkserverStatus {
+fn server_status(
+    status: &ServerStatus,
+    (suspect_replicas, damaged_replicas): (u64, u64),
+    dependent: Dependent,
+) -> wire::ChunkserverStatus {
     let registered = status.registered.as_deref();
     wire::ChunkserverStatus {
         server: status.server.get(),
@@ -183,6 +196,8 @@ fn server_status(status: &ServerStatus, suspect_replicas: u64, dependent: Depend
         slow_clients: status.slowness.clients,
         slow_latency_us: micros(status.slowness.latency),
         slow_median_us: micros(status.slowness.median),
+        damaged_replicas,
+        scrub: status.scrub.map(Into::into),
     }
 }
 
@@ -250,6 +265,25 @@ impl wire::admin_server::Admin for AdminService {
         let reply =
             wire::RemoveChunkserverReply { chunks_needed: dependent.chunks, last_copies: dependent.last_copies };
         Ok(Response::new(reply))
+    }
+
+    async fn scrub(&self, request: Request<wire::ScrubRequest>) -> Result<Response<wire::ScrubReply>, Status> {
+        let server = Some(request.into_inner().server).filter(|server| *server > 0).map(ServerId::new);
+        let started = self.master.begin_scrub(server).await;
+        if started.is_empty() {
+            return Err(FsError::NotFound.into_status("no such chunkserver is up"));
+        }
+        let started =
+            started.into_iter().map(|(server, round)| wire::ScrubStarted { server: server.get(), round }).collect();
+        Ok(Response::new(wire::ScrubReply { started }))
+    }
+
+    async fn replicas(&self, request: Request<wire::ReplicasRequest>) -> Result<Response<wire::ReplicasReply>, Status> {
+        let wire::ReplicasRequest { inode, first, count } = request.into_inner();
+        let count = count.min(gfs_proto::limits::CHUNKS_PER_REQUEST_MAX);
+        let (inode, first) = (InodeId::new(inode), ChunkIndex::new(first));
+        let chunks = tokio::task::block_in_place(|| super::replicas::of_file(&self.master, inode, first, count));
+        Ok(Response::new(wire::ReplicasReply { chunks: chunks.map_err(failed)? }))
     }
 
     async fn leases(&self, _: Request<wire::LeasesRequest>) -> Result<Response<wire::LeasesReply>, Status> {

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod chunkserver;
 mod listener;
+mod replicas;
 mod replies;
 mod requests;
 pub mod session;

@@ -28,7 +28,11 @@ pub enum Known {
 impl Known {
     /// True unless the replica must not be served.
     pub const fn usable(self) -> bool {
-        !matches!(self, Self::Reported(ReplicaState::Suspect))
+        !matches!(self, Self::Reported(state) if state.is_suspect())
+    }
+    /// True if some of it is known not to match its checksums.
+    pub const fn is_damaged(self) -> bool {
+        matches!(self, Self::Reported(state) if state.is_damaged())
     }
     const fn pack(self) -> u8 {
         match self {
@@ -37,6 +41,8 @@ impl Known {
             Self::Reported(ReplicaState::Suspect) => 3,
             Self::Assumed => 4,
             Self::Reported(ReplicaState::Failing) => 5,
+            Self::Reported(ReplicaState::Damaged) => 6,
+            Self::Reported(ReplicaState::DamagedSuspect) => 7,
         }
     }
     const fn unpack(raw: u8) -> Self {
@@ -45,6 +51,8 @@ impl Known {
             2 => Self::Reported(ReplicaState::Dirty),
             3 => Self::Reported(ReplicaState::Suspect),
             5 => Self::Reported(ReplicaState::Failing),
+            6 => Self::Reported(ReplicaState::Damaged),
+            7 => Self::Reported(ReplicaState::DamagedSuspect),
             _ => Self::Assumed,
         }
     }
@@ -234,12 +242,21 @@ impl Locations {
 
     /// Suspect replicas of each server.
     pub fn suspects(&self) -> HashMap<ServerId, u64> {
+        self.count(|known| !known.usable())
+    }
+
+    /// Damaged replicas of each server.
+    pub fn damaged(&self) -> HashMap<ServerId, u64> {
+        self.count(Known::is_damaged)
+    }
+
+    fn count(&self, counts_in: impl Fn(Known) -> bool) -> HashMap<ServerId, u64> {
         let mut counts = HashMap::new();
         for shard in &self.shards {
             let shard = shard.lock();
             let spilled = shard.spill.values().flatten().copied();
             for located in shard.rows.values().flat_map(Row::inline).chain(spilled) {
-                if !located.known.usable() {
+                if counts_in(located.known) {
                     *counts.entry(located.server).or_default() += 1;
                 }
             }
@@ -289,7 +306,7 @@ mod tests {
         let server = || prop_oneof![1u32..6, Just(70_000)];
         let version = prop_oneof![1u64..4, Just(1 << 40)];
         prop_oneof![
-            8 => (0u64..4, server(), version, 1u8..6).prop_map(|(h, s, v, k)| Change::Set(h, located(s, v, k))),
+            8 => (0u64..4, server(), version, 1u8..8).prop_map(|(h, s, v, k)| Change::Set(h, located(s, v, k))),
             2 => (0u64..4, server()).prop_map(|(h, s)| Change::Remove(h, s)),
             1 => server().prop_map(Change::Drop),
         ]

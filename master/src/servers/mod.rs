@@ -18,7 +18,7 @@ use crate::gate::Gate;
 use gfs_master_core::plan::{PlacementServer, PlacementView};
 use gfs_master_core::{Duty, ServerRecord};
 use gfs_proto::chunk::Replica;
-use gfs_proto::control::{ChunkCommand, CommandOutcome, DirectorySpace, Heartbeat, Register};
+use gfs_proto::control::{ChunkCommand, CommandOutcome, DirectorySpace, Heartbeat, Register, ScrubProgress};
 use gfs_proto::ids::{Incarnation, ServerId, ServerUuid};
 use gfs_proto::time::Timestamp;
 use link::{CommandError, Link};
@@ -78,6 +78,8 @@ pub struct ServerStatus {
     pub registered: Option<Arc<Register>>,
     /// Room per directory.
     pub space: Vec<DirectorySpace>,
+    /// How far it has read its replicas to find damage.
+    pub scrub: Option<ScrubProgress>,
     /// What an operator wants of it.
     pub duty: Duty,
     /// Since the last sign of life.
@@ -127,6 +129,7 @@ struct Server {
     reported: Gate,
     heard: Option<Instant>,
     space: Vec<DirectorySpace>,
+    scrub: Option<ScrubProgress>,
     recent: u32,
     /// Stopped in order, when.
     left: Option<Instant>,
@@ -165,6 +168,7 @@ impl Server {
             reported: Gate::new(),
             heard: None,
             space: Vec::new(),
+            scrub: None,
             recent: 0,
             left,
             silences: 0,
@@ -246,6 +250,7 @@ impl Servers {
         if let Some(entry) = self.table.lock().get_mut(&server) {
             entry.heard = Some(now);
             entry.space.clone_from(&heartbeat.space);
+            entry.scrub = heartbeat.scrub;
         }
     }
 
@@ -420,6 +425,7 @@ impl Servers {
                 presence: entry.presence(self.started, now, &self.timings),
                 registered: entry.registered.clone(),
                 space: entry.space.clone(),
+                scrub: entry.scrub,
                 duty: entry.duty,
                 silent: entry.heard.map(|heard| now.saturating_duration_since(heard)),
                 slowness: entry.found_slow.slowness(now, self.timings.keep_alive),

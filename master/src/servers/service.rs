@@ -183,7 +183,7 @@ fn is_discarded(record: &ChunkRecord, server: ServerId, row: &ReplicaRow) -> boo
 
 /// A replica that nobody is entitled to, or that cannot be used.
 fn wants_a_look(record: &ChunkRecord, server: ServerId, row: &ReplicaRow) -> bool {
-    !record.entitled.contains(&server) || matches!(row.state, ReplicaState::Suspect | ReplicaState::Failing)
+    !record.entitled.contains(&server) || !matches!(row.state, ReplicaState::Clean | ReplicaState::Dirty)
 }
 
 impl Attached {

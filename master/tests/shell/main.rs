@@ -2,6 +2,7 @@
 
 mod chunks;
 mod connections;
+mod integrity;
 mod namespace;
 mod power;
 mod repair;

@@ -75,7 +75,7 @@ fn is_copy(command: &ChunkCommand) -> bool {
 }
 
 /// A cluster of three, a written chunk, and a fourth server that came later and is empty.
-async fn four(timings: Timings) -> (Cluster, Vec<FakeServer>, FakeServer, Client, InodeId, ChunkGrant) {
+pub(crate) async fn four(timings: Timings) -> (Cluster, Vec<FakeServer>, FakeServer, Client, InodeId, ChunkGrant) {
     let cluster = Cluster::with(timings).await;
     let servers = cluster.servers().await;
     let client = Client::start(&cluster.url()).await;

@@ -4,12 +4,12 @@
 //! report, and no range reaches beyond the largest chunk.
 
 use super::common::{address, numbering};
-use super::{DIRECTORIES_MAX, Field, ROWS_MAX, WireError, at, each, each_copy, for_people, millis};
+use super::{DIRECTORIES_MAX, Field, REPLICAS_MAX, ROWS_MAX, WireError, at, each, each_copy, for_people, millis};
 use crate::chunk::Numbering;
 use crate::control::{
     ChainBreak, ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, DoubtRange, FromChunkserver,
-    Heartbeat, Install, InstallReport, NotDeleted, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
-    WriteOutcome,
+    Heartbeat, Install, InstallReport, Mended, NotDeleted, Register, Registered, ReplicaRow, ReplicaState,
+    ScrubProgress, ToChunkserver, WriteOutcome,
 };
 use crate::error::FsError;
 use crate::frame::SyncChunk;
@@ -17,7 +17,7 @@ use crate::ids::{
     ChunkVersion, ClusterId, Incarnation, Sequence, Serial, ServerUuid, SessionId, Term, TruncateGeneration,
 };
 use crate::layout::ChunkSize;
-use crate::limits::{CHUNK_SIZE_MAX, DELETIONS_MAX, PROTOCOL_VERSION};
+use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, DELETIONS_MAX, LOST_BLOCKS_MAX, PROTOCOL_VERSION};
 use crate::ops::Capabilities;
 use crate::wire;
 use bytes::Bytes;
@@ -136,7 +136,43 @@ impl From<&Heartbeat> for wire::Heartbeat {
             space: Some(space_report(&heartbeat.space)),
             writing: each_copy(&heartbeat.writing),
             requests_in_flight: heartbeat.requests_in_flight,
+            scrub: heartbeat.scrub.map(Into::into),
         }
+    }
+}
+
+impl From<ScrubProgress> for wire::ScrubProgress {
+    fn from(progress: ScrubProgress) -> Self {
+        Self {
+            round: progress.round,
+            finished: progress.finished,
+            began: Some(progress.began.into()),
+            replicas_total: progress.replicas_total,
+            replicas_done: progress.replicas_done,
+            bytes_done: progress.bytes_done,
+            hurried: progress.hurried,
+            damaged: progress.damaged,
+            mended: progress.mended,
+        }
+    }
+}
+
+impl TryFrom<wire::ScrubProgress> for ScrubProgress {
+    type Error = WireError;
+    fn try_from(raw: wire::ScrubProgress) -> Result<Self, WireError> {
+        let field = |name| at("ScrubProgress", name);
+        field("finished").check(raw.finished <= raw.round, "is later than the last that began")?;
+        Ok(Self {
+            round: raw.round,
+            finished: raw.finished,
+            began: field("began").required(raw.began)?,
+            replicas_total: raw.replicas_total,
+            replicas_done: raw.replicas_done,
+            bytes_done: raw.bytes_done,
+            hurried: raw.hurried,
+            damaged: raw.damaged,
+            mended: raw.mended,
+        })
     }
 }
 
@@ -148,6 +184,7 @@ impl TryFrom<wire::Heartbeat> for Heartbeat {
             space: at("Heartbeat", "space").space(raw.space)?,
             writing: at("Heartbeat", "writing").list(raw.writing, ROWS_MAX)?,
             requests_in_flight: raw.requests_in_flight,
+            scrub: raw.scrub.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -182,6 +219,8 @@ impl From<ReplicaRow> for wire::ReplicaRow {
             ReplicaState::Dirty => 1,
             ReplicaState::Suspect => 2,
             ReplicaState::Failing => 3,
+            ReplicaState::Damaged => 4,
+            ReplicaState::DamagedSuspect => 5,
         };
         Self { handle: row.handle.get(), version: row.version.get(), length: row.length, state }
     }
@@ -196,6 +235,8 @@ impl TryFrom<wire::ReplicaRow> for ReplicaRow {
             1 => ReplicaState::Dirty,
             2 => ReplicaState::Suspect,
             3 => ReplicaState::Failing,
+            4 => ReplicaState::Damaged,
+            5 => ReplicaState::DamagedSuspect,
             _ => return Err(field("state").invalid("is no state of a replica")),
         };
         Ok(Self {
@@ -239,6 +280,7 @@ impl From<&CommandResult> for wire::CommandResult {
             Ok(CommandOutcome::Installed(report)) => raw.installed = Some(report.into()),
             Ok(CommandOutcome::Replica(row)) => raw.replica = Some((*row).into()),
             Ok(CommandOutcome::Deleted(kept)) => raw.deleted = Some(wire::Deleted { kept: each_copy(kept) }),
+            Ok(CommandOutcome::Mended(mended)) => raw.mended = Some(mended.into()),
             Ok(CommandOutcome::Done) | Err(_) => {}
         }
         raw
@@ -248,18 +290,47 @@ impl From<&CommandResult> for wire::CommandResult {
 impl TryFrom<wire::CommandResult> for CommandResult {
     type Error = WireError;
     fn try_from(raw: wire::CommandResult) -> Result<Self, WireError> {
-        let outcome = match (raw.error, raw.installed, raw.replica, raw.deleted) {
-            (0, None, None, None) => Ok(CommandOutcome::Done),
-            (0, Some(report), None, None) => Ok(CommandOutcome::Installed(report.try_into()?)),
-            (0, None, Some(row), None) => Ok(CommandOutcome::Replica(row.try_into()?)),
-            (0, None, None, Some(deleted)) => {
+        let outcome = match (raw.error, raw.installed, raw.replica, raw.deleted, raw.mended) {
+            (0, None, None, None, None) => Ok(CommandOutcome::Done),
+            (0, Some(report), None, None, None) => Ok(CommandOutcome::Installed(report.try_into()?)),
+            (0, None, Some(row), None, None) => Ok(CommandOutcome::Replica(row.try_into()?)),
+            (0, None, None, Some(deleted), None) => {
                 Ok(CommandOutcome::Deleted(at("Deleted", "kept").list(deleted.kept, DELETIONS_MAX)?))
             }
-            (code, None, None, None) => Err(FsError::from_code(code)),
+            (0, None, None, None, Some(mended)) => Ok(CommandOutcome::Mended(mended.try_into()?)),
+            (code, None, None, None, None) => Err(FsError::from_code(code)),
             (0, ..) => return Err(at("CommandResult", "replica").invalid("is given beside another outcome")),
             _ => return Err(at("CommandResult", "error").invalid("is given beside an outcome")),
         };
         Ok(Self { id: raw.id, outcome, detail: at("CommandResult", "detail").text(raw.detail)? })
+    }
+}
+
+impl From<&Mended> for wire::Mended {
+    fn from(mended: &Mended) -> Self {
+        Self {
+            replica: Some(mended.row.into()),
+            blocks_mended: mended.blocks_mended,
+            blocks_lost: mended.blocks_lost,
+            lost: mended.lost.clone(),
+        }
+    }
+}
+
+impl TryFrom<wire::Mended> for Mended {
+    type Error = WireError;
+    fn try_from(raw: wire::Mended) -> Result<Self, WireError> {
+        let field = |name| at("Mended", name);
+        field("lost").check_length(raw.lost.len(), LOST_BLOCKS_MAX)?;
+        field("lost").check(raw.lost.len() <= raw.blocks_lost as usize, "names more blocks than there are")?;
+        let in_chunk = |block: &u32| *block < CHUNK_SIZE_MAX / BLOCK_SIZE;
+        field("lost").check(raw.lost.iter().all(in_chunk), "reaches beyond the largest chunk")?;
+        Ok(Self {
+            row: field("replica").required(raw.replica)?,
+            blocks_mended: raw.blocks_mended,
+            blocks_lost: raw.blocks_lost,
+            lost: raw.lost,
+        })
     }
 }
 
@@ -430,6 +501,11 @@ impl From<&ChunkCommand> for wire::chunk_command::Kind {
             ChunkCommand::Adopt { handle, version, raise_to } => {
                 Self::Adopt(wire::Adopt { handle: handle.get(), version: version.get(), raise_to: raise_to.get() })
             }
+            ChunkCommand::Verify(chunk) => Self::Verify((*chunk).into()),
+            ChunkCommand::Mend { handle, version, peers } => {
+                Self::Mend(wire::Mend { handle: handle.get(), version: version.get(), peers: each(peers) })
+            }
+            ChunkCommand::Scrub => Self::Scrub(wire::Scrub {}),
         }
     }
 }
@@ -458,6 +534,13 @@ impl TryFrom<wire::chunk_command::Kind> for ChunkCommand {
                 version: ChunkVersion::new(raw.version),
                 raise_to: ChunkVersion::new(at("Adopt", "raise_to").id(raw.raise_to)?),
             },
+            Kind::Verify(raw) => Self::Verify(raw.try_into()?),
+            Kind::Mend(raw) => Self::Mend {
+                handle: at("Mend", "handle").handle(raw.handle)?,
+                version: ChunkVersion::new(raw.version),
+                peers: at("Mend", "peers").list(raw.peers, REPLICAS_MAX)?,
+            },
+            Kind::Scrub(wire::Scrub {}) => Self::Scrub,
         })
     }
 }

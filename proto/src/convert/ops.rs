@@ -93,6 +93,11 @@ impl From<&Op> for Kind {
                     durable: *durable,
                 })
             }
+            Op::ReportDamage { handle, version, server } => Self::ReportDamage(wire::ReportDamage {
+                handle: handle.get(),
+                version: version.get(),
+                server: server.get(),
+            }),
         }
     }
 }
@@ -255,6 +260,7 @@ impl TryFrom<wire::Op> for Op {
             Kind::ReturnChunks(raw) => raw.try_into(),
             Kind::AwaitCopies(raw) => raw.try_into(),
             Kind::ReportSize(raw) => raw.try_into(),
+            Kind::ReportDamage(raw) => raw.try_into(),
         }
     }
 }
@@ -380,6 +386,11 @@ decode!(ReportSize, |raw, field| Self::ReportSize {
     ctime: raw.ctime.map(TryInto::try_into).transpose()?,
     truncate_generation: TruncateGeneration::new(raw.truncate_generation),
     durable: raw.durable,
+});
+decode!(ReportDamage, |raw, field| Self::ReportDamage {
+    handle: field("handle").handle(raw.handle)?,
+    version: ChunkVersion::new(raw.version),
+    server: field("server").server(raw.server)?,
 });
 
 impl TryFrom<wire::Make> for Make {

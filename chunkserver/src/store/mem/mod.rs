@@ -451,6 +451,10 @@ impl DiskFile for MemFile {
         self.read(offset, length, out).map(|()| true)
     }
 
+    fn read_medium(&self, offset: u64, length: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        self.read(offset, length, out)
+    }
+
     fn write(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         let data = parts.concat();
         let all = |file: &mut Inode| file.write(offset as usize, &data);

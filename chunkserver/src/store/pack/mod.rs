@@ -13,6 +13,7 @@
 //! - The record of a replica is erased before its units count as free; these become room again when the
 //!   pack is removed, or holes if room is short before that.
 
+mod check;
 mod file;
 mod format;
 mod room;

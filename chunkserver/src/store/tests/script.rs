@@ -221,6 +221,7 @@ pub(super) fn check(store: &ChunkStore<MemDisk>, world: &World, process: bool, c
                 assert!(truth.may_be(Some(&content)), "{context}: chunk {n} {:?}: wrong content", row.state);
             }
             ReplicaState::Failing => panic!("{context}: chunk {n} is in a directory out of service after a start"),
+            ReplicaState::Damaged | ReplicaState::DamagedSuspect => panic!("{context}: chunk {n} is called damaged"),
             ReplicaState::Suspect => {
                 let known = truth.settled || (truth.clean && process);
                 assert!(!known || !truth.or.is_empty(), "{context}: chunk {n} was clean and is suspect");

@@ -338,7 +338,7 @@ impl ChunkAuthority for Cluster {
         self.chunk_size
     }
 
-    fn corrupt(&self, _handle: ChunkHandle, server: ServerId) {
+    fn corrupt(&self, _location: &ChunkLocation, server: ServerId) {
         self.reported.lock().push(server);
     }
 }

@@ -253,6 +253,36 @@ async fn bad_bytes_are_read_again_then_elsewhere_and_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_replica_has_of_each_block_is_read_and_blocks_that_none_has_hold_up_no_others() {
+    let cluster = Cluster::start(CHUNK).await;
+    let plane = cluster.plane(config());
+    let file = cluster.create(&plane);
+    let data = pattern(0, 200_000, 6);
+    file.write(0, &data).await.expect("buffered");
+    file.flush().await.expect("flushed");
+    let damage = |blocks: [&[u32]; 3]| {
+        for (server, blocks) in cluster.servers.iter().zip(blocks) {
+            server.faults.lock().rotten_blocks = blocks.to_vec();
+        }
+    };
+    damage([&[0, 9, 40], &[3, 8, 41], &[5, 31, 48]]);
+    file.invalidate();
+    assert_eq!(file.read(0, 200_000).await.expect("each has what others lack"), data);
+    damage([&[20], &[20], &[20]]);
+    let file = cluster.open(&plane, 200_000, None, false);
+    let began = Instant::now();
+    // in order, so that all of it is read ahead
+    for block in (0..48).filter(|block| *block != 20) {
+        let at = block * 4096;
+        assert_eq!(file.read(at as u64, 4096).await.expect("another block"), data[at..at + 4096], "block {block}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let plane = cluster.plane(DataConfig { timeout: Duration::from_millis(300), ..config() });
+    let file = cluster.open(&plane, 200_000, None, false);
+    assert_eq!(file.read(20 * 4096 + 5, 10).await.err(), Some(FsError::Corrupt));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_go_on_when_servers_die_or_chunks_move() {
     let cluster = Cluster::start(CHUNK).await;
     let plane = cluster.plane(config());

@@ -9,6 +9,7 @@ use gfs_proto::frame::{Ack, CAPABILITY_LENDS, DataError, DataReply, Kind, Lend, 
 use gfs_proto::ids::{
     ChunkHandle, ChunkVersion, Epoch, Incarnation, Sequence, Serial, ServerId, SessionId, TruncateGeneration,
 };
+use gfs_proto::limits::BLOCK_SIZE;
 use gfs_proto::wire;
 use parking_lot::Mutex;
 use prost::Message;
@@ -45,6 +46,8 @@ pub(crate) struct Faults {
     pub corrupt_reads: usize,
     /// Damage every answer to READ that was not asked for by copy, or every one.
     pub rotten: bool,
+    /// Blocks of the chunk that are damaged.
+    pub rotten_blocks: Vec<u32>,
     pub full: bool,
     /// Answer no WRITE while this is true.
     pub held: bool,
@@ -321,6 +324,12 @@ impl FakeServer {
             && let Some(byte) = data.first_mut()
         {
             *byte ^= 0x55;
+        }
+        for block in &faults.rotten_blocks {
+            let at = (block * BLOCK_SIZE).checked_sub(read.offset).map(|at| at as usize);
+            if let Some(byte) = at.and_then(|at| data.get_mut(at)) {
+                *byte ^= 0x55;
+            }
         }
         let reply = DataReply { chunk_length: chunk.data.len() as u32 };
         (Kind::Data, reply.encode(), sums, vec![Bytes::from(data)])

@@ -145,7 +145,9 @@ fn one(
         Op::Release { inode, .. } | Op::GrantChunk { inode, .. } | Op::BreakChunk { inode, .. } => {
             Ok(CoreResult::Deferred { inode: Some(inode_of(*inode)?) })
         }
-        Op::ReturnChunks { .. } | Op::AwaitCopies { .. } => Ok(CoreResult::Deferred { inode: None }),
+        Op::ReturnChunks { .. } | Op::AwaitCopies { .. } | Op::ReportDamage { .. } => {
+            Ok(CoreResult::Deferred { inode: None })
+        }
         reading => queries::answer(tx, request.caller, reading, inode_of),
     }
 }

@@ -55,6 +55,8 @@ mod tests {
             entitled: servers.clone(),
             current: servers,
             failing: Vec::new(),
+            damaged: Vec::new(),
+            incurable: false,
             ahead: Vec::new(),
             awaited: 0,
             suspect: Vec::new(),
@@ -67,7 +69,7 @@ mod tests {
     fn step(view: &RepairView, chunk: &ChunkCopies) -> Option<(u32, u32)> {
         match rebalance_step(view, chunk, THRESHOLD, &Throttle::new(FREE))? {
             Step::Copy { source, target } => Some((source.get(), target.get())),
-            Step::Remove(_) | Step::Adopt(_) | Step::Raise => None,
+            Step::Remove(_) | Step::Adopt(_) | Step::Raise | Step::Mend(_) => None,
         }
     }
 

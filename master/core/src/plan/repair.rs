@@ -5,6 +5,9 @@
 //! the one that is best done without goes. So no step of repair ever leaves fewer copies than there were
 //! unless the rest is as many as wanted, and a plan that is forgotten half-way is found again from the state.
 //!
+//! A damaged copy is mended where it is, from the others, which may be damaged elsewhere; it counts again then. If that
+//! fails a copy is made elsewhere, and the damaged one is one too many.
+//!
 //! Where no copy is left that counts, a suspect one is adopted: after a power cut everywhere each of them has
 //! every byte that was flushed, since a flush is acknowledged by all. Not while a server may come back that was
 //! spared: its copy has all that was acknowledged.
@@ -66,6 +69,10 @@ pub struct ChunkCopies {
     pub ahead: Vec<ServerId>,
     /// Of the current, those whose disk fails: they can be read, perhaps, and do not count.
     pub failing: Vec<ServerId>,
+    /// Of the entitled, those whose replica is damaged, suspect ones too.
+    pub damaged: Vec<ServerId>,
+    /// What is damaged cannot be mended from the copies that there are: those count as they are, for want of better ones.
+    pub incurable: bool,
     /// Those of the entitled that have a suspect replica of at least the current version.
     pub suspect: Vec<ServerId>,
     /// Not entitled, but there is something of the chunk on their disks.
@@ -133,6 +140,8 @@ pub enum Step {
     Adopt(ServerId),
     /// Have the copies agree on a version, and log it: those that there are are ahead of the record.
     Raise,
+    /// Mend this server's damaged copy from the others.
+    Mend(ServerId),
 }
 
 /// How busy servers are with copies; full ones take part in no further one.
@@ -149,6 +158,8 @@ struct Survey<'a> {
     live: Vec<ServerId>,
     /// Of these, those that are to stay.
     staying: Vec<ServerId>,
+    /// Of those that can be read, those to be mended.
+    mendable: Vec<ServerId>,
     /// On servers that are expected back; no draining ones.
     away: usize,
     /// On draining servers that are expected back.
@@ -162,10 +173,13 @@ impl<'a> Survey<'a> {
         let entitled = || chunk.entitled.iter().copied();
         let live: Vec<_> = entitled().filter(|s| standing(s) == Standing::Live && chunk.current.contains(s)).collect();
         let failing = |server: &ServerId| chunk.failing.contains(server);
-        let staying = live.iter().copied().filter(|server| !draining(server) && !failing(server)).collect();
+        let is_mendable = |server: &ServerId| chunk.damaged.contains(server) && !chunk.incurable && !failing(server);
+        let mendable: Vec<_> = live.iter().copied().filter(is_mendable).collect();
+        let leaves = |server: &ServerId| draining(server) || failing(server) || mendable.contains(server);
+        let staying = live.iter().copied().filter(|server| !leaves(server)).collect();
         let (away_draining, away): (Vec<_>, Vec<_>) =
             entitled().filter(|server| standing(server) == Standing::Away).partition(draining);
-        Self { view, chunk, live, staying, away: away.len(), away_draining: away_draining.len() }
+        Self { view, chunk, live, staying, mendable, away: away.len(), away_draining: away_draining.len() }
     }
 
     fn goal(&self) -> usize {
@@ -205,10 +219,11 @@ impl<'a> Survey<'a> {
     }
 
     fn source(&self, load: &impl Load) -> Option<ServerId> {
-        let idle = self.live.iter().filter_map(|server| load.copies(*server).map(|copies| (copies, *server)));
-        let mut idle: Vec<_> = idle.collect();
+        let damaged = |server: &ServerId| self.chunk.damaged.contains(server);
+        let ranked = |server: &ServerId| load.copies(*server).map(|copies| (damaged(server), copies, *server));
+        let mut idle: Vec<_> = self.live.iter().filter_map(ranked).collect();
         idle.sort_unstable();
-        another(&idle, self.chunk.failures).map(|(_, server)| *server)
+        another(&idle, self.chunk.failures).map(|(.., server)| *server)
     }
 
     /// The copy that is best done without, if the others are as many as wanted without any that is to go.
@@ -221,6 +236,17 @@ impl<'a> Survey<'a> {
         })
     }
 
+    /// Copies that can be read and have no fault.
+    fn sound(&self) -> usize {
+        let is_sound = |server: &&ServerId| !self.chunk.failing.contains(server) && !self.mendable.contains(server);
+        self.live.iter().filter(is_sound).count()
+    }
+
+    /// The damaged copy that is mended next, if nothing better can be done; after failures another one.
+    fn patient(&self) -> Option<ServerId> {
+        another(&self.mendable, self.chunk.failures).copied()
+    }
+
     /// Servers that may bring a copy are expected back.
     fn is_awaiting(&self) -> bool {
         self.away + self.away_draining > 0
@@ -231,7 +257,7 @@ impl<'a> Survey<'a> {
         !self.live.is_empty() && self.live.iter().all(|server| self.chunk.ahead.contains(server))
     }
 
-    /// Servers whose suspect copy may be adopted, the best first: one that stays, then by number, so that every
+    /// Servers whose suspect copy may be adopted, the best first: one that is not damaged, one that stays, then by number, so that every
     /// attempt means the same one. None while a copy counts, or while a server may bring one back.
     fn adoptable(&self) -> Vec<ServerId> {
         if !self.live.is_empty() || self.is_awaiting() {
@@ -239,7 +265,8 @@ impl<'a> Survey<'a> {
         }
         let answers = |server: &&ServerId| self.view.get(server).is_some_and(|known| known.standing == Standing::Live);
         let mut suspect: Vec<_> = self.chunk.suspect.iter().filter(answers).copied().collect();
-        suspect.sort_unstable_by_key(|server| (self.view.get(server).is_some_and(|known| known.draining), *server));
+        let draining = |server: &ServerId| self.view.get(server).is_some_and(|known| known.draining);
+        suspect.sort_unstable_by_key(|server| (self.chunk.damaged.contains(server), draining(server), *server));
         suspect
     }
 
@@ -252,7 +279,7 @@ impl<'a> Survey<'a> {
 
     fn need(&self) -> Option<Need> {
         let (goal, need) = (self.goal(), |reason, missing| Some(Need { reason, missing }));
-        let sound = self.live.iter().filter(|server| !self.chunk.failing.contains(server)).count();
+        let (sound, awaited) = (self.sound(), self.chunk.awaited.into());
         let all = sound + self.away + self.away_draining;
         if self.live.is_empty() {
             if self.adoptable().is_empty() { None } else { need(Reason::Unreadable, self.chunk.goal) }
@@ -260,8 +287,8 @@ impl<'a> Survey<'a> {
             // Readers have them agreed on when they ask; without any there is time to do it with all of them, so that
             // none becomes stale.
             if self.is_awaiting() { None } else { need(Reason::Unreadable, self.chunk.goal) }
-        } else if all < goal || sound < self.chunk.awaited.into() {
-            let counted = if sound < self.chunk.awaited.into() { sound } else { all };
+        } else if all < goal || sound < awaited || !self.mendable.is_empty() && self.victim().is_none() {
+            let counted = if sound < awaited { sound } else { all };
             need(Reason::Repair, u8::try_from(goal.saturating_sub(counted)).unwrap_or(u8::MAX))
         } else if self.staying.len() + self.away < goal {
             need(Reason::Drain, 0)
@@ -275,6 +302,9 @@ impl<'a> Survey<'a> {
     }
 }
 
+/// Attempts to mend what is damaged between attempts to make a copy elsewhere.
+const MENDS: u32 = 3;
+
 /// The first, or after failures the others, one after the other.
 fn another<T>(ranked: &[T], failures: u32) -> Option<&T> {
     ranked.get(failures as usize % ranked.len().max(1))
@@ -283,8 +313,9 @@ fn another<T>(ranked: &[T], failures: u32) -> Option<&T> {
 /// How many copies can be read, and whether more are to be expected.
 pub fn health(view: &RepairView, chunk: &ChunkCopies) -> Health {
     let survey = Survey::of(view, chunk);
-    let sound = survey.live.iter().filter(|server| !chunk.failing.contains(server)).count();
-    match survey.goal().saturating_sub(sound) {
+    let damaged = survey.live.iter().filter(|s| !chunk.failing.contains(s) && chunk.damaged.contains(s)).count();
+    let failing = survey.live.iter().filter(|server| chunk.failing.contains(server)).count();
+    match survey.goal().saturating_sub(survey.live.len() - failing - damaged) {
         _ if survey.live.is_empty() && survey.is_awaiting() => Health::Unavailable,
         _ if !survey.adoptable().is_empty() => Health::Unavailable,
         _ if survey.live.is_empty() => Health::Lost,
@@ -308,6 +339,10 @@ pub fn next_step(view: &RepairView, chunk: &ChunkCopies, load: &impl Load) -> Op
     let survey = Survey::of(view, chunk);
     let copy = |target: ServerId| survey.source(load).map(|source| Step::Copy { source, target });
     match survey.need()?.reason {
+        // after that many failures a copy elsewhere is tried in between
+        Reason::Repair if chunk.failures % (MENDS + 1) < MENDS && survey.patient().is_some() => {
+            survey.patient().map(Step::Mend)
+        }
         Reason::Repair | Reason::Drain => {
             let rounds = chunk.failures / u32::try_from(survey.live.len()).unwrap_or(1).max(1);
             copy(*another(&survey.targets(load), rounds)?)

@@ -5,7 +5,7 @@ use gfs_proto::FsError;
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{
     ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, FromChunkserver, Heartbeat, Install,
-    InstallReport, NotDeleted, Register, ReplicaRow, ReplicaState, ToChunkserver,
+    InstallReport, Mended, NotDeleted, Register, ReplicaRow, ReplicaState, ToChunkserver,
 };
 use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, ServerId, ServerUuid, Term};
@@ -13,7 +13,7 @@ use gfs_proto::ops::Capabilities;
 use gfs_proto::wire;
 use gfs_proto::wire::chunkserver_link_client::ChunkserverLinkClient;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(crate) enum Manners {
     SlowCopies,
     /// Refuses to adopt anything.
     NoAdoptions,
+    /// Finds nothing to mend a block with.
+    NoMends,
 }
 
 #[derive(Default)]
@@ -48,6 +50,9 @@ struct State {
     slow_copies: bool,
     no_deletions: bool,
     no_adoptions: bool,
+    no_mends: bool,
+    /// Chunks that it finds damaged when it is told to look.
+    rotten: BTreeSet<ChunkHandle>,
     /// Copies and adoptions that it has yet to make, with their numbers.
     copies: Vec<(u64, ChunkCommand)>,
     server: Option<ServerId>,
@@ -160,6 +165,7 @@ impl FakeServer {
         state.slow_copies = manners == Manners::SlowCopies;
         state.no_deletions = manners == Manners::NoDeletions;
         state.no_adoptions = manners == Manners::NoAdoptions;
+        state.no_mends = manners == Manners::NoMends;
     }
 
     /// Makes the copies and adoptions that were asked for meanwhile; answers if `answer`, and reports them.
@@ -207,6 +213,41 @@ impl FakeServer {
         let row = ReplicaRow { handle, version, length, state: ReplicaState::Dirty };
         self.state.lock().replicas.insert(handle, row);
         row
+    }
+
+    /// Finds its replica damaged, and reports it.
+    pub(crate) async fn find_damage(&self, handle: ChunkHandle) {
+        let row = {
+            let mut state = self.state.lock();
+            let row = state.replicas.get_mut(&handle).expect("has it");
+            row.state = ReplicaState::Damaged;
+            *row
+        };
+        let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
+        self.tell(FromChunkserver::Report(report)).await;
+    }
+
+    /// Its replica is damaged, which it finds when it is told to look.
+    pub(crate) fn rot(&self, handle: ChunkHandle) {
+        self.state.lock().rotten.insert(handle);
+    }
+
+    /// Servers that it was to mend the chunk from, each time.
+    pub(crate) fn mends(&self, handle: ChunkHandle) -> Vec<Vec<ServerId>> {
+        let mend = |command: &ChunkCommand| match command {
+            ChunkCommand::Mend { handle: of, peers, .. } if *of == handle => {
+                Some(peers.iter().map(|peer| peer.server).collect())
+            }
+            _ => None,
+        };
+        self.state.lock().commands.iter().filter_map(mend).collect()
+    }
+
+    /// Times that it was told to look at the chunk.
+    pub(crate) fn looks(&self, handle: ChunkHandle) -> usize {
+        let is_look =
+            |command: &&ChunkCommand| matches!(command, ChunkCommand::Verify(chunk) if chunk.handle == handle);
+        self.state.lock().commands.iter().filter(is_look).count()
     }
 
     /// Changes what is on disk behind everybody's back.
@@ -297,7 +338,7 @@ async fn beat(state: &Mutex<State>, out: &mpsc::WeakSender<wire::FromChunkserver
     for sent in 1.. {
         let Some(out) = out.upgrade() else { return };
         state.lock().sent.insert(sent, Instant::now());
-        let heartbeat = Heartbeat { sent, space: space(), writing: Vec::new(), requests_in_flight: 0 };
+        let heartbeat = Heartbeat { sent, space: space(), writing: Vec::new(), requests_in_flight: 0, scrub: None };
         if out.send((&FromChunkserver::Heartbeat(heartbeat)).into()).await.is_err() {
             return;
         }
@@ -335,13 +376,28 @@ async fn take(
                 state.copies.push((id, command));
                 return;
             }
+            let looked_at = match &command {
+                ChunkCommand::Verify(chunk) => Some(chunk.handle),
+                _ => None,
+            };
             let outcome = carry_out(&mut state, incarnation, command);
-            FromChunkserver::Result(CommandResult { id, outcome, detail: String::new() })
+            match looked_at {
+                // nobody waits for what it finds: it is reported
+                Some(handle) => {
+                    let present = state.replicas.get(&handle).copied().into_iter().collect();
+                    FromChunkserver::Report(ChunkReport { full: false, last: true, present, removed: Vec::new() })
+                }
+                None => FromChunkserver::Result(CommandResult { id, outcome, detail: String::new() }),
+            }
         }
     };
-    // The test may be over.
+    tell(out, &answer).await;
+}
+
+/// The test may be over.
+async fn tell(out: &mpsc::WeakSender<wire::FromChunkserver>, message: &FromChunkserver) {
     if let Some(out) = out.upgrade() {
-        let _ = out.send((&answer).into()).await;
+        let _ = out.send(message.into()).await;
     }
 }
 
@@ -394,6 +450,24 @@ fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand)
             (row.version, row.state) = (raise_to, ReplicaState::Clean);
             Ok(CommandOutcome::Replica(*row))
         }
-        ChunkCommand::Revoke { .. } => Ok(CommandOutcome::Done),
+        ChunkCommand::Verify(chunk) => {
+            let rotten = state.rotten.contains(&chunk.handle);
+            let row = state.replicas.get_mut(&chunk.handle).ok_or(FsError::NotFound)?;
+            row.state = if rotten { ReplicaState::Damaged } else { row.state };
+            Ok(CommandOutcome::Replica(*row))
+        }
+        ChunkCommand::Mend { handle, version, .. } => {
+            let lost = state.no_mends;
+            let row = state.replicas.get_mut(&handle).filter(|row| row.version == version).ok_or(FsError::Stale)?;
+            row.state = if lost { ReplicaState::Damaged } else { ReplicaState::Clean };
+            let (blocks_mended, blocks_lost) = if lost { (0, 1) } else { (1, 0) };
+            Ok(CommandOutcome::Mended(Mended {
+                row: *row,
+                blocks_mended,
+                blocks_lost,
+                lost: vec![3; usize::from(lost)],
+            }))
+        }
+        ChunkCommand::Revoke { .. } | ChunkCommand::Scrub => Ok(CommandOutcome::Done),
     }
 }

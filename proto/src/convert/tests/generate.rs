@@ -307,6 +307,11 @@ fn file_op() -> impl Strategy<Value = Op> {
         vec(held(), 0..8).prop_map(|chunks| Op::ReturnChunks { chunks }),
         vec(handle(), 0..8).prop_map(|chunks| Op::AwaitCopies { chunks }),
         report_size(),
+        (handle(), version(), server()).prop_map(|(handle, version, server)| Op::ReportDamage {
+            handle,
+            version,
+            server
+        }),
     ]
 }
 fn report_size() -> impl Strategy<Value = Op> {
@@ -440,7 +445,9 @@ fn row() -> impl Strategy<Value = ReplicaRow> {
         Just(ReplicaState::Clean),
         Just(ReplicaState::Dirty),
         Just(ReplicaState::Suspect),
-        Just(ReplicaState::Failing)
+        Just(ReplicaState::Failing),
+        Just(ReplicaState::Damaged),
+        Just(ReplicaState::DamagedSuspect)
     ];
     (handle(), version(), chunk_bytes(), state).prop_map(|(handle, version, length, state)| ReplicaRow {
         handle,
@@ -469,6 +476,23 @@ fn install_report() -> impl Strategy<Value = InstallReport> {
         },
     )
 }
+fn mended() -> impl Strategy<Value = Mended> {
+    let lost = vec(0..CHUNK_SIZE_MAX / BLOCK_SIZE, 0..=LOST_BLOCKS_MAX);
+    (row(), any::<u32>(), lost, 0..1000u32).prop_map(|(row, blocks_mended, lost, more)| Mended {
+        row,
+        blocks_mended,
+        blocks_lost: lost.len() as u32 + more,
+        lost,
+    })
+}
+fn scrub() -> impl Strategy<Value = ScrubProgress> {
+    let counts = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    (any::<u64>(), any::<u64>(), time(), counts, any::<bool>()).prop_map(|(one, other, began, counts, hurried)| {
+        let (replicas_total, replicas_done, bytes_done, damaged, mended) = counts;
+        let (round, finished) = (one.max(other), one.min(other));
+        ScrubProgress { round, finished, began, replicas_total, replicas_done, bytes_done, hurried, damaged, mended }
+    })
+}
 fn command_result() -> impl Strategy<Value = CommandResult> {
     let outcome = prop_oneof![
         Just(Ok(CommandOutcome::Done)),
@@ -476,6 +500,7 @@ fn command_result() -> impl Strategy<Value = CommandResult> {
         row().prop_map(|row| Ok(CommandOutcome::Replica(row))),
         vec((handle(), error()).prop_map(|(handle, error)| NotDeleted { handle, error }), 0..5)
             .prop_map(|kept| Ok(CommandOutcome::Deleted(kept))),
+        mended().prop_map(|mended| Ok(CommandOutcome::Mended(mended))),
         error().prop_map(Err),
     ];
     (any::<u64>(), outcome, text()).prop_map(|(id, outcome, detail)| CommandResult { id, outcome, detail })
@@ -487,8 +512,15 @@ pub(super) fn keep_alive() -> impl Strategy<Value = KeepAlive> {
     vec(slow, 0..5).prop_map(|slow| KeepAlive { slow })
 }
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    (any::<u64>(), space(), vec(held(), 0..5), any::<u32>())
-        .prop_map(|(sent, space, writing, requests_in_flight)| Heartbeat { sent, space, writing, requests_in_flight })
+    (any::<u64>(), space(), vec(held(), 0..5), any::<u32>(), option::of(scrub())).prop_map(
+        |(sent, space, writing, requests_in_flight, scrub)| Heartbeat {
+            sent,
+            space,
+            writing,
+            requests_in_flight,
+            scrub,
+        },
+    )
 }
 fn report() -> impl Strategy<Value = ChunkReport> {
     (any::<bool>(), any::<bool>(), vec(row(), 0..5), vec(row(), 0..5))
@@ -550,6 +582,10 @@ fn command() -> impl Strategy<Value = ChunkCommand> {
             version,
             raise_to
         }),
+        sync_chunk().prop_map(ChunkCommand::Verify),
+        (handle(), version(), vec(replica(), 0..=REPLICAS_MAX))
+            .prop_map(|(handle, version, peers)| { ChunkCommand::Mend { handle, version, peers } }),
+        Just(ChunkCommand::Scrub),
     ]
 }
 fn registered() -> impl Strategy<Value = Registered> {

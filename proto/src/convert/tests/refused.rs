@@ -393,6 +393,10 @@ mod ops {
             "suspects": |m| m.suspects = vec![0];
             "suspects": |m| m.suspects = vec![1; REPLICAS_MAX + 1];
         });
+        refused!(Op, ReportDamage, wire::ReportDamage { handle: 1, version: 1, server: 1 }, {
+            "handle": |m| m.handle = 0;
+            "server": |m| m.server = 0;
+        });
         refused!(Op, ReturnChunks, wire::ReturnChunks { chunks: vec![held(); CHUNKS_RETURNED_MAX] }, {
             "chunks": |m| m.chunks.push(held());
             "HeldChunk.handle": |m| m.chunks[0].handle = 0;
@@ -504,6 +508,13 @@ mod servers {
             "SpaceReport.directories": |m| m.space = directories(DIRECTORIES_MAX + 1);
             "writing": |m| m.writing = vec![held(); ROWS_MAX + 1];
             "HeldChunk.epoch": |m| m.writing = vec![wire::HeldChunk { handle: 1, epoch: None }];
+            "ScrubProgress.began": |m| m.scrub = Some(wire::ScrubProgress::default());
+        });
+        let began = Some(wire::Time::default());
+        refused!(ScrubProgress, ScrubProgress, wire::ScrubProgress { round: 1, finished: 1, began, ..Default::default() }, {
+            "finished": |m| m.finished = 2;
+            "began": |m| m.began = None;
+            "Time.nanos": |m| m.began = bad_time();
         });
     }
 
@@ -512,7 +523,7 @@ mod servers {
         refused!(ReplicaRow, ReplicaRow, row(), {
             "handle": |m| m.handle = 0;
             "length": |m| m.length = CHUNK_SIZE_MAX + 1;
-            "state": |m| m.state = 4;
+            "state": |m| m.state = 6;
         });
         refused!(ChunkReport, ChunkReport, wire::ChunkReport { present: vec![row()], ..Default::default() }, {
             "present": |m| m.present = vec![row(); ROWS_MAX + 1];
@@ -553,6 +564,23 @@ mod servers {
                 m.installed = None;
                 m.replica = Some(wire::ReplicaRow::default());
             };
+            "error": |m| {
+                m.installed = None;
+                m.error = 1;
+                m.mended = Some(wire::Mended::default());
+            };
+            "Mended.replica": |m| {
+                m.installed = None;
+                m.mended = Some(wire::Mended::default());
+            };
+        });
+        let good =
+            wire::Mended { replica: Some(row()), blocks_lost: 100, lost: vec![1; LOST_BLOCKS_MAX], blocks_mended: 1 };
+        refused!(Mended, Mended, good, {
+            "replica": |m| m.replica = None;
+            "lost": |m| m.lost.push(1);
+            "lost": |m| m.blocks_lost = 1;
+            "lost": |m| m.lost[0] = CHUNK_SIZE_MAX / BLOCK_SIZE;
         });
     }
 
@@ -602,6 +630,9 @@ mod servers {
             ("CopyChunk.source", Kind::Copy(wire::CopyChunk { handle: 1, version, source: None })),
             ("Adopt.handle", Kind::Adopt(wire::Adopt { handle: 0, version, raise_to: 2 })),
             ("Adopt.raise_to", Kind::Adopt(wire::Adopt { handle: 1, version, raise_to: 0 })),
+            ("OneReplica.handle", Kind::Verify(named(0))),
+            ("Mend.handle", Kind::Mend(wire::Mend { handle: 0, version, peers: Vec::new() })),
+            ("Mend.peers", Kind::Mend(wire::Mend { handle: 1, version, peers: vec![replica(); REPLICAS_MAX + 1] })),
         ] {
             assert_eq!(ChunkCommand::try_from(kind).err().map(|error| error.at().to_string()).as_deref(), Some(place));
         }

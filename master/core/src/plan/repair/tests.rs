@@ -37,6 +37,8 @@ fn chunk(goal: u8, servers: &[u32]) -> ChunkCopies {
         ahead: Vec::new(),
         failing: Vec::new(),
         awaited: 0,
+        damaged: Vec::new(),
+        incurable: false,
         suspect: Vec::new(),
         occupied: Vec::new(),
         bytes: 1 << 20,
@@ -219,6 +221,34 @@ fn after_failures_other_sources_are_tried_and_then_other_targets() {
 }
 
 #[test]
+fn a_damaged_copy_is_mended_or_else_made_up_for_and_then_removed() {
+    let view = view(4);
+    let copies = ChunkCopies { damaged: ids(&[2]), ..chunk(3, &[1, 2, 3]) };
+    assert_eq!(need(&view, &copies), Some(Need { reason: Reason::Repair, missing: 1 }));
+    assert_eq!(health(&view, &copies), Health::Missing(1));
+    let steps = (0..4).map(|failures| next_step(&view, &ChunkCopies { failures, ..copies.clone() }, &Idle));
+    let mend = Some(Step::Mend(id(2)));
+    let elsewhere = Some(Step::Copy { source: id(1), target: id(4) });
+    assert_eq!(steps.collect::<Vec<_>>(), [mend, mend, mend, elsewhere]);
+    let more = ChunkCopies { damaged: ids(&[2]), ..chunk(3, &[1, 2, 3, 4]) };
+    assert_eq!(next_step(&view, &more, &Idle), Some(Step::Remove(id(2))), "it is best done without");
+    let all = ChunkCopies { damaged: ids(&[1, 2, 3]), ..chunk(3, &[1, 2, 3]) };
+    assert_eq!(need(&view, &all).map(|need| need.missing), Some(3));
+    assert_eq!(next_step(&view, &all, &Idle), Some(Step::Mend(id(1))), "by the others, which are damaged elsewhere");
+    let incurable = ChunkCopies { incurable: true, ..all };
+    assert_eq!(
+        (need(&view, &incurable), health(&view, &incurable)),
+        (None, Health::Missing(3)),
+        "there is no better one"
+    );
+    let lost = ChunkCopies { damaged: ids(&[1]), ..chunk(3, &[1, 2]) };
+    let source = next_step(&view, &ChunkCopies { incurable: true, ..lost }, &Idle);
+    assert_eq!(source, Some(Step::Copy { source: id(2), target: id(3) }), "it is the last to be copied from");
+    let suspect = ChunkCopies { current: Vec::new(), suspect: ids(&[1, 2]), damaged: ids(&[1]), ..chunk(2, &[1, 2]) };
+    assert_eq!(next_step(&view, &suspect, &Idle), Some(Step::Adopt(id(2))), "the whole one");
+}
+
+#[test]
 fn nobody_without_room_or_too_busy_takes_part() {
     let mut view = view(4);
     let copies = chunk(3, &[1, 2]);
@@ -241,7 +271,7 @@ fn world() -> impl Strategy<Value = World> {
         let standing = [Standing::Away, Standing::Lost].get(usize::from(standing)).copied().unwrap_or(Standing::Live);
         RepairServer { standing, draining, accepts_chunks, bytes_free: gib * GIB, ..server(&rack) }
     });
-    let places = prop::collection::btree_map(1u32..9, 0u8..5, 1..7);
+    let places = prop::collection::btree_map(1u32..9, 0u8..7, 1..7);
     (prop::collection::btree_map(1u32..9, one, 1..9), places, 1u8..5).prop_map(|(servers, places, goal)| {
         let mut copies = ChunkCopies { goal, ..chunk(goal, &[]) };
         for (server, kind) in places {
@@ -251,6 +281,11 @@ fn world() -> impl Strategy<Value = World> {
                 2 => {
                     copies.entitled.push(id(server));
                     copies.suspect.push(id(server));
+                }
+                3 => {
+                    copies.entitled.push(id(server));
+                    copies.current.push(id(server));
+                    copies.damaged.push(id(server));
                 }
                 _ => {
                     copies.entitled.push(id(server));
@@ -296,6 +331,10 @@ proptest! {
                     world.copies.suspect.retain(|other| *other != target);
                     world.copies.current.push(target);
                 }
+                Some(Step::Mend(server)) => {
+                    prop_assert!(before.contains(&server) && world.copies.damaged.contains(&server));
+                    world.copies.damaged.retain(|other| *other != server);
+                }
                 Some(Step::Raise) => prop_assert!(false, "none is ahead"),
                 Some(Step::Adopt(server)) => {
                     prop_assert!(before.is_empty() && world.copies.suspect.contains(&server));
@@ -310,7 +349,10 @@ proptest! {
                 Some(Step::Remove(server)) => {
                     world.copies.entitled.retain(|other| *other != server);
                     world.copies.current.retain(|other| *other != server);
-                    let staying = live(&world).iter().filter(|server| !world.view[server].draining).count();
+                    let is_to_stay = |server: &&ServerId| {
+                        !world.view[*server].draining && !world.copies.damaged.contains(server)
+                    };
+                    let staying = live(&world).iter().filter(is_to_stay).count();
                     prop_assert!(before.contains(&server) && staying >= usize::from(world.copies.goal));
                     prop_assert!(racks_shared(&world) <= shared);
                 }
