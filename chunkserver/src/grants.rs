@@ -7,6 +7,7 @@
 use crate::chain::{Admission, Applied, Before, InstallStart, Installed, Order, Ticket};
 use crate::loans::{Hold, Loans};
 use gfs_proto::chunk::Replica;
+use gfs_proto::control::{Position, WriteOutcome};
 use gfs_proto::frame::{DataError, Extent};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Serial, ServerId, TruncateGeneration};
 use gfs_proto::limits::{LEASE, OPERATION_TIMEOUT};
@@ -272,8 +273,28 @@ impl Gate {
         let mut state = self.state.lock();
         let before = state.order.finish_install(installed);
         state.lease = lease;
+        // what becomes of writes that were on their way is decided by the members together
+        state.in_flight.retain(|write| write.epoch >= installed.epoch);
         state.wake_all();
+        drop(state);
+        self.settled.notify_waiters();
         before
+    }
+
+    /// See [`Order::begin_align`]. Keeps everybody out until [`Gate::finish_align`] or [`Gate::abandon_install`].
+    pub fn begin_align(&self, version: ChunkVersion, epoch: Epoch) -> Result<(), DataError> {
+        self.state.lock().order.begin_align(version, epoch)
+    }
+
+    /// See [`Order::finish_align`]. `written`: blocks were, at this time.
+    pub fn finish_align(&self, position: Position, outcomes: &[WriteOutcome], written: Option<Duration>) {
+        let mut state = self.state.lock();
+        state.order.finish_align(position, outcomes);
+        if let Some(now) = written {
+            state.last_write = now;
+            state.dirty = true;
+        }
+        state.wake_all();
     }
 
     /// See [`Order::abandon_install`]. The fence stays for a while even where there is no replica.

@@ -1,12 +1,14 @@
-//! What the master commands: install and revoke leases, delete, copy, adopt. Each command is a task of
+//! What the master commands: install and revoke leases, align, delete, copy, adopt. Each command is a task of
 //! its own.
 
+use super::align::align;
 use super::copy::copy;
 use super::stream::Out;
 use crate::chain::Installed;
 use crate::grants::Lease;
 use crate::node::Node;
 use crate::server::may_block;
+use gfs_proto::checksum::content_digest;
 use gfs_proto::control::{
     ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, NotDeleted, ReplicaRow,
     ReplicaState,
@@ -83,7 +85,7 @@ impl Commands {
             return self.refuse(id, Failure::told(FsError::NotLeader, text));
         }
         let permits = match &command {
-            ChunkCommand::Copy { .. } | ChunkCommand::Adopt { .. } => Arc::clone(&self.copies),
+            ChunkCommand::Copy { .. } | ChunkCommand::Adopt { .. } | ChunkCommand::Align(_) => Arc::clone(&self.copies),
             _ => Arc::clone(&self.at_work),
         };
         let (node, out) = (Arc::clone(&self.node), self.out.clone());
@@ -110,6 +112,7 @@ async fn answer(out: &Out, id: u64, outcome: Result<CommandOutcome, Failure>) {
 async fn carry_out(node: &Node, command: ChunkCommand) -> Result<CommandOutcome, Failure> {
     match command {
         ChunkCommand::Install(install) => self::install(node, install).await.map(CommandOutcome::Installed),
+        ChunkCommand::Align(command) => align(node, &command).await.map(|()| CommandOutcome::Done),
         ChunkCommand::Revoke { handle, epoch } => {
             revoke(node, handle, epoch);
             Ok(CommandOutcome::Done)
@@ -134,8 +137,8 @@ async fn install(node: &Node, install: Install) -> Result<InstallReport, Failure
     let deadline = Instant::now() + node.patience.turn;
     gate.begin_install(install.epoch, install.truncate_generation, deadline).await?;
     let version = install.raise_to.unwrap_or(install.version);
-    let length = match may_block(|| change(node, &install, version)) {
-        Ok(length) => length,
+    let (length, sums) = match may_block(|| change(node, &install, version)) {
+        Ok(found) => found,
         Err(failure) => {
             gate.abandon_install(node.clock.now());
             return Err(failure);
@@ -155,8 +158,8 @@ async fn install(node: &Node, install: Install) -> Result<InstallReport, Failure
     }
     Ok(InstallReport {
         length,
-        applied: before.applied,
-        previous_epoch: before.epoch,
+        digest: content_digest(length, &sums),
+        position: before.position,
         in_doubt: before.in_doubt,
         outcomes: before.outcomes,
         incarnation: node.incarnation,
@@ -177,8 +180,8 @@ fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
     Err(Failure::told(error, text))
 }
 
-/// The cut comes first: a replica of the new version never has bytes from beyond it.
-fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, Failure> {
+/// Length and sums afterwards. The cut comes first: a replica of the new version never has bytes from beyond it.
+fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<(u32, Vec<u8>), Failure> {
     let handle = install.handle;
     let row = node.store.row(handle).ok_or(DataError::NoChunk)?;
     check_version(&row, install)?;
@@ -188,7 +191,7 @@ fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<u32, 
     if let Some(raise_to) = install.raise_to {
         node.store.raise(handle, install.version, raise_to)?;
     }
-    Ok(node.store.length(handle, version)?)
+    Ok(node.store.all_sums(handle, version)?)
 }
 
 /// The lease has ended: nothing more is accepted, and what was written becomes durable.

@@ -2,6 +2,7 @@
 //! block, makes it durable before it counts.
 
 use super::commands::Failure;
+use crate::net::dial::Answer;
 use crate::net::frames::Outgoing;
 use crate::node::Node;
 use crate::peers::Peer;
@@ -31,19 +32,11 @@ pub(super) async fn copy(
     while offset < chunk_length {
         let left = membership.chunk_size.get() - offset;
         let read = Read { handle, version, offset, length: left.min(FRAME_PAYLOAD_MAX), by_copy: true };
-        let header = read.encode();
-        let frame = Outgoing { kind: Kind::Read, request: 0, header: &header, sums: &[], payload: &[] };
-        let answer = node.peers.call(&peer, membership.cluster, frame, READ_MAX).await;
-        let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
-        if answer.kind != Kind::Data {
-            return Err(refused(&peer, answer.ack()));
-        }
-        let reply =
-            DataReply::decode(&answer.header).map_err(|error| Failure::told(FsError::Protocol, error.to_string()))?;
-        if offset > 0 && reply.chunk_length != chunk_length || reply.chunk_length > membership.chunk_size.get() {
+        let (length, answer) = ask(node, &peer, (Kind::Read, &read.encode())).await?;
+        if offset > 0 && length != chunk_length || length > membership.chunk_size.get() {
             return Err(Failure::told(FsError::Busy, "the chunk changed while it was copied"));
         }
-        chunk_length = reply.chunk_length;
+        chunk_length = length;
         let expected = chunk_length.saturating_sub(offset).min(read.length);
         if answer.payload.len() != expected as usize {
             return Err(Failure::told(FsError::Protocol, format!("{:?} sent a short answer", peer.endpoint)));
@@ -60,11 +53,25 @@ pub(super) async fn copy(
     Ok(row)
 }
 
+/// Asks a peer for something of a chunk that is answered with DATA; the length of the chunk there, too.
+pub(super) async fn ask(node: &Node, peer: &Peer, (kind, header): (Kind, &[u8])) -> Result<(u32, Answer), Failure> {
+    let membership = node.membership().ok_or_else(|| Failure::told(FsError::Unavailable, "not registered"))?;
+    let frame = Outgoing { kind, request: 0, header, sums: &[], payload: &[] };
+    let answer = node.peers.call(peer, membership.cluster, frame, READ_MAX).await;
+    let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
+    if answer.kind != Kind::Data {
+        return Err(refused(peer, answer.ack()));
+    }
+    let reply = DataReply::decode(&answer.header);
+    let reply = reply.map_err(|error| Failure::told(FsError::Protocol, error.to_string()))?;
+    Ok((reply.chunk_length, answer))
+}
+
 fn refused(peer: &Peer, ack: Result<gfs_proto::frame::Ack, gfs_proto::frame::FrameError>) -> Failure {
     match ack.map(|ack| ack.outcome) {
         Ok(Err(error)) => {
-            Failure::told(FsError::NoReplica, format!("{} refused to be copied from: {error}", peer.server))
+            Failure::told(FsError::NoReplica, format!("{} refused to be read from: {error}", peer.server))
         }
-        Ok(Ok(())) | Err(_) => Failure::told(FsError::Protocol, format!("{} answered a READ oddly", peer.server)),
+        Ok(Ok(())) | Err(_) => Failure::told(FsError::Protocol, format!("{} gave an odd answer", peer.server)),
     }
 }

@@ -11,6 +11,7 @@ mod connection;
 mod lend;
 mod listener;
 mod read;
+mod sums;
 mod sync;
 mod write;
 
