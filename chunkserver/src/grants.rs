@@ -58,6 +58,9 @@ struct State {
     written: bool,
     /// A write was made since the chunk was last known clean.
     dirty: bool,
+    /// Other members may lack what this one has, or have more, since this epoch: until a later grant is used, or the
+    /// master says that it has looked.
+    doubtful: Option<Epoch>,
 }
 
 /// What is known of the lease besides its epoch.
@@ -182,6 +185,12 @@ impl Gate {
             state.written = true;
         }
         match how {
+            // a grant is used when its members have agreed
+            Applied::Done => drop(state.doubtful.take_if(|since| *since < ticket.epoch)),
+            Applied::Failed(_) => state.doubtful = Some(ticket.epoch),
+            Applied::Refused => {}
+        }
+        match how {
             Applied::Failed(_) => state.wake_all(),
             Applied::Done | Applied::Refused => state.wake_ready(),
         }
@@ -193,6 +202,8 @@ impl Gate {
         let mut state = self.state.lock();
         if everywhere {
             state.order.settle(epoch, serial);
+        } else {
+            state.doubtful = Some(epoch);
         }
         state.in_flight.retain(|write| !(write.epoch == epoch && write.serial == serial));
         drop(state);
@@ -203,6 +214,7 @@ impl Gate {
     pub fn poison(&self, epoch: Epoch, error: DataError) {
         let mut state = self.state.lock();
         state.order.poison(epoch, error);
+        state.doubtful = Some(epoch);
         state.wake_all();
     }
 
@@ -242,6 +254,11 @@ impl Gate {
     /// True if the chunk was written since it was last known clean.
     pub fn is_dirty(&self) -> bool {
         self.state.lock().dirty
+    }
+
+    /// True if other members may have other bytes. Nobody but the master can say.
+    pub fn is_doubtful(&self) -> bool {
+        self.state.lock().doubtful.is_some()
     }
 
     /// Waits for its turn and keeps everybody else out until [`Gate::finish_install`] or
@@ -290,6 +307,7 @@ impl Gate {
     pub fn finish_align(&self, position: Position, outcomes: &[WriteOutcome], written: Option<Duration>) {
         let mut state = self.state.lock();
         state.order.finish_align(position, outcomes);
+        state.doubtful = None;
         if let Some(now) = written {
             state.last_write = now;
             state.dirty = true;
@@ -332,6 +350,7 @@ impl Gate {
     pub fn revoke(&self, epoch: Epoch, now: Duration) -> bool {
         let mut state = self.state.lock();
         let ours = state.order.revoke(epoch);
+        state.doubtful.take_if(|_| ours);
         state.last_write = state.last_write.max(now);
         state.wake_all();
         ours
@@ -393,7 +412,9 @@ impl State {
 
     /// No lease, nothing to flush, nothing that could be resent.
     fn is_over(&self, now: Duration, kept: Duration) -> bool {
-        self.order.installed().is_none() && !self.order.is_busy() && !self.dirty && now >= self.last_write + kept
+        let kept_for =
+            self.order.installed().is_some() || self.order.is_busy() || self.dirty || self.doubtful.is_some();
+        !kept_for && now >= self.last_write + kept
     }
 }
 
@@ -428,6 +449,12 @@ impl Grants {
             Entry::Occupied(gate) => Arc::clone(gate.get()),
             Entry::Vacant(place) => Arc::clone(place.insert(Gate::new(handle, &self.loans))),
         }
+    }
+
+    /// The replica was being written when the run before this one ended: what others have is not known, nor what this one
+    /// knew.
+    pub fn recovered(&self, handle: ChunkHandle) {
+        self.entry(handle).state.lock().doubtful = Some(Epoch::default());
     }
 
     /// A replica that was to be deleted is not there: a first frame that comes late makes none. Only while

@@ -75,10 +75,12 @@ impl Node {
     /// Before registration.
     pub fn new(store: Store, clock: Arc<dyn Clock>, boot_id: String, patience: Patience) -> Self {
         let incarnation = store.identity().incarnation;
+        let grants = Grants::new(Arc::clone(store.loans()));
+        store.dirty().into_iter().for_each(|handle| grants.recovered(handle));
         Self {
             incarnation,
             boot_id,
-            grants: Grants::new(Arc::clone(store.loans())),
+            grants,
             peers: Peers::default(),
             lease: ReadLease::new(Arc::clone(&clock), Arc::clone(store.loans())),
             outbox: Outbox::default(),

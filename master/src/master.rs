@@ -9,6 +9,7 @@ use crate::data_dir::DataDir;
 use crate::garbage::Garbage;
 use crate::gate::Gate;
 use crate::grants::leases::{Lease, Leases};
+use crate::grants::uneven::Uneven;
 use crate::grants::unwritten::Unwritten;
 use crate::keyed_lock::KeyedLocks;
 use crate::lengths::Lengths;
@@ -89,6 +90,8 @@ pub struct Master {
     pub leases: Leases,
     /// Chunks that maybe nothing was written into.
     pub unwritten: Unwritten,
+    /// Chunks whose replicas may differ.
+    pub uneven: Uneven,
     /// What goes into the garbage table.
     pub garbage: Garbage,
     /// Copies that are to be made or removed.

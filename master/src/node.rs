@@ -7,6 +7,7 @@ use crate::checkpoint::{self, Checkpointer, DeltaRoom};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, FormatOptions};
 use crate::garbage::Garbage;
+use crate::grants::uneven::{self, Uneven};
 use crate::grants::unwritten::{self, Unwritten};
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
 use crate::master::{Machine, Master, now};
@@ -100,6 +101,7 @@ impl Node {
             tokio::spawn(chores::run(master.clone())),
             tokio::spawn(garbage::collect(master.clone())),
             tokio::spawn(unwritten::settle_all(master.clone())),
+            tokio::spawn(uneven::even_all(master.clone())),
             tokio::spawn(repair::run(master.clone())),
         ];
         if config.restored {
@@ -181,6 +183,7 @@ fn assemble(config: &Config, directory: Arc<DataDir>, store: Store) -> Result<Ma
         garbage: Garbage::default(),
         repair: Repair::new(config.repair),
         unwritten: Unwritten::of(unwritten),
+        uneven: Uneven::default(),
         chunk_locks: Default::default(),
         room: DeltaRoom::new(applied.index),
         stopping: Default::default(),

@@ -151,6 +151,9 @@ impl Master {
                 if !full && wants_a_look(&record, server, row) {
                     self.repair.note(row.handle, false);
                 }
+                if full && row.state == ReplicaState::Dirty && record.entitled.contains(&server) {
+                    self.uneven.note(row.handle);
+                }
                 if full {
                     self.compare_length(&view, &record, row);
                 }
@@ -201,6 +204,7 @@ impl Reader {
             FromChunkserver::ChainBreak(broken) => {
                 debug!(server = %self.server, chunk = %broken.handle, suspect = %broken.suspect, "a chain broke");
                 self.master.leases.mark_broken(broken.handle, broken.epoch);
+                self.master.uneven.note(broken.handle);
             }
             FromChunkserver::Leaving => {
                 info!(server = %self.server, "chunkserver leaves");

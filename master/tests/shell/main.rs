@@ -1,5 +1,6 @@
 //! The master as its peers see it: a node in this process, talked to over its port.
 
+mod agree;
 mod chunks;
 mod connections;
 mod namespace;
