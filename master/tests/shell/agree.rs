@@ -6,6 +6,7 @@ use gfs_master::config::Timings;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::{ChainBreak, ChunkCommand, FromChunkserver, Position, WriteOutcome};
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, Epoch, InodeId, Sequence, Serial, SessionId, Term};
+use gfs_proto::limits::SESSION_EXPIRY;
 use gfs_proto::ops::{HeldChunk, Op, OpResult};
 use std::time::Duration;
 
@@ -189,8 +190,8 @@ async fn what_a_dead_writer_left_behind_is_made_equal_though_nobody_writes_again
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_broke_and_a_lease_that_ran_out_are_looked_into() {
-    let cluster = Cluster::with(Timings { lease: Duration::from_secs(2), ..timings() }).await;
+async fn a_chain_that_broke_is_looked_into_though_its_client_says_nothing() {
+    let cluster = Cluster::start().await;
     let servers = cluster.servers().await;
     let client = Client::start(&cluster.url()).await;
     let (inode, first) = written(&cluster, &client, &servers).await;
@@ -201,31 +202,50 @@ async fn a_chain_that_broke_and_a_lease_that_ran_out_are_looked_into() {
     until("all are equal", || servers.iter().all(|server| server.content(first.handle) == writes(6))).await;
     let grant = client.grant(inode, 0).await.expect("the client goes on under another grant");
     assert!(grant.epoch > first.epoch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ran_out_is_looked_into() {
+    let cluster = Cluster::with(Timings { lease: Duration::from_secs(1), expiry: SESSION_EXPIRY, ..timings() }).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (_, first) = written(&cluster, &client, &servers).await;
     torn(&servers, first.handle, [7, 8, 7]);
-    until("the lease has run out", || cluster.node().master.leases.is_empty()).await;
     until("all are equal", || servers.iter().all(|server| server.content(first.handle) == writes(8))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_was_away_is_made_equal_when_it_is_back_and_keeps_its_place() {
+async fn one_that_did_not_answer_is_made_equal_later_and_keeps_its_place() {
+    let cluster = Cluster::start().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (_, first) = written(&cluster, &client, &servers).await;
+    give_back(&client, &first).await;
+    torn(&servers, first.handle, [5, 6, 4]);
+    servers[2].manners(Manners::Mute);
+    let master = cluster.node().master.clone();
+    master.uneven.note(first.handle);
+    until("two are equal", || servers[..2].iter().all(|server| server.content(first.handle) == writes(6))).await;
+    assert!(!master.uneven.is_empty(), "the third has not confirmed");
+    servers[2].manners(Manners::Good);
+    until("the third is equal", || servers[2].content(first.handle) == writes(6)).await;
+    until("nothing is in doubt", || master.uneven.is_empty()).await;
+    let record = master.store.view().chunk(first.handle).expect("readable").expect("known");
+    assert_eq!((record.version, record.entitled.len()), (first.version, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_killed_while_it_wrote_is_made_equal_when_it_is_back() {
     let cluster = Cluster::start().await;
     let mut servers = cluster.servers().await;
     let client = Client::start(&cluster.url()).await;
     let (_, first) = written(&cluster, &client, &servers).await;
     give_back(&client, &first).await;
-    torn(&servers, first.handle, [5, 6, 4]);
-    // A server that was killed while it wrote reports the replica as one being written.
-    let dead = servers.remove(2).kill();
-    let master = cluster.node().master.clone();
-    master.uneven.note(first.handle);
-    until("the two are equal", || servers.iter().all(|server| server.content(first.handle) == writes(6))).await;
-    assert!(!master.uneven.is_empty(), "the third has not been asked");
-    let back = dead.start(&cluster.url()).await;
+    torn(&servers, first.handle, [6, 6, 6]);
+    // Its replica is reported as one that is being written.
+    let back = servers.remove(2).again(&cluster.url()).await;
     back.set_content(first.handle, Content { digest: 77, ..Content::default() });
-    until("the third is equal", || back.content(first.handle) == writes(6)).await;
-    until("nothing is in doubt", || master.uneven.is_empty()).await;
-    let record = master.store.view().chunk(first.handle).expect("readable").expect("known");
-    assert_eq!((record.version, record.entitled.len()), (first.version, 3));
+    until("it is equal", || back.content(first.handle) == writes(6)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
