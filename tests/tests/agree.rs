@@ -2,9 +2,9 @@
 //! equal all the same.
 
 use anyhow::{Context, Result, ensure};
-use gfs_tests::{Cluster, Options, Script, Stream, scenario, until};
+use gfs_tests::{Cluster, Options, Stream, scenario, until};
 use rustix::process::Signal;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,16 +49,13 @@ fn replicas_are_equal_though_a_chunkserver_and_the_writer_died_in_the_middle_of_
         File::open(&file)?.sync_all()?;
         let mut new = old.clone();
         new[AT as usize..][..OVERWRITTEN].copy_from_slice(&Stream::new(8).bytes(OVERWRITTEN));
-        let source = cluster.path("new");
-        File::create(&source)?.write_all_at(&new[AT as usize..][..OVERWRITTEN], 0)?;
-
+        // It has its grant, from all three, before one of them hangs.
+        let open = OpenOptions::new().write(true).open(&file)?;
+        open.write_all_at(&old[..BLOCK], 0)?;
+        open.sync_data()?;
         cluster.chunkserver_process(2).signal(Signal::STOP)?;
-        let command = format!(
-            "dd if={} of={} bs={OVERWRITTEN} seek={AT} oflag=seek_bytes conv=notrunc,fsync status=none",
-            source.display(),
-            file.display()
-        );
-        let writer = Script::shell(cluster.directory(), &format!("exec {command}")).start()?;
+        let written = new[AT as usize..][..OVERWRITTEN].to_vec();
+        let writer = std::thread::spawn(move || open.write_all_at(&written, AT).and_then(|()| open.sync_data()));
         until("two replicas have the write", SETTLED, || {
             Ok([0, 1]
                 .iter()
@@ -66,7 +63,7 @@ fn replicas_are_equal_though_a_chunkserver_and_the_writer_died_in_the_middle_of_
         })?;
         cluster.kill_mount(0)?;
         cluster.kill_chunkserver(2)?;
-        drop(writer);
+        ensure!(writer.join().is_ok_and(|ended| ended.is_err()), "the write was confirmed without the third");
         let torn = differing_blocks(&data(&replica(cluster, 2)?)?, &new);
         ensure!(torn > 0, "the third has it too: nothing was torn");
 

@@ -1,7 +1,7 @@
 //! The one body of every command: live, at a restart and on a follower.
 
 use crate::command::{Action, Command};
-use crate::ops::{abandon, batch, chunks, entitle, reap, restored, servers, sessions, sizes, written};
+use crate::ops::{abandon, batch, chunks, entitle, quarantine, reap, restored, servers, sessions, sizes, written};
 use crate::outcome::CoreResult;
 use crate::state::Tables;
 use gfs_proto::FsError;
@@ -52,6 +52,9 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::Collected { rows } => chunks::collected(tx, rows).map(done),
         Action::Abandon { chunks } => abandon::apply(tx, chunks).map(done),
         Action::Written { handles } => written::apply(tx, handles).map(done),
+        Action::Quarantine { strays } => quarantine::put_aside(tx, strays, command.stamp.now).map(done),
+        Action::Release { rows } => quarantine::release(tx, rows).map(done),
+        Action::Discard { strays } => quarantine::discard(tx, strays).map(done),
         Action::Restored => restored::apply(tx).map(done),
         Action::Reap { inodes } => reap::apply(tx, inodes).map(CoreResult::Reaped),
     }

@@ -4,7 +4,7 @@
 //! stamped in by the leader before the command is logged, so that live, restart and follower run the
 //! same code with the same result. Ids (inodes, handles, servers) are counted in the state itself.
 
-use crate::outcome::Duty;
+use crate::outcome::{Duty, Stray};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
     ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
@@ -125,6 +125,23 @@ pub enum Action {
     Written {
         /// What has no mark is left out.
         handles: Vec<ChunkHandle>,
+    },
+    /// These replicas are known to nobody: they are kept aside from the time of the command on. `Done`; what is aside
+    /// already, or belongs to a chunk at that server, is left as it is.
+    Quarantine {
+        /// Which.
+        strays: Vec<Stray>,
+    },
+    /// These replicas are aside no more: they are gone, or their chunk knows of them. `Done`.
+    Release {
+        /// Chunk and server.
+        rows: Vec<(ChunkHandle, ServerId)>,
+    },
+    /// These replicas are of chunks that were removed in this history: garbage. `Done`; what may be of another history,
+    /// or is of a chunk that is there, is left as it is.
+    Discard {
+        /// Which.
+        strays: Vec<Stray>,
     },
     /// The state came from a backup: further ids are of the next restore generation. `Done`.
     Restored,

@@ -4,7 +4,7 @@
 //! is an error that the caller stops at, never a command guessed at.
 
 use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
-use crate::outcome::Duty;
+use crate::outcome::{Duty, Stray, StrayCause};
 use gfs_proto::caller::Caller;
 use gfs_proto::convert::WireError;
 use gfs_proto::ids::{
@@ -129,6 +129,19 @@ impl From<&Action> for Wire {
             Action::Written { handles } => {
                 Self::Written(wire::LoggedWritten { handles: handles.iter().map(|handle| handle.get()).collect() })
             }
+            Action::Quarantine { strays } => Self::Quarantine(wire::LoggedQuarantine {
+                replicas: strays.iter().map(wire::LoggedStray::from).collect(),
+            }),
+            Action::Discard { strays } => {
+                Self::Discard(wire::LoggedDiscard { replicas: strays.iter().map(wire::LoggedStray::from).collect() })
+            }
+            Action::Release { rows } => {
+                let row = |(handle, server): &(ChunkHandle, ServerId)| wire::LoggedReplica {
+                    handle: handle.get(),
+                    server: server.get(),
+                };
+                Self::Release(wire::LoggedRelease { replicas: rows.iter().map(row).collect() })
+            }
             Action::Restored => Self::Restored(wire::LoggedRestored {}),
             Action::Reap { inodes } => {
                 Self::Reap(wire::LoggedReap { inodes: inodes.iter().map(|inode| inode.get()).collect() })
@@ -193,6 +206,12 @@ impl TryFrom<Wire> for Action {
                 Self::Abandon { chunks: raw.chunks.into_iter().map(chunk).collect() }
             }
             Wire::Written(raw) => Self::Written { handles: raw.handles.into_iter().map(ChunkHandle::new).collect() },
+            Wire::Quarantine(raw) => Self::Quarantine { strays: strays(raw.replicas)? },
+            Wire::Discard(raw) => Self::Discard { strays: strays(raw.replicas)? },
+            Wire::Release(raw) => {
+                let row = |raw: wire::LoggedReplica| (ChunkHandle::new(raw.handle), ServerId::new(raw.server));
+                Self::Release { rows: raw.replicas.into_iter().map(row).collect() }
+            }
             Wire::Restored(_) => Self::Restored,
             Wire::Reap(raw) => Self::Reap { inodes: raw.inodes.into_iter().map(InodeId::new).collect() },
         })
@@ -276,6 +295,32 @@ impl TryFrom<wire::LoggedSize> for SizeRecord {
     }
 }
 
+impl From<&Stray> for wire::LoggedStray {
+    fn from(stray: &Stray) -> Self {
+        Self {
+            handle: stray.handle.get(),
+            server: stray.server.get(),
+            version: stray.version.get(),
+            length: stray.length,
+            why: stray.cause.number().into(),
+        }
+    }
+}
+
+fn strays(raw: Vec<wire::LoggedStray>) -> Result<Vec<Stray>, DecodeError> {
+    let stray = |raw: wire::LoggedStray| {
+        let cause = u8::try_from(raw.why).ok().and_then(StrayCause::of_number);
+        Ok(Stray {
+            handle: ChunkHandle::new(raw.handle),
+            server: ServerId::new(raw.server),
+            version: ChunkVersion::new(raw.version),
+            length: raw.length,
+            cause: cause.ok_or(DecodeError::Invalid("reason of a stray replica"))?,
+        })
+    };
+    raw.into_iter().map(stray).collect()
+}
+
 fn time(raw: Option<wire::Time>) -> Result<Option<Timestamp>, DecodeError> {
     Ok(raw.map(TryInto::try_into).transpose()?)
 }
@@ -300,6 +345,7 @@ mod tests {
 
     fn actions() -> Vec<Action> {
         let (inode, handle, server) = (InodeId::new(5), ChunkHandle::new(u64::MAX), ServerId::new(7));
+        let stray = |cause| Stray { handle, server, version: ChunkVersion::new(u64::MAX), length: u32::MAX, cause };
         let name = Name::new(b"\xffname").expect("a name");
         let unlink = StampedOp {
             op: Op::Unlink { parent: InodeId::ROOT.into(), name },
@@ -342,6 +388,9 @@ mod tests {
             Action::Collected { rows: vec![(handle, server)] },
             Action::Abandon { chunks: vec![(handle, ChunkVersion::new(2))] },
             Action::Written { handles: vec![handle, handle] },
+            Action::Quarantine { strays: vec![stray(StrayCause::NoChunk), stray(StrayCause::Ahead)] },
+            Action::Release { rows: vec![(handle, server)] },
+            Action::Discard { strays: vec![stray(StrayCause::NoChunk)] },
             Action::Restored,
             Action::Reap { inodes: vec![inode] },
         ]

@@ -2,7 +2,7 @@
 //!
 //! They look at the rows alone, never at how they came about, and report all that is wrong.
 
-use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Stats};
+use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Quarantined, Stats, Stray};
 use crate::record::{self, Body, Dentry, Inode};
 use crate::state::Read;
 use crate::state::table::{self, Table};
@@ -34,6 +34,7 @@ struct Facts {
     garbage: BTreeMap<ChunkHandle, GarbageChunk>,
     cuts: BTreeMap<ChunkHandle, PendingCut>,
     unwritten: Vec<ChunkHandle>,
+    quarantine: Vec<Quarantined>,
     sessions: BTreeSet<SessionId>,
     replies: BTreeSet<SessionId>,
     servers: u64,
@@ -56,6 +57,7 @@ const ALL: &[(&str, Invariant)] = &[
     ("orphans_have_no_links", orphans_have_no_links),
     ("chunks_are_referenced", chunks_are_referenced),
     ("garbage_is_not_live", garbage_is_not_live),
+    ("quarantine_is_of_strays", quarantine_is_of_strays),
     ("cuts_are_inside_chunks", cuts_are_inside_chunks),
     ("unwritten_chunks_exist", unwritten_chunks_exist),
     ("sizes_are_within_limits", sizes_are_within_limits),
@@ -116,6 +118,7 @@ impl Facts {
             garbage: garbage.into_iter().collect(),
             cuts: cuts.into_iter().collect(),
             unwritten: Read::unwritten(view)?,
+            quarantine: view.quarantine(None, all)?,
             sessions: Read::sessions(view)?.into_iter().map(|session| session.session).collect(),
             replies: replies.into_iter().collect(),
             servers: Read::servers(view)?.len() as u64,
@@ -258,6 +261,15 @@ fn garbage_is_not_live(facts: &Facts, found: &mut Found) {
         }
         if garbage.servers.is_empty() {
             found.push(format!("garbage {handle} waits for nobody"));
+        }
+    }
+}
+
+/// What is kept aside is not waiting for its deletion.
+fn quarantine_is_of_strays(facts: &Facts, found: &mut Found) {
+    for Stray { handle, server, .. } in facts.quarantine.iter().map(|aside| aside.stray) {
+        if facts.garbage.get(&handle).is_some_and(|garbage| garbage.servers.contains(&server)) {
+            found.push(format!("the replica of {handle} at {server} is kept aside and garbage"));
         }
     }
 }

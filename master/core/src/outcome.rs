@@ -256,6 +256,39 @@ pub struct Orphan {
     pub sessions: Vec<SessionId>,
 }
 
+/// Why a replica is nobody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StrayCause {
+    /// There is no such chunk, and this history did not remove it.
+    NoChunk,
+    /// Its version is above the recorded one, and its server is not entitled.
+    Ahead,
+}
+
+/// A replica that nobody is known to need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stray {
+    /// Of which chunk.
+    pub handle: ChunkHandle,
+    /// Where.
+    pub server: ServerId,
+    /// As it was reported.
+    pub version: ChunkVersion,
+    /// Bytes; 0 if its server did not look.
+    pub length: u32,
+    /// See there.
+    pub cause: StrayCause,
+}
+
+/// A [`Stray`] that is kept aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quarantined {
+    /// The replica.
+    pub stray: Stray,
+    /// From then on.
+    pub since: gfs_proto::time::Timestamp,
+}
+
 /// A chunk whose replicas are to be deleted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GarbageChunk {

@@ -10,6 +10,7 @@ pub(crate) mod entitle;
 pub(crate) mod link;
 pub(crate) mod make;
 pub(crate) mod open_truncate;
+pub(crate) mod quarantine;
 pub(crate) mod reap;
 pub(crate) mod remove_xattr;
 pub(crate) mod rename;

@@ -7,7 +7,7 @@ use super::delta::{Delta, Slot};
 use super::layers::{Fault, Layers, Stack};
 use super::read::Read;
 use super::table::{self, Table};
-use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, ServerRecord, SessionRecord, Stats};
+use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats};
 use crate::record::{self, Body, Dentry, Inode, State};
 use crate::store::Genesis;
 use gfs_proto::FsError;
@@ -260,6 +260,27 @@ impl Tables<'_> {
 
     pub(crate) fn remove_unwritten(&mut self, handle: ChunkHandle) {
         self.remove(Table::Unwritten, &table::handle_key(handle));
+    }
+
+    pub(crate) fn put_quarantined(&mut self, aside: &Quarantined, new: bool) {
+        let key = table::stray_key(aside.stray.handle, aside.stray.server);
+        self.put(Table::Quarantine, &key, aside.encode(), new);
+    }
+
+    pub(crate) fn remove_quarantined(&mut self, handle: ChunkHandle, server: gfs_proto::ids::ServerId) {
+        self.remove(Table::Quarantine, &table::stray_key(handle, server));
+    }
+
+    /// Garbage of a chunk that has none yet.
+    pub(crate) fn insert_garbage(&mut self, garbage: &GarbageChunk) {
+        self.stats().garbage += 1;
+        self.put(Table::Garbage, &table::handle_key(garbage.handle), garbage.encode(), true);
+        self.dropped.push(garbage.handle);
+    }
+
+    /// Handles below this one were given out in this history, if they are of its restore generation.
+    pub(crate) fn next_handle(&self) -> ChunkHandle {
+        self.state.next_handle
     }
 
     pub(crate) fn put_garbage(&mut self, garbage: &GarbageChunk) {
