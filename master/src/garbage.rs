@@ -192,7 +192,9 @@ impl Master {
         if self.live_replicas(handle, &record, Instant::now()) == 0 {
             return Vec::new();
         }
-        let stale = |l: &Located| l.version < record.version && !record.entitled.contains(&l.server);
+        let stale = |l: &Located| {
+            l.version < record.version && !record.entitled.contains(&l.server) && !self.is_aside(handle, l.server)
+        };
         let named = |l: Located| (l.server, SyncChunk { handle, version: l.version });
         self.locations.of(handle).into_iter().filter(stale).map(named).collect()
     }

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod chores;
+pub mod chunk_list;
 pub mod config;
 pub mod data_dir;
 pub mod duties;
@@ -18,6 +19,7 @@ pub mod log;
 pub mod master;
 pub mod node;
 pub mod opens;
+pub mod quarantine;
 pub mod repair;
 pub mod requests;
 pub mod rpc;

@@ -14,7 +14,7 @@ use crate::master::{Machine, Master, now};
 use crate::repair::Repair;
 use crate::servers::Servers;
 use crate::sessions::Sessions;
-use crate::{chores, garbage, repair, rpc};
+use crate::{chores, garbage, quarantine, repair, rpc};
 use gfs_master_core::{Action, Store, StoreError};
 use gfs_proto::FsError;
 use std::io;
@@ -102,6 +102,7 @@ impl Node {
             tokio::spawn(garbage::collect(master.clone())),
             tokio::spawn(unwritten::settle_all(master.clone())),
             tokio::spawn(uneven::even_all(master.clone())),
+            tokio::spawn(quarantine::run(master.clone())),
             tokio::spawn(repair::run(master.clone())),
         ];
         if config.restored {

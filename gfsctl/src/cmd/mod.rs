@@ -2,6 +2,7 @@
 //! such a file and a line in each of the lists below.
 
 mod cat;
+mod chunks;
 mod chunkservers;
 mod clients;
 mod completions;
@@ -45,6 +46,7 @@ macro_rules! commands {
 commands! {
     status => Status;
     chunkservers => Chunkservers;
+    chunks => Chunks;
     drain => Drain;
     maintenance => Maintenance;
     remove => Remove;

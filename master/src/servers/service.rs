@@ -8,7 +8,8 @@
 use super::link::{Link, OUTGOING_MAX};
 use super::locations::{Known, Located};
 use crate::master::Master;
-use gfs_master_core::{Action, ChunkRecord, CoreResult};
+use crate::quarantine::stray;
+use gfs_master_core::{Action, ChunkRecord, CoreResult, Stray};
 use gfs_proto::FsError;
 use gfs_proto::control::{
     ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
@@ -130,10 +131,9 @@ impl Master {
         }
     }
 
-    /// Replicas that a server has; those that are stale are returned. Those that nobody knows are left
-    /// alone.
-    fn present(&self, server: ServerId, rows: &[ReplicaRow], full: bool) -> Vec<ChunkHandle> {
-        let mut stale = Vec::new();
+    /// Replicas that a server has; those that are stale are returned, and those that are nobody's.
+    fn present(&self, server: ServerId, rows: &[ReplicaRow], full: bool) -> (Vec<ChunkHandle>, Vec<Stray>) {
+        let (mut stale, mut strays) = (Vec::new(), Vec::new());
         for rows in rows.chunks(ROWS_PER_VIEW) {
             let view = self.store.view();
             for row in rows {
@@ -143,6 +143,10 @@ impl Master {
                 // An older version than the recorded one says nothing: the chunk may have begun again since.
                 if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
                     self.unwritten.written(row.handle);
+                }
+                if let Ok(record) = &record {
+                    // what cannot be looked up now is reported again
+                    strays.extend(stray(&view, server, row, record.as_ref()).ok().flatten());
                 }
                 let Ok(Some(record)) = record else { continue };
                 if is_discarded(&record, server, row) {
@@ -159,7 +163,7 @@ impl Master {
                 }
             }
         }
-        stale
+        (stale, strays)
     }
 
     fn absent(&self, server: ServerId, rows: &[ReplicaRow]) {
@@ -267,11 +271,15 @@ async fn work_off(
         }
         within = report.full && !report.last;
         rows += report.present.len();
-        stale.extend(tokio::task::block_in_place(|| {
-            let stale = master.present(server, &report.present, report.full);
+        let (of_page, strays) = tokio::task::block_in_place(|| {
+            let found = master.present(server, &report.present, report.full);
             master.absent(server, &report.removed);
-            stale
-        }));
+            found
+        });
+        stale.extend(of_page);
+        if let Err(error) = master.put_aside(strays).await {
+            warn!(%server, %error, "replicas that nobody knows are noted when they are reported again");
+        }
         if within {
             continue;
         }

@@ -5,6 +5,7 @@ mod chunks;
 mod connections;
 mod namespace;
 mod power;
+mod quarantine;
 mod repair;
 mod restart;
 mod sharing;
