@@ -76,6 +76,15 @@ pub struct Listing {
     pub next: Option<ChunkHandle>,
 }
 
+/// A page of what is kept aside, and where the next one begins if there may be one.
+#[derive(Clone, Debug)]
+pub struct AsideListing {
+    /// In order of handle and server.
+    pub replicas: Vec<Quarantined>,
+    /// The last one looked at; none at the end.
+    pub next: Option<(ChunkHandle, ServerId)>,
+}
+
 impl Master {
     /// Chunks with their health.
     pub fn list_chunks(&self, wanted: &Wanted) -> Result<Listing, FsError> {
@@ -110,10 +119,10 @@ impl Master {
         server: Option<ServerId>,
         after: Option<(ChunkHandle, ServerId)>,
         limit: usize,
-    ) -> Result<(Vec<Quarantined>, Option<(ChunkHandle, ServerId)>), FsError> {
+    ) -> Result<AsideListing, FsError> {
         let mut page = self.store.view().quarantine(after, limit)?;
-        let next = page.last().filter(|_| page.len() == limit).map(|last| (last.stray.handle, last.stray.server));
-        page.retain(|aside| server.is_none_or(|only| only == aside.stray.server));
-        Ok((page, next))
+        let next = page.last().filter(|_| page.len() == limit).map(|last| (last.replica.handle, last.replica.server));
+        page.retain(|aside| server.is_none_or(|only| only == aside.replica.server));
+        Ok(AsideListing { replicas: page, next })
     }
 }

@@ -11,7 +11,7 @@
 
 use crate::master::{Master, now};
 use crate::servers::Presence;
-use gfs_master_core::{Action, ChunkRecord, Quarantined, Stray, StrayCause, View};
+use gfs_master_core::{Action, ChunkRecord, Quarantined, Unclaimed, UnclaimedCause, View};
 use gfs_proto::FsError;
 use gfs_proto::control::ReplicaRow;
 use gfs_proto::frame::SyncChunk;
@@ -31,39 +31,40 @@ const PAGE: usize = DELETIONS_MAX;
 const TICKS: u32 = 5;
 
 /// What a report has that is nobody's.
-pub(crate) fn stray(
+pub(crate) fn unclaimed(
     view: &View<'_>,
     server: ServerId,
     row: &ReplicaRow,
     record: Option<&ChunkRecord>,
-) -> Result<Option<Stray>, FsError> {
+) -> Result<Option<Unclaimed>, FsError> {
     let cause = match record {
-        None => StrayCause::NoChunk,
-        Some(record) if row.version > record.version && !record.entitled.contains(&server) => StrayCause::Ahead,
+        None => UnclaimedCause::NoChunk,
+        Some(record) if row.version > record.version && !record.entitled.contains(&server) => UnclaimedCause::Ahead,
         Some(_) => return Ok(None),
     };
     let ReplicaRow { handle, version, length, .. } = *row;
     let is_garbage = view.garbage_chunk(handle)?.is_some_and(|garbage| garbage.servers.contains(&server));
-    let is_aside = view.quarantined(handle, server)?.is_some_and(|aside| aside.stray.version == version);
-    Ok((!is_aside && !is_garbage).then_some(Stray { handle, server, version, length, cause }))
+    let is_aside = view.quarantined(handle, server)?.is_some_and(|aside| aside.replica.version == version);
+    Ok((!is_aside && !is_garbage).then_some(Unclaimed { handle, server, version, length, cause }))
 }
 
 impl Master {
     /// Has replicas that are nobody's deleted or kept aside.
-    pub(crate) async fn put_aside(&self, strays: Vec<Stray>) -> Result<(), FsError> {
+    pub(crate) async fn put_aside(&self, unclaimed: Vec<Unclaimed>) -> Result<(), FsError> {
         let (removed, unknown): (Vec<_>, Vec<_>) = {
             let view = self.store.view();
-            let is_removed = |stray: &Stray| stray.cause == StrayCause::NoChunk && view.was_given_out(stray.handle);
-            strays.into_iter().partition(is_removed)
+            let is_removed =
+                |replica: &Unclaimed| replica.cause == UnclaimedCause::NoChunk && view.was_given_out(replica.handle);
+            unclaimed.into_iter().partition(is_removed)
         };
-        for strays in removed.chunks(LOGGED_MAX) {
-            self.commit_one(Action::Discard { strays: strays.to_vec() }).await?;
-            self.garbage.add(strays.len());
+        for unclaimed in removed.chunks(LOGGED_MAX) {
+            self.commit_one(Action::Discard { unclaimed: unclaimed.to_vec() }).await?;
+            self.garbage.add(unclaimed.len());
         }
-        for strays in unknown.chunks(LOGGED_MAX) {
-            warn!(server = %strays[0].server, replicas = strays.len(), first = %strays[0].handle,
+        for unclaimed in unknown.chunks(LOGGED_MAX) {
+            warn!(server = %unclaimed[0].server, replicas = unclaimed.len(), first = %unclaimed[0].handle,
                 "a chunkserver has replicas that this master knows nothing of; they are kept: gfsctl chunks --orphaned");
-            self.commit_one(Action::Quarantine { strays: strays.to_vec() }).await?;
+            self.commit_one(Action::Quarantine { unclaimed: unclaimed.to_vec() }).await?;
         }
         Ok(())
     }
@@ -85,10 +86,10 @@ impl Master {
         while !self.stopping.is_open() {
             let page = self.store.view().quarantine(after, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
-            after = Some((last.stray.handle, last.stray.server));
+            after = Some((last.replica.handle, last.replica.server));
             let (mut released, mut due) = (Vec::new(), BTreeMap::<ServerId, Vec<SyncChunk>>::new());
             for aside in &page {
-                let Stray { handle, server, version, .. } = aside.stray;
+                let Unclaimed { handle, server, version, .. } = aside.replica;
                 match self.judge(aside)? {
                     Verdict::Stays => {}
                     Verdict::Released => released.push((handle, server)),
@@ -109,7 +110,7 @@ impl Master {
     }
 
     fn judge(&self, aside: &Quarantined) -> Result<Verdict, FsError> {
-        let Stray { handle, server, version, .. } = aside.stray;
+        let Unclaimed { handle, server, version, .. } = aside.replica;
         let entitled = self.store.view().chunk(handle)?.is_some_and(|record| record.entitled.contains(&server));
         if entitled || !self.servers.is_known(server) {
             return Ok(Verdict::Released);

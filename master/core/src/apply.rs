@@ -52,9 +52,9 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::Collected { rows } => chunks::collected(tx, rows).map(done),
         Action::Abandon { chunks } => abandon::apply(tx, chunks).map(done),
         Action::Written { handles } => written::apply(tx, handles).map(done),
-        Action::Quarantine { strays } => quarantine::put_aside(tx, strays, command.stamp.now).map(done),
+        Action::Quarantine { unclaimed } => quarantine::put_aside(tx, unclaimed, command.stamp.now).map(done),
         Action::Release { rows } => quarantine::release(tx, rows).map(done),
-        Action::Discard { strays } => quarantine::discard(tx, strays).map(done),
+        Action::Discard { unclaimed } => quarantine::discard(tx, unclaimed).map(done),
         Action::Restored => restored::apply(tx).map(done),
         Action::Reap { inodes } => reap::apply(tx, inodes).map(CoreResult::Reaped),
     }

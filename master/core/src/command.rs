@@ -4,7 +4,7 @@
 //! stamped in by the leader before the command is logged, so that live, restart and follower run the
 //! same code with the same result. Ids (inodes, handles, servers) are counted in the state itself.
 
-use crate::outcome::{Duty, Stray};
+use crate::outcome::{Duty, Unclaimed};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
     ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
@@ -130,7 +130,7 @@ pub enum Action {
     /// already, or belongs to a chunk at that server, is left as it is.
     Quarantine {
         /// Which.
-        strays: Vec<Stray>,
+        unclaimed: Vec<Unclaimed>,
     },
     /// These replicas are aside no more: they are gone, or their chunk knows of them. `Done`.
     Release {
@@ -141,7 +141,7 @@ pub enum Action {
     /// or is of a chunk that is there, is left as it is.
     Discard {
         /// Which.
-        strays: Vec<Stray>,
+        unclaimed: Vec<Unclaimed>,
     },
     /// The state came from a backup: further ids are of the next restore generation. `Done`.
     Restored,

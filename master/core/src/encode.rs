@@ -4,7 +4,7 @@
 //! is an error that the caller stops at, never a command guessed at.
 
 use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
-use crate::outcome::{Duty, Stray, StrayCause};
+use crate::outcome::{Duty, Unclaimed, UnclaimedCause};
 use gfs_proto::caller::Caller;
 use gfs_proto::convert::WireError;
 use gfs_proto::ids::{
@@ -129,12 +129,12 @@ impl From<&Action> for Wire {
             Action::Written { handles } => {
                 Self::Written(wire::LoggedWritten { handles: handles.iter().map(|handle| handle.get()).collect() })
             }
-            Action::Quarantine { strays } => Self::Quarantine(wire::LoggedQuarantine {
-                replicas: strays.iter().map(wire::LoggedStray::from).collect(),
+            Action::Quarantine { unclaimed } => Self::Quarantine(wire::LoggedQuarantine {
+                replicas: unclaimed.iter().map(wire::LoggedUnclaimed::from).collect(),
             }),
-            Action::Discard { strays } => {
-                Self::Discard(wire::LoggedDiscard { replicas: strays.iter().map(wire::LoggedStray::from).collect() })
-            }
+            Action::Discard { unclaimed } => Self::Discard(wire::LoggedDiscard {
+                replicas: unclaimed.iter().map(wire::LoggedUnclaimed::from).collect(),
+            }),
             Action::Release { rows } => {
                 let row = |(handle, server): &(ChunkHandle, ServerId)| wire::LoggedReplica {
                     handle: handle.get(),
@@ -206,8 +206,8 @@ impl TryFrom<Wire> for Action {
                 Self::Abandon { chunks: raw.chunks.into_iter().map(chunk).collect() }
             }
             Wire::Written(raw) => Self::Written { handles: raw.handles.into_iter().map(ChunkHandle::new).collect() },
-            Wire::Quarantine(raw) => Self::Quarantine { strays: strays(raw.replicas)? },
-            Wire::Discard(raw) => Self::Discard { strays: strays(raw.replicas)? },
+            Wire::Quarantine(raw) => Self::Quarantine { unclaimed: unclaimed(raw.replicas)? },
+            Wire::Discard(raw) => Self::Discard { unclaimed: unclaimed(raw.replicas)? },
             Wire::Release(raw) => {
                 let row = |raw: wire::LoggedReplica| (ChunkHandle::new(raw.handle), ServerId::new(raw.server));
                 Self::Release { rows: raw.replicas.into_iter().map(row).collect() }
@@ -295,30 +295,30 @@ impl TryFrom<wire::LoggedSize> for SizeRecord {
     }
 }
 
-impl From<&Stray> for wire::LoggedStray {
-    fn from(stray: &Stray) -> Self {
+impl From<&Unclaimed> for wire::LoggedUnclaimed {
+    fn from(replica: &Unclaimed) -> Self {
         Self {
-            handle: stray.handle.get(),
-            server: stray.server.get(),
-            version: stray.version.get(),
-            length: stray.length,
-            why: stray.cause.number().into(),
+            handle: replica.handle.get(),
+            server: replica.server.get(),
+            version: replica.version.get(),
+            length: replica.length,
+            why: replica.cause.number().into(),
         }
     }
 }
 
-fn strays(raw: Vec<wire::LoggedStray>) -> Result<Vec<Stray>, DecodeError> {
-    let stray = |raw: wire::LoggedStray| {
-        let cause = u8::try_from(raw.why).ok().and_then(StrayCause::of_number);
-        Ok(Stray {
+fn unclaimed(raw: Vec<wire::LoggedUnclaimed>) -> Result<Vec<Unclaimed>, DecodeError> {
+    let replica = |raw: wire::LoggedUnclaimed| {
+        let cause = u8::try_from(raw.why).ok().and_then(UnclaimedCause::of_number);
+        Ok(Unclaimed {
             handle: ChunkHandle::new(raw.handle),
             server: ServerId::new(raw.server),
             version: ChunkVersion::new(raw.version),
             length: raw.length,
-            cause: cause.ok_or(DecodeError::Invalid("reason of a stray replica"))?,
+            cause: cause.ok_or(DecodeError::Invalid("reason of a replica replica"))?,
         })
     };
-    raw.into_iter().map(stray).collect()
+    raw.into_iter().map(replica).collect()
 }
 
 fn time(raw: Option<wire::Time>) -> Result<Option<Timestamp>, DecodeError> {
@@ -345,7 +345,8 @@ mod tests {
 
     fn actions() -> Vec<Action> {
         let (inode, handle, server) = (InodeId::new(5), ChunkHandle::new(u64::MAX), ServerId::new(7));
-        let stray = |cause| Stray { handle, server, version: ChunkVersion::new(u64::MAX), length: u32::MAX, cause };
+        let replica =
+            |cause| Unclaimed { handle, server, version: ChunkVersion::new(u64::MAX), length: u32::MAX, cause };
         let name = Name::new(b"\xffname").expect("a name");
         let unlink = StampedOp {
             op: Op::Unlink { parent: InodeId::ROOT.into(), name },
@@ -388,9 +389,9 @@ mod tests {
             Action::Collected { rows: vec![(handle, server)] },
             Action::Abandon { chunks: vec![(handle, ChunkVersion::new(2))] },
             Action::Written { handles: vec![handle, handle] },
-            Action::Quarantine { strays: vec![stray(StrayCause::NoChunk), stray(StrayCause::Ahead)] },
+            Action::Quarantine { unclaimed: vec![replica(UnclaimedCause::NoChunk), replica(UnclaimedCause::Ahead)] },
             Action::Release { rows: vec![(handle, server)] },
-            Action::Discard { strays: vec![stray(StrayCause::NoChunk)] },
+            Action::Discard { unclaimed: vec![replica(UnclaimedCause::NoChunk)] },
             Action::Restored,
             Action::Reap { inodes: vec![inode] },
         ]

@@ -2,7 +2,7 @@
 //!
 //! They look at the rows alone, never at how they came about, and report all that is wrong.
 
-use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Quarantined, Stats, Stray};
+use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Quarantined, Stats, Unclaimed};
 use crate::record::{self, Body, Dentry, Inode};
 use crate::state::Read;
 use crate::state::table::{self, Table};
@@ -57,7 +57,7 @@ const ALL: &[(&str, Invariant)] = &[
     ("orphans_have_no_links", orphans_have_no_links),
     ("chunks_are_referenced", chunks_are_referenced),
     ("garbage_is_not_live", garbage_is_not_live),
-    ("quarantine_is_of_strays", quarantine_is_of_strays),
+    ("quarantine_is_of_unclaimed", quarantine_is_of_unclaimed),
     ("cuts_are_inside_chunks", cuts_are_inside_chunks),
     ("unwritten_chunks_exist", unwritten_chunks_exist),
     ("sizes_are_within_limits", sizes_are_within_limits),
@@ -266,8 +266,8 @@ fn garbage_is_not_live(facts: &Facts, found: &mut Found) {
 }
 
 /// What is kept aside is not waiting for its deletion.
-fn quarantine_is_of_strays(facts: &Facts, found: &mut Found) {
-    for Stray { handle, server, .. } in facts.quarantine.iter().map(|aside| aside.stray) {
+fn quarantine_is_of_unclaimed(facts: &Facts, found: &mut Found) {
+    for Unclaimed { handle, server, .. } in facts.quarantine.iter().map(|aside| aside.replica) {
         if facts.garbage.get(&handle).is_some_and(|garbage| garbage.servers.contains(&server)) {
             found.push(format!("the replica of {handle} at {server} is kept aside and garbage"));
         }

@@ -36,7 +36,7 @@ pub use encode::DecodeError;
 pub use invariants::Violation;
 pub use outcome::{
     Afterlife, Applied, ChunkRecord, CoreMade, CoreResult, Duty, FileChunk, FileChunks, GarbageChunk, Orphan, Outcome,
-    PendingCut, Quarantined, Removed, ServerRecord, SessionRecord, Stats, Stray, StrayCause,
+    PendingCut, Quarantined, Removed, ServerRecord, SessionRecord, Stats, Unclaimed, UnclaimedCause,
 };
 pub use store::{Genesis, Store, StoreError};
 pub use view::View;

@@ -258,7 +258,7 @@ pub struct Orphan {
 
 /// Why a replica is nobody's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StrayCause {
+pub enum UnclaimedCause {
     /// There is no such chunk, and this history did not remove it.
     NoChunk,
     /// Its version is above the recorded one, and its server is not entitled.
@@ -267,7 +267,7 @@ pub enum StrayCause {
 
 /// A replica that nobody is known to need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stray {
+pub struct Unclaimed {
     /// Of which chunk.
     pub handle: ChunkHandle,
     /// Where.
@@ -277,14 +277,14 @@ pub struct Stray {
     /// Bytes; 0 if its server did not look.
     pub length: u32,
     /// See there.
-    pub cause: StrayCause,
+    pub cause: UnclaimedCause,
 }
 
-/// A [`Stray`] that is kept aside.
+/// A [`Unclaimed`] that is kept aside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quarantined {
     /// The replica.
-    pub stray: Stray,
+    pub replica: Unclaimed,
     /// From then on.
     pub since: gfs_proto::time::Timestamp,
 }

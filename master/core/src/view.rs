@@ -9,7 +9,7 @@ use crate::queries::{self, PageSpec};
 use crate::record::State;
 use crate::state::Read;
 use crate::state::layers::{Fault, Layers, Stack};
-use crate::state::table::{Table, first_number, stray_key, stray_server};
+use crate::state::table::{Table, first_number, unclaimed_key, unclaimed_server};
 use crate::store::{Genesis, StoreError};
 use gfs_proto::attr::Attr;
 use gfs_proto::caller::Caller;
@@ -117,9 +117,9 @@ impl View<'_> {
         after: Option<(ChunkHandle, ServerId)>,
         limit: usize,
     ) -> Result<Vec<Quarantined>, FsError> {
-        let from = after.map_or(Vec::new(), |(handle, server)| stray_key(handle, server.next()).to_vec());
+        let from = after.map_or(Vec::new(), |(handle, server)| unclaimed_key(handle, server.next()).to_vec());
         self.page(Table::Quarantine, &from, limit, |key, value| {
-            Quarantined::decode(first_number(key).map(ChunkHandle::new)?, stray_server(key)?, value)
+            Quarantined::decode(first_number(key).map(ChunkHandle::new)?, unclaimed_server(key)?, value)
         })
     }
     /// True if a chunk of this handle was made in this history: if there is none now, it was removed.

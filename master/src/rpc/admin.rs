@@ -1,11 +1,11 @@
 //! The Admin service: reports for people. They have no domain types; wire messages are filled here.
 
-use crate::chunk_list::{Listed, Name, Wanted};
+use crate::chunk_list::{AsideListing, Listed, Name, Wanted};
 use crate::duties::DutyError;
 use crate::master::{Master, now};
 use crate::repair::Dependent;
 use crate::servers::{Presence, ServerStatus};
-use gfs_master_core::StrayCause;
+use gfs_master_core::UnclaimedCause;
 use gfs_proto::FsError;
 use gfs_proto::control::DirectorySpace;
 use gfs_proto::ids::{ChunkHandle, ServerId};
@@ -166,17 +166,17 @@ impl AdminService {
         let server = (request.server != 0).then_some(ServerId::new(request.server));
         let after =
             (request.after != 0).then(|| (ChunkHandle::new(request.after), ServerId::new(request.after_server)));
-        let (replicas, next) = self.master.list_quarantine(server, after, limit(request.limit))?;
+        let AsideListing { replicas, next } = self.master.list_quarantine(server, after, limit(request.limit))?;
         let replicas = replicas.iter().map(|aside| wire::OrphanedReplica {
-            handle: aside.stray.handle.get(),
-            server: aside.stray.server.get(),
-            version: aside.stray.version.get(),
-            length: aside.stray.length,
+            handle: aside.replica.handle.get(),
+            server: aside.replica.server.get(),
+            version: aside.replica.version.get(),
+            length: aside.replica.length,
             since: Some(aside.since.into()),
             until: Some(self.master.ends(aside).into()),
-            why: match aside.stray.cause {
-                StrayCause::NoChunk => "no chunk".to_owned(),
-                StrayCause::Ahead => "ahead".to_owned(),
+            why: match aside.replica.cause {
+                UnclaimedCause::NoChunk => "no chunk".to_owned(),
+                UnclaimedCause::Ahead => "ahead".to_owned(),
             },
         });
         let (next, next_server) = next.map_or((0, 0), |(handle, server)| (handle.get(), server.get()));

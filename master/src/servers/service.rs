@@ -8,8 +8,8 @@
 use super::link::{Link, OUTGOING_MAX};
 use super::locations::{Known, Located};
 use crate::master::Master;
-use crate::quarantine::stray;
-use gfs_master_core::{Action, ChunkRecord, CoreResult, Stray};
+use crate::quarantine;
+use gfs_master_core::{Action, ChunkRecord, CoreResult, Unclaimed};
 use gfs_proto::FsError;
 use gfs_proto::control::{
     ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
@@ -132,8 +132,8 @@ impl Master {
     }
 
     /// Replicas that a server has; those that are stale are returned, and those that are nobody's.
-    fn present(&self, server: ServerId, rows: &[ReplicaRow], full: bool) -> (Vec<ChunkHandle>, Vec<Stray>) {
-        let (mut stale, mut strays) = (Vec::new(), Vec::new());
+    fn present(&self, server: ServerId, rows: &[ReplicaRow], full: bool) -> (Vec<ChunkHandle>, Vec<Unclaimed>) {
+        let (mut stale, mut unclaimed) = (Vec::new(), Vec::new());
         for rows in rows.chunks(ROWS_PER_VIEW) {
             let view = self.store.view();
             for row in rows {
@@ -146,7 +146,7 @@ impl Master {
                 }
                 if let Ok(record) = &record {
                     // what cannot be looked up now is reported again
-                    strays.extend(stray(&view, server, row, record.as_ref()).ok().flatten());
+                    unclaimed.extend(quarantine::unclaimed(&view, server, row, record.as_ref()).ok().flatten());
                 }
                 let Ok(Some(record)) = record else { continue };
                 if is_discarded(&record, server, row) {
@@ -163,7 +163,7 @@ impl Master {
                 }
             }
         }
-        (stale, strays)
+        (stale, unclaimed)
     }
 
     fn absent(&self, server: ServerId, rows: &[ReplicaRow]) {
@@ -271,13 +271,13 @@ async fn work_off(
         }
         within = report.full && !report.last;
         rows += report.present.len();
-        let (of_page, strays) = tokio::task::block_in_place(|| {
+        let (of_page, unclaimed) = tokio::task::block_in_place(|| {
             let found = master.present(server, &report.present, report.full);
             master.absent(server, &report.removed);
             found
         });
         stale.extend(of_page);
-        if let Err(error) = master.put_aside(strays).await {
+        if let Err(error) = master.put_aside(unclaimed).await {
             warn!(%server, %error, "replicas that nobody knows are noted when they are reported again");
         }
         if within {

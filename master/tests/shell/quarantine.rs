@@ -13,9 +13,9 @@ const V: ChunkVersion = ChunkVersion::new(1);
 const UNKNOWN: ChunkHandle = ChunkHandle::new(1000);
 
 fn aside(cluster: &Cluster) -> Vec<(ChunkHandle, u32)> {
-    let (rows, next) = cluster.node().master.list_quarantine(None, None, 100).expect("readable");
-    assert!(next.is_none());
-    rows.iter().map(|row| (row.stray.handle, row.stray.server.get())).collect()
+    let listing = cluster.node().master.list_quarantine(None, None, 100).expect("readable");
+    assert!(listing.next.is_none());
+    listing.replicas.iter().map(|row| (row.replica.handle, row.replica.server.get())).collect()
 }
 
 fn deleted(server: &FakeServer, handle: ChunkHandle) -> bool {
@@ -52,14 +52,14 @@ async fn what_nobody_knows_is_kept_listed_and_deleted_after_its_time_only() {
     let servers = cluster.servers().await;
     servers[1].create(UNKNOWN, V, 77).await;
     until("it is aside", || aside(&cluster) == [(UNKNOWN, servers[1].id().get())]).await;
-    let since = cluster.node().master.list_quarantine(None, None, 1).expect("readable").0[0];
-    assert_eq!((since.stray.version, since.stray.length), (V, 77));
+    let since = cluster.node().master.list_quarantine(None, None, 1).expect("readable").replicas[0];
+    assert_eq!((since.replica.version, since.replica.length), (V, 77));
     looked_at(&cluster).await;
     assert!(!deleted(&servers[1], UNKNOWN));
 
     cluster.timings = Timings { quarantine: Duration::from_millis(1), ..cluster.timings };
     cluster.restart().await;
-    assert_eq!(cluster.node().master.list_quarantine(None, None, 1).expect("readable").0, [since], "since then");
+    assert_eq!(cluster.node().master.list_quarantine(None, None, 1).expect("readable").replicas, [since], "since then");
     looked_at(&cluster).await;
     assert_eq!(aside(&cluster).len(), 1, "its server is not there");
     let mut back = Vec::new();

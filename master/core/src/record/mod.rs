@@ -8,8 +8,8 @@ pub(crate) use inode::{Body, FileBody, Inode};
 pub(crate) use reply::{decode_results, encode_results};
 
 use crate::outcome::{
-    Applied, ChunkRecord, Duty, GarbageChunk, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats, Stray,
-    StrayCause,
+    Applied, ChunkRecord, Duty, GarbageChunk, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats, Unclaimed,
+    UnclaimedCause,
 };
 use crate::store::Genesis;
 use codec::{Reader, Writer};
@@ -169,22 +169,22 @@ impl GarbageChunk {
 impl Quarantined {
     pub(crate) fn encode(&self) -> Box<[u8]> {
         let mut out = Writer::versioned(FORMAT, 24);
-        out.number(self.stray.version.get());
-        out.number(self.stray.length);
-        out.byte(self.stray.cause.number());
+        out.number(self.replica.version.get());
+        out.number(self.replica.length);
+        out.byte(self.replica.cause.number());
         out.time(self.since);
         out.finish()
     }
     pub(crate) fn decode(handle: ChunkHandle, server: ServerId, bytes: &[u8]) -> Option<Self> {
         let mut from = Reader::versioned(FORMAT, bytes)?;
         let (version, length) = (ChunkVersion::new(from.number()?), from.narrow()?);
-        let cause = StrayCause::of_number(from.byte()?)?;
+        let cause = UnclaimedCause::of_number(from.byte()?)?;
         let since = from.time()?;
-        from.end().map(|()| Self { stray: Stray { handle, server, version, length, cause }, since })
+        from.end().map(|()| Self { replica: Unclaimed { handle, server, version, length, cause }, since })
     }
 }
 
-impl StrayCause {
+impl UnclaimedCause {
     /// In records and in the log.
     pub(crate) const fn number(self) -> u8 {
         match self {

@@ -148,7 +148,7 @@ pub(crate) trait Read {
     }
 
     fn quarantined(&self, handle: ChunkHandle, server: ServerId) -> Result<Option<Quarantined>, FsError> {
-        let key = table::stray_key(handle, server);
+        let key = table::unclaimed_key(handle, server);
         self.rows().get(Table::Quarantine, &key, |bytes| Quarantined::decode(handle, server, bytes))
     }
 

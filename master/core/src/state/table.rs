@@ -100,12 +100,12 @@ pub(crate) fn server_key(server: ServerId) -> [u8; 4] {
     server.get().to_be_bytes()
 }
 
-pub(crate) fn stray_key(handle: ChunkHandle, server: ServerId) -> [u8; 12] {
+pub(crate) fn unclaimed_key(handle: ChunkHandle, server: ServerId) -> [u8; 12] {
     join(handle_key(handle), server_key(server))
 }
 
-/// The server in the key of a stray replica.
-pub(crate) fn stray_server(key: &[u8]) -> Option<ServerId> {
+/// The server in the key of a replica replica.
+pub(crate) fn unclaimed_server(key: &[u8]) -> Option<ServerId> {
     index_of(key).map(|number| ServerId::new(number.get()))
 }
 

@@ -263,12 +263,12 @@ impl Tables<'_> {
     }
 
     pub(crate) fn put_quarantined(&mut self, aside: &Quarantined, new: bool) {
-        let key = table::stray_key(aside.stray.handle, aside.stray.server);
+        let key = table::unclaimed_key(aside.replica.handle, aside.replica.server);
         self.put(Table::Quarantine, &key, aside.encode(), new);
     }
 
     pub(crate) fn remove_quarantined(&mut self, handle: ChunkHandle, server: gfs_proto::ids::ServerId) {
-        self.remove(Table::Quarantine, &table::stray_key(handle, server));
+        self.remove(Table::Quarantine, &table::unclaimed_key(handle, server));
     }
 
     /// Garbage of a chunk that has none yet.

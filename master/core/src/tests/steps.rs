@@ -2,7 +2,7 @@
 
 use super::{name, servers};
 use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
-use crate::outcome::{CoreResult, Duty, Outcome, Stray, StrayCause};
+use crate::outcome::{CoreResult, Duty, Outcome, Unclaimed, UnclaimedCause};
 use gfs_proto::attr::{Mode, SetAttr, SetTime};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
@@ -123,13 +123,13 @@ impl Stepper {
             9 if step.number.is_multiple_of(2) => Action::Abandon { chunks: vec![(handle, ChunkVersion::new(1))] },
             9 if step.number.is_multiple_of(5) => {
                 let server = ServerId::new(step.who.into());
-                let cause = if step.at.0 < 4 { StrayCause::NoChunk } else { StrayCause::Ahead };
+                let cause = if step.at.0 < 4 { UnclaimedCause::NoChunk } else { UnclaimedCause::Ahead };
                 let version = ChunkVersion::new(step.at.1.into());
-                let stray = Stray { handle, server, version, length: step.number, cause };
+                let replica = Unclaimed { handle, server, version, length: step.number, cause };
                 match step.to.0 {
-                    0..4 => Action::Quarantine { strays: vec![stray] },
+                    0..4 => Action::Quarantine { unclaimed: vec![replica] },
                     4 => Action::Release { rows: vec![(handle, server)] },
-                    _ => Action::Discard { strays: vec![stray] },
+                    _ => Action::Discard { unclaimed: vec![replica] },
                 }
             }
             9 if step.number.is_multiple_of(3) => Action::Written { handles: vec![handle] },
