@@ -206,6 +206,46 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// All counts but the default goal.
+    pub const fn counts(&self) -> [u64; 11] {
+        let Self {
+            files,
+            directories,
+            symlinks,
+            specials,
+            dentries,
+            bytes,
+            chunks,
+            garbage,
+            orphans,
+            sessions,
+            servers,
+            goal: _,
+        } = *self;
+        [files, directories, symlinks, specials, dentries, bytes, chunks, garbage, orphans, sessions, servers]
+    }
+
+    /// With these counts.
+    #[must_use]
+    pub const fn with_counts(self, counts: [u64; 11]) -> Self {
+        let [files, directories, symlinks, specials, dentries, bytes, chunks, garbage, orphans, sessions, servers] =
+            counts;
+        Self {
+            files,
+            directories,
+            symlinks,
+            specials,
+            dentries,
+            bytes,
+            chunks,
+            garbage,
+            orphans,
+            sessions,
+            servers,
+            goal: self.goal,
+        }
+    }
+
     /// Inodes of all kinds.
     pub const fn inodes(&self) -> u64 {
         self.files + self.directories + self.symlinks + self.specials

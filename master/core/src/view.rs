@@ -18,12 +18,46 @@ use gfs_proto::ids::{ChunkHandle, ChunkIndex, DirCookie, InodeId, ServerId, Sess
 use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, DirPage};
 use parking_lot::RwLockReadGuard;
+use std::ops::Deref;
 
 /// The state at one moment. `Io` from any method is the database's error, kept in [`View::fault`].
 pub struct View<'a> {
-    layers: RwLockReadGuard<'a, Layers>,
+    layers: Held<'a>,
     genesis: &'a Genesis,
     fault: Fault,
+}
+
+/// The layers, as they change or as they were.
+enum Held<'a> {
+    Live(RwLockReadGuard<'a, Layers>),
+    Copied(&'a Layers),
+}
+
+impl Deref for Held<'_> {
+    type Target = Layers;
+    fn deref(&self) -> &Layers {
+        match self {
+            Self::Live(guard) => guard,
+            Self::Copied(layers) => layers,
+        }
+    }
+}
+
+/// The state at one moment, which holds nobody up while it is looked at. Costs a copy of what has not been merged yet.
+pub struct Snapshot<'a> {
+    layers: Layers,
+    genesis: &'a Genesis,
+}
+
+impl<'a> Snapshot<'a> {
+    pub(crate) fn new(layers: Layers, genesis: &'a Genesis) -> Self {
+        Self { layers, genesis }
+    }
+
+    /// To look at it.
+    pub fn view(&self) -> View<'_> {
+        View { layers: Held::Copied(&self.layers), genesis: self.genesis, fault: Fault::default() }
+    }
 }
 
 impl Read for View<'_> {
@@ -40,7 +74,7 @@ impl Read for View<'_> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(layers: RwLockReadGuard<'a, Layers>, genesis: &'a Genesis) -> Self {
-        Self { layers, genesis, fault: Fault::default() }
+        Self { layers: Held::Live(layers), genesis, fault: Fault::default() }
     }
 
     pub(crate) fn into_fault(self) -> Option<StoreError> {

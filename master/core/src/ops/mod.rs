@@ -9,6 +9,7 @@ pub(crate) mod chunks;
 pub(crate) mod entitle;
 pub(crate) mod link;
 pub(crate) mod make;
+pub(crate) mod mend;
 pub(crate) mod open_truncate;
 pub(crate) mod quarantine;
 pub(crate) mod reap;

@@ -271,6 +271,38 @@ impl Tables<'_> {
         self.remove(Table::Quarantine, &table::unclaimed_key(handle, server));
     }
 
+    /// A chunk that is in no file is garbage, if it is anywhere.
+    pub(crate) fn drop_unplaced(&mut self, handle: ChunkHandle, chunk: ChunkRecord) -> Result<(), FsError> {
+        if self.cut(handle)?.is_some() {
+            self.remove_cut(handle);
+        }
+        if self.is_unwritten(handle)? {
+            self.remove_unwritten(handle);
+        }
+        self.stats().chunks -= 1;
+        self.remove(Table::Chunks, &table::handle_key(handle));
+        if !chunk.entitled.is_empty() {
+            self.insert_garbage(&GarbageChunk { handle, version: chunk.version, servers: chunk.entitled });
+        }
+        Ok(())
+    }
+
+    /// A place whose chunk does not exist is a hole.
+    pub(crate) fn clear_place(&mut self, inode: InodeId, index: ChunkIndex) {
+        self.remove(Table::FileChunks, &table::file_chunk_key(inode, index));
+    }
+
+    /// Removes a row behind the rules.
+    #[cfg(test)]
+    pub(crate) fn tear(&mut self, table: Table, key: &[u8]) {
+        self.remove(table, key);
+    }
+
+    /// Other counts than those that were kept.
+    pub(crate) fn set_stats(&mut self, stats: Stats) {
+        self.state.stats = stats;
+    }
+
     /// Garbage of a chunk that has none yet.
     pub(crate) fn insert_garbage(&mut self, garbage: &GarbageChunk) {
         self.stats().garbage += 1;
