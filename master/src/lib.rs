@@ -10,6 +10,7 @@ pub mod chunk_list;
 pub mod config;
 pub mod data_dir;
 pub mod duties;
+pub mod fsck;
 pub mod garbage;
 pub mod gate;
 pub mod grants;

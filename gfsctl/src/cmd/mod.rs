@@ -7,6 +7,7 @@ mod chunkservers;
 mod clients;
 mod completions;
 mod drain;
+mod fsck;
 mod get;
 mod leases;
 mod local;
@@ -50,6 +51,7 @@ commands! {
     drain => Drain;
     maintenance => Maintenance;
     remove => Remove;
+    fsck => Fsck;
     leases => Leases;
     clients => Clients;
     ls => Ls;

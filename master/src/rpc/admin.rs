@@ -2,6 +2,7 @@
 
 use crate::chunk_list::{AsideListing, Listed, Name, Wanted};
 use crate::duties::DutyError;
+use crate::fsck::Finding;
 use crate::master::{Master, now};
 use crate::repair::Dependent;
 use crate::servers::{Presence, ServerStatus};
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status};
 pub struct AdminService {
     master: Arc<Master>,
     address: SocketAddr,
+    fsck: tokio::sync::Mutex<()>,
 }
 
 fn failed(error: FsError) -> Status {
@@ -33,7 +35,7 @@ fn millis(duration: Duration) -> u64 {
 impl AdminService {
     /// Of a master that listens there.
     pub fn new(master: Arc<Master>, address: SocketAddr) -> Self {
-        Self { master, address }
+        Self { master, address, fsck: tokio::sync::Mutex::default() }
     }
 
     fn masters(&self) -> Vec<wire::MasterStatus> {
@@ -286,6 +288,24 @@ impl wire::admin_server::Admin for AdminService {
             FsError::InvalidArgument.into_status("a chunk is healthy, missing, unavailable, lost or unwritten")
         })?;
         tokio::task::block_in_place(|| self.chunks(&wanted)).map(Response::new).map_err(failed)
+    }
+
+    async fn fsck(&self, request: Request<wire::FsckRequest>) -> Result<Response<wire::FsckReply>, Status> {
+        let _one_at_a_time = self.fsck.lock().await;
+        let found = self.master.fsck(request.into_inner().repair).await;
+        let found = found.map_err(|error| FsError::Io.into_status(error.to_string()))?;
+        let finding = |finding: Finding| wire::FsckFinding {
+            property: finding.property.to_owned(),
+            detail: finding.detail,
+            repair: finding.repair,
+        };
+        Ok(Response::new(wire::FsckReply {
+            findings: found.findings.into_iter().map(finding).collect(),
+            total: found.total as u64,
+            repaired: found.repaired as u64,
+            chunks: found.chunks,
+            orphaned: found.aside,
+        }))
     }
 
     async fn orphaned(&self, request: Request<wire::OrphanedRequest>) -> Result<Response<wire::OrphanedReply>, Status> {
