@@ -225,6 +225,17 @@ mod tests {
             &["nlink_equals_dentries", "entries_are_counted", "stats_equal_recount"],
         ),
         (
+            "the name of a file is gone, and its links were wrong",
+            |tx, made| {
+                let cluster = tx.genesis().cluster;
+                tx.tear(Table::Dentries, &table::dentry_key(cluster, made.dir, &name("file")));
+                let mut inode = tx.inode(made.file).expect("there");
+                inode.nlink = 3;
+                tx.put_inode(&inode);
+            },
+            &["nlink_equals_dentries", "entries_are_counted", "stats_equal_recount"],
+        ),
+        (
             "a chunk record is gone",
             |tx, made| {
                 tx.tear(Table::Chunks, &table::handle_key(made.handle));
