@@ -3,12 +3,14 @@
 //!
 //! Pure: no clock, no I/O, no waiting. Whoever drives it asks [`Order::admit`], applies, and reports
 //! with [`Order::finish`]; an install is [`Order::begin_install`], the work on disk, then
-//! [`Order::finish_install`]. Invariants:
+//! [`Order::finish_install`]; where members differ it is followed by [`Order::begin_align`], the work on disk,
+//! [`Order::finish_align`]. Invariants:
 //! - at most one of {apply, install} runs at a time;
 //! - serials are applied without a gap and once each, from 1 in each epoch;
 //! - a write known by (session, sequence) is never applied twice, across epochs too, as long as it is
 //!   within the window of [`OUTCOMES_MAX`] writes;
-//! - nothing of an epoch below the highest one installed is ever applied again.
+//! - nothing of an epoch below the highest one installed is ever applied again;
+//! - of two replicas whose position ([`Before`]) is known, the one with the greater has all writes of the other.
 //!
 //! ```text
 //!            install / CREATE            apply            finish(ok): next + 1
@@ -19,7 +21,7 @@
 //! ```
 
 use gfs_proto::chunk::Numbering;
-use gfs_proto::control::{DoubtRange, WriteOutcome};
+use gfs_proto::control::{DoubtRange, Position, WriteOutcome};
 use gfs_proto::frame::{DataError, Extent};
 use gfs_proto::ids::{ChunkVersion, Epoch, Sequence, Serial, SessionId, TruncateGeneration};
 use std::collections::VecDeque;
@@ -114,6 +116,9 @@ pub struct Order {
     counted: Epoch,
     /// Serials applied in it.
     applied: u64,
+    /// The last write that is in the replica. Installs do not move it: that an epoch is installed does not mean that
+    /// the members ever agreed on what they have.
+    last: Position,
     busy: Option<Busy>,
     poison: Option<DataError>,
     outcomes: VecDeque<Outcome>,
@@ -130,10 +135,8 @@ struct Outcome {
 /// What an install reports of the time before it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Before {
-    /// Epoch that was installed; zero if none.
-    pub epoch: Epoch,
-    /// Last serial applied in it.
-    pub applied: Serial,
+    /// The last write; zero if nothing is known.
+    pub position: Position,
     /// See [`DoubtRange`].
     pub in_doubt: Vec<DoubtRange>,
     /// See [`WriteOutcome`].
@@ -287,6 +290,38 @@ impl Order {
         self.installed = None;
     }
 
+    /// The replica is about to become as another member of this grant, which nobody has used yet. Half-way it is like
+    /// none: what was known of its writes is forgotten. Ends as an install does that is abandoned, or with
+    /// [`Order::finish_align`].
+    pub fn begin_align(&mut self, version: ChunkVersion, epoch: Epoch) -> Result<(), DataError> {
+        let installed = self.installed.filter(|installed| installed.epoch == epoch).ok_or(DataError::Epoch)?;
+        if installed.version != version {
+            return Err(DataError::Version);
+        }
+        if self.applied > 0 {
+            return Err(DataError::Protocol);
+        }
+        if self.busy.is_some() {
+            return Err(DataError::Busy);
+        }
+        self.busy = Some(Busy::Installing(epoch));
+        self.last = Position::default();
+        self.outcomes.clear();
+        Ok(())
+    }
+
+    /// The replica has the bytes of the other member, and so its writes.
+    pub fn finish_align(&mut self, position: Position, outcomes: &[WriteOutcome]) {
+        let Some(Busy::Installing(_)) = self.busy.take() else { unreachable!("an alignment that began") };
+        self.last = position;
+        let kept = &outcomes[outcomes.len().saturating_sub(OUTCOMES_MAX)..];
+        self.outcomes.extend(kept.iter().map(|outcome| Outcome {
+            id: WriteId { session: outcome.session, sequence: outcome.sequence },
+            epoch: position.epoch,
+            serial: outcome.serial,
+        }));
+    }
+
     fn start(&mut self, installed: Installed) {
         if self.counted != installed.epoch {
             self.counted = installed.epoch;
@@ -335,12 +370,7 @@ impl Order {
             sequence: outcome.id.sequence,
             serial: outcome.serial,
         });
-        Before {
-            epoch: self.counted,
-            applied: Serial::new(self.applied),
-            in_doubt: self.doubt.list(),
-            outcomes: outcomes.collect(),
-        }
+        Before { position: self.last, in_doubt: self.doubt.list(), outcomes: outcomes.collect() }
     }
 
     fn find(&self, id: WriteId) -> Option<Outcome> {
@@ -354,6 +384,7 @@ impl Order {
     fn consume(&mut self, id: WriteId, epoch: Epoch, serial: Serial) {
         assert_eq!(serial, self.next(), "serials are consumed in order");
         self.applied = serial.get();
+        self.last = Position { epoch, serial };
         self.doubt.agreed();
         if id.session.get() == 0 {
             return;

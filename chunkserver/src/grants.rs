@@ -7,6 +7,7 @@
 use crate::chain::{Admission, Applied, Before, InstallStart, Installed, Order, Ticket};
 use crate::loans::{Hold, Loans};
 use gfs_proto::chunk::Replica;
+use gfs_proto::control::{Position, WriteOutcome};
 use gfs_proto::frame::{DataError, Extent};
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, Epoch, Serial, ServerId, TruncateGeneration};
 use gfs_proto::limits::{LEASE, OPERATION_TIMEOUT};
@@ -57,6 +58,9 @@ struct State {
     written: bool,
     /// A write was made since the chunk was last known clean.
     dirty: bool,
+    /// Other members may lack what this one has, or have more, since this epoch: until a later grant is used, or the
+    /// master says that it has looked.
+    doubtful: Option<Epoch>,
 }
 
 /// What is known of the lease besides its epoch.
@@ -181,6 +185,12 @@ impl Gate {
             state.written = true;
         }
         match how {
+            // a grant is used when its members have agreed
+            Applied::Done => drop(state.doubtful.take_if(|since| *since < ticket.epoch)),
+            Applied::Failed(_) => state.doubtful = Some(ticket.epoch),
+            Applied::Refused => {}
+        }
+        match how {
             Applied::Failed(_) => state.wake_all(),
             Applied::Done | Applied::Refused => state.wake_ready(),
         }
@@ -192,6 +202,8 @@ impl Gate {
         let mut state = self.state.lock();
         if everywhere {
             state.order.settle(epoch, serial);
+        } else {
+            state.doubtful = Some(epoch);
         }
         state.in_flight.retain(|write| !(write.epoch == epoch && write.serial == serial));
         drop(state);
@@ -202,6 +214,7 @@ impl Gate {
     pub fn poison(&self, epoch: Epoch, error: DataError) {
         let mut state = self.state.lock();
         state.order.poison(epoch, error);
+        state.doubtful = Some(epoch);
         state.wake_all();
     }
 
@@ -248,6 +261,11 @@ impl Gate {
         self.state.lock().dirty
     }
 
+    /// True if other members may have other bytes. Nobody but the master can say.
+    pub fn is_doubtful(&self) -> bool {
+        self.state.lock().doubtful.is_some()
+    }
+
     /// Waits for its turn and keeps everybody else out until [`Gate::finish_install`] or
     /// [`Gate::abandon_install`].
     pub async fn begin_install(
@@ -277,8 +295,29 @@ impl Gate {
         let mut state = self.state.lock();
         let before = state.order.finish_install(installed);
         state.lease = lease;
+        // what becomes of writes that were on their way is decided by the members together
+        state.in_flight.retain(|write| write.epoch >= installed.epoch);
         state.wake_all();
+        drop(state);
+        self.settled.notify_waiters();
         before
+    }
+
+    /// See [`Order::begin_align`]. Keeps everybody out until [`Gate::finish_align`] or [`Gate::abandon_install`].
+    pub fn begin_align(&self, version: ChunkVersion, epoch: Epoch) -> Result<(), DataError> {
+        self.state.lock().order.begin_align(version, epoch)
+    }
+
+    /// See [`Order::finish_align`]. `written`: blocks were, at this time.
+    pub fn finish_align(&self, position: Position, outcomes: &[WriteOutcome], written: Option<Duration>) {
+        let mut state = self.state.lock();
+        state.order.finish_align(position, outcomes);
+        state.doubtful = None;
+        if let Some(now) = written {
+            state.last_write = now;
+            state.dirty = true;
+        }
+        state.wake_all();
     }
 
     /// See [`Order::abandon_install`]. The fence stays for a while even where there is no replica.
@@ -316,6 +355,7 @@ impl Gate {
     pub fn revoke(&self, epoch: Epoch, now: Duration) -> bool {
         let mut state = self.state.lock();
         let ours = state.order.revoke(epoch);
+        state.doubtful.take_if(|_| ours);
         state.last_write = state.last_write.max(now);
         state.wake_all();
         ours
@@ -377,7 +417,9 @@ impl State {
 
     /// No lease, nothing to flush, nothing that could be resent.
     fn is_over(&self, now: Duration, kept: Duration) -> bool {
-        self.order.installed().is_none() && !self.order.is_busy() && !self.dirty && now >= self.last_write + kept
+        let kept_for =
+            self.order.installed().is_some() || self.order.is_busy() || self.dirty || self.doubtful.is_some();
+        !kept_for && now >= self.last_write + kept
     }
 }
 
@@ -412,6 +454,12 @@ impl Grants {
             Entry::Occupied(gate) => Arc::clone(gate.get()),
             Entry::Vacant(place) => Arc::clone(place.insert(Gate::new(handle, &self.loans))),
         }
+    }
+
+    /// The replica was being written when the run before this one ended: what others have is not known, nor what this one
+    /// knew.
+    pub fn recovered(&self, handle: ChunkHandle) {
+        self.entry(handle).state.lock().doubtful = Some(Epoch::default());
     }
 
     /// A replica that was to be deleted is not there: a first frame that comes late makes none. Only while

@@ -79,10 +79,12 @@ impl<D: Disk> Node<D> {
     /// Before registration.
     pub fn new(store: ChunkStore<D>, clock: Arc<dyn Clock>, boot_id: String, patience: Patience) -> Self {
         let incarnation = store.identity().incarnation;
+        let grants = Grants::new(Arc::clone(store.loans()));
+        store.dirty().into_iter().for_each(|handle| grants.recovered(handle));
         Self {
             incarnation,
             boot_id,
-            grants: Grants::new(Arc::clone(store.loans())),
+            grants,
             peers: Peers::default(),
             lease: ReadLease::new(Arc::clone(&clock), Arc::clone(store.loans())),
             outbox: Outbox::default(),

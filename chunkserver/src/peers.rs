@@ -5,7 +5,7 @@ use crate::net::dial::{Answer, CallError, DataConnection, Endpoint};
 use crate::net::frames::Outgoing;
 use crate::pulse::Pulses;
 use gfs_proto::chunk::Replica;
-use gfs_proto::frame::{Ack, DataError, Hop, Kind, Read, Write};
+use gfs_proto::frame::{Ack, DataError, Hop, Kind, Read, Sums, Write};
 use gfs_proto::ids::{ClusterId, Incarnation, ServerId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -100,6 +100,8 @@ pub enum Request {
     },
     /// A read for a copy.
     Read(Read),
+    /// A look at the sums of a whole chunk.
+    Sums(Sums),
 }
 
 /// See the module's documentation.
@@ -191,12 +193,33 @@ impl Peers {
         read: Read,
         bound: Duration,
     ) -> Result<Answer, PeerError> {
-        if let Some(carrier) = &self.carrier {
-            return carrier.carry(peer, Request::Read(read), bound).await.map_err(|source| call_error(peer, source));
-        }
         let header = read.encode();
-        let frame = Outgoing { kind: Kind::Read, request: 0, header: &header, sums: &[], payload: &[] };
-        self.call(peer, cluster, frame, bound).await
+        self.ask(peer, cluster, (Kind::Read, &header, Request::Read(read)), bound).await
+    }
+
+    /// Asks a peer for the sums of a whole chunk.
+    pub async fn sums(
+        &self,
+        peer: &Peer,
+        cluster: ClusterId,
+        sums: Sums,
+        bound: Duration,
+    ) -> Result<Answer, PeerError> {
+        let header = sums.encode();
+        self.ask(peer, cluster, (Kind::Sums, &header, Request::Sums(sums)), bound).await
+    }
+
+    async fn ask(
+        &self,
+        peer: &Peer,
+        cluster: ClusterId,
+        (kind, header, request): (Kind, &[u8], Request),
+        bound: Duration,
+    ) -> Result<Answer, PeerError> {
+        if let Some(carrier) = &self.carrier {
+            return carrier.carry(peer, request, bound).await.map_err(|source| call_error(peer, source));
+        }
+        self.call(peer, cluster, Outgoing { kind, request: 0, header, sums: &[], payload: &[] }, bound).await
     }
 
     /// It hangs: nobody waits for its answers any longer.

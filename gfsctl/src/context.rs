@@ -50,6 +50,11 @@ impl Context {
         Asker { master: self.master.clone(), open: Mutex::default() }
     }
 
+    /// Where the masters are.
+    pub(crate) fn master(&self) -> &str {
+        &self.master
+    }
+
     /// Runs `work` within a session of its own, which is closed afterwards, whatever came out: what was
     /// written is at the chunkservers when this returns.
     pub(crate) async fn with_files<T>(

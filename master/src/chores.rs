@@ -30,6 +30,7 @@ pub async fn run(master: Arc<Master>) {
         master.servers.doubt_findings(now);
         for lease in master.leases.remove_expired(now) {
             master.sizes.want(lease.inode);
+            master.uneven.note(lease.handle);
         }
         if let Err(error) = master.log_sizes().await {
             debug!(%error, "sizes are logged later");

@@ -71,6 +71,9 @@ pub struct Settings {
     /// So long after a chunkserver was stopped in order its copies are not made elsewhere [default: 10min]
     #[arg(long, value_name = "TIME")]
     pub maintenance_window: Option<String>,
+    /// So long replicas are kept that the master knows nothing of, see gfsctl chunks --orphaned [default: 7d]
+    #[arg(long, value_name = "TIME")]
+    pub quarantine_retention: Option<String>,
     /// Bytes per second that copies of chunks move in the whole cluster, or "unlimited" [default: unlimited]
     #[arg(long, value_name = "RATE")]
     pub repair_rate: Option<String>,
@@ -147,6 +150,8 @@ pub struct Timings {
     pub repair_patience: Duration,
     /// Bound on a client's answer to a recall.
     pub recall: Duration,
+    /// A replica that nobody knows of is kept for this long.
+    pub quarantine: Duration,
     /// Rhythm of everything lazy: sizes, expiry, garbage.
     pub tick: Duration,
     /// A checkpoint is made at least this often while anything changes.
@@ -168,6 +173,7 @@ impl Default for Timings {
             copy: Duration::from_secs(60),
             repair_patience: Duration::from_secs(10),
             recall: Duration::from_secs(5),
+            quarantine: Duration::from_secs(7 * 86_400),
             tick: Duration::from_secs(1),
             checkpoint: Duration::from_secs(5),
         }
@@ -268,6 +274,7 @@ impl Settings {
             suspect_after: self.suspect_after.or(below.suspect_after),
             lost_after: self.lost_after.or(below.lost_after),
             maintenance_window: self.maintenance_window.or(below.maintenance_window),
+            quarantine_retention: self.quarantine_retention.or(below.quarantine_retention),
             repair_rate: self.repair_rate.or(below.repair_rate),
             repair_rate_per_server: self.repair_rate_per_server.or(below.repair_rate_per_server),
             repair_copies: self.repair_copies.or(below.repair_copies),
@@ -289,6 +296,7 @@ impl Settings {
             suspect_after: Some("5s".into()),
             lost_after: Some("30s".into()),
             maintenance_window: Some("10min".into()),
+            quarantine_retention: Some("7d".into()),
             repair_rate: Some("unlimited".into()),
             repair_rate_per_server: Some("64MiB".into()),
             repair_copies: Some(COPIES_DEFAULT),
@@ -389,6 +397,7 @@ mod tests {
             ("lost-after = \"soon\"", &[], "soon"),
             ("suspect-after = \"1s\"", &[], "suspect-after"),
             ("maintenance-window = \"5 years\"", &[], "5 years"),
+            ("quarantine-retention = \"a week\"", &[], "quarantine-retention"),
             ("repair-rate = \"0\"", &[], "repair-rate"),
             ("repair-rate-per-server = \"fast\"", &[], "fast"),
             ("repair-copies = 17", &[], "repair-copies = 17"),

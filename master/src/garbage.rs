@@ -204,8 +204,9 @@ impl Master {
         if self.live_replicas(handle, &record, Instant::now()) == 0 {
             return Vec::new();
         }
-        let is_stale =
-            |(of, chunk): &(ServerId, SyncChunk)| chunk.version < record.version && !record.entitled.contains(of);
+        let is_stale = |(of, chunk): &(ServerId, SyncChunk)| {
+            chunk.version < record.version && !record.entitled.contains(of) && !self.is_aside(handle, *of)
+        };
         self.located(handle).into_iter().filter(is_stale).collect()
     }
 }

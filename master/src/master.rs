@@ -8,6 +8,7 @@ use crate::config::Timings;
 use crate::garbage::Garbage;
 use crate::gate::Gate;
 use crate::grants::leases::{Lease, Leases};
+use crate::grants::uneven::Uneven;
 use crate::grants::unwritten::Unwritten;
 use crate::keyed_lock::KeyedLocks;
 use crate::lengths::Lengths;
@@ -108,6 +109,8 @@ pub struct Master {
     pub leases: Leases,
     /// Chunks that maybe nothing was written into.
     pub unwritten: Unwritten,
+    /// Chunks whose replicas may differ.
+    pub uneven: Uneven,
     /// What goes into the garbage table.
     pub garbage: Garbage,
     /// Copies that are to be made or removed.
@@ -198,6 +201,7 @@ impl Master {
             garbage: Garbage::default(),
             repair: Repair::new(repair),
             unwritten: Unwritten::of(unwritten),
+            uneven: Uneven::default(),
             chunk_locks: Default::default(),
             room: DeltaRoom::new(checkpoint),
             stopping: Default::default(),

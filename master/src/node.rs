@@ -6,11 +6,11 @@
 use crate::checkpoint::{self, Checkpointer};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, FormatOptions};
-use crate::grants::unwritten;
+use crate::grants::{uneven, unwritten};
 use crate::log::{LogConfig, LogError, Position, ReplicatedLog};
 use crate::master::{Machine, Master, Parts, now};
 use crate::reach::ByTcp;
-use crate::{chores, garbage, repair, rpc};
+use crate::{chores, garbage, quarantine, repair, rpc};
 use gfs_master_core::{Action, Store, StoreError};
 use gfs_proto::FsError;
 use std::io;
@@ -164,6 +164,8 @@ pub fn start_chores(master: &Arc<Master>) -> Vec<JoinHandle<()>> {
         tokio::spawn(chores::run(master.clone())),
         tokio::spawn(garbage::collect(master.clone())),
         tokio::spawn(unwritten::settle_all(master.clone())),
+        tokio::spawn(uneven::even_all(master.clone())),
+        tokio::spawn(quarantine::run(master.clone())),
         tokio::spawn(repair::run(master.clone())),
     ]
 }

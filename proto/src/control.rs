@@ -247,6 +247,8 @@ pub enum ChunkCommand {
         /// The peer.
         source: Replica,
     },
+    /// See [`Align`].
+    Align(Align),
     /// Every copy is suspect: this one counts, under version `raise_to`.
     Adopt {
         /// The chunk.
@@ -292,6 +294,32 @@ pub struct Install {
     pub members: Vec<Replica>,
     /// Life of the lease.
     pub lease: Duration,
+}
+
+/// Members of an install differ: this replica becomes as the source is, before the epoch is used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Align {
+    /// The chunk.
+    pub handle: ChunkHandle,
+    /// Version of both replicas.
+    pub version: ChunkVersion,
+    /// As installed at both, and not used yet.
+    pub epoch: Epoch,
+    /// Whose bytes count.
+    pub source: Replica,
+    /// The last write that it has.
+    pub position: Position,
+    /// Writes that it knows, oldest first.
+    pub outcomes: Vec<WriteOutcome>,
+}
+
+/// The last write that a replica has. Replicas with a greater one have every write of those with a lesser one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Position {
+    /// Under which it was written; zero if that is not known.
+    pub epoch: Epoch,
+    /// Its number in it.
+    pub serial: Serial,
 }
 
 /// Answer to a [`ChunkCommand`].
@@ -347,10 +375,10 @@ pub struct NotDeleted {
 pub struct InstallReport {
     /// Bytes of the chunk.
     pub length: u32,
-    /// Last serial applied in the epoch before.
-    pub applied: Serial,
-    /// The epoch before; zero if none is known.
-    pub previous_epoch: Epoch,
+    /// Of length and block sums, see [`content_digest`](crate::checksum::content_digest).
+    pub digest: u64,
+    /// The last write.
+    pub position: Position,
     /// Ranges applied here and not known to be applied everywhere.
     pub in_doubt: Vec<DoubtRange>,
     /// Recent outcomes, for deduplication of resent writes.

@@ -95,6 +95,8 @@ pub enum Kind {
     Lend = 9,
     /// [`Lent`], with descriptors beside its first byte.
     Lent = 10,
+    /// [`Sums`]; answered by `Data`, whose payload are the sums of the whole chunk, or `Ack`. Between chunkservers.
+    Sums = 11,
 }
 
 /// Bit of `Welcome::capabilities`: LEND is answered on this connection.
@@ -102,8 +104,8 @@ pub const CAPABILITY_LENDS: u64 = 1;
 
 impl Kind {
     fn from_u8(raw: u8) -> Result<Self, FrameError> {
-        use Kind::{Ack, Data, Hello, Lend, Lent, Ping, Read, Sync, Welcome, Write};
-        [Hello, Welcome, Read, Data, Write, Ack, Sync, Ping, Lend, Lent]
+        use Kind::{Ack, Data, Hello, Lend, Lent, Ping, Read, Sums, Sync, Welcome, Write};
+        [Hello, Welcome, Read, Data, Write, Ack, Sync, Ping, Lend, Lent, Sums]
             .into_iter()
             .find(|kind| *kind as u8 == raw)
             .ok_or(FrameError::Kind(raw))
@@ -194,6 +196,16 @@ pub struct Read {
     pub length: u32,
     /// Read by copy, sums and data together under the range lock: asked for after a mismatch.
     pub by_copy: bool,
+}
+
+/// Asks for the sums of a chunk's blocks as they are stored. At once, whatever write is in flight: the asker knows that
+/// an install has fenced it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sums {
+    /// The chunk.
+    pub handle: ChunkHandle,
+    /// Version that the replica must have.
+    pub version: ChunkVersion,
 }
 
 /// Answer to [`Read`]: whole blocks with their sums; short where the chunk ends (the rest is zeroes).
@@ -430,6 +442,24 @@ impl Read {
             Some(_) if read.length == 0 || read.length > FRAME_PAYLOAD_MAX => Err(bad("bytes asked for")),
             Some(_) => Ok(read),
         }
+    }
+}
+
+impl Sums {
+    const LEN: usize = 16;
+    /// As a frame's header.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::LEN);
+        out.put_u64_le(self.handle.get());
+        out.put_u64_le(self.version.get());
+        out
+    }
+    /// From a frame's header.
+    pub fn decode(mut raw: &[u8]) -> Result<Self, FrameError> {
+        if raw.len() != Self::LEN {
+            return Err(FrameError::Malformed { kind: "SUMS", what: "length" });
+        }
+        Ok(Self { handle: ChunkHandle::new(raw.get_u64_le()), version: ChunkVersion::new(raw.get_u64_le()) })
     }
 }
 
@@ -703,6 +733,8 @@ mod tests {
         assert_eq!(Sync::decode(&s.encode()), Ok(s));
         let lend = Lend { handle: ChunkHandle::new(1), version: ChunkVersion::new(2) };
         assert_eq!(Lend::decode(&lend.encode()), Ok(lend));
+        let sums = Sums { handle: ChunkHandle::new(1), version: ChunkVersion::new(2) };
+        assert_eq!(Sums::decode(&sums.encode()), Ok(sums));
         let lent = Lent { format: 1, slot: 2, tenancy: 3, with_board: true, now: 4 };
         assert_eq!(Lent::decode(&lent.encode()), Ok(lent));
         for outcome in [Ok(()), Err(DataError::Chain), Err(DataError::Cluster), Err(DataError::NotLent)] {
@@ -749,6 +781,7 @@ mod tests {
             let _ = Read::decode(&raw);
             let _ = Sync::decode(&raw);
             let _ = Lend::decode(&raw);
+            let _ = Sums::decode(&raw);
             let _ = Lent::decode(&raw);
             let _ = Ack::decode(&raw);
             if let Ok(prefix) = raw.as_slice().try_into() as Result<&[u8; PREFIX_LEN], _> {

@@ -91,4 +91,6 @@ const _: () = assert!(CHUNK_SIZE_MIN <= CHUNK_SIZE_DEFAULT && CHUNK_SIZE_DEFAULT
 const _: () = assert!(FILE_SIZE_MAX / (CHUNK_SIZE_MIN as u64) <= u32::MAX as u64);
 const _: () = assert!((REPLY_PAGE_BYTES_MAX as usize) * 2 < MESSAGE_BYTES_MAX);
 const _: () = assert!(FRAME_EXTENTS_MAX * 8 + 4096 <= FRAME_HEADER_MAX as usize);
+/// The sums of a chunk go into one frame.
+const _: () = assert!(CHUNK_SIZE_MAX / BLOCK_SIZE * 4 <= FRAME_PAYLOAD_MAX);
 const _: () = assert!(STAR_BYTES_MAX <= FRAME_PAYLOAD_MAX);

@@ -28,6 +28,10 @@ fn ticket(counter: u64, sequence: u64, serial: u64) -> Ticket {
     }
 }
 
+fn at(counter: u64, serial: u64) -> Position {
+    Position { epoch: epoch(counter), serial: Serial::new(serial) }
+}
+
 fn with_grant(counter: u64) -> Order {
     let mut order = Order::default();
     assert!(order.create(installed(counter, Numbering::Client)));
@@ -92,7 +96,7 @@ fn a_refused_frame_consumes_no_serial_and_a_failed_one_poisons_the_epoch() {
     order.finish(&first, Serial::new(1), Applied::Failed(DataError::Io), &EXTENT);
     assert_eq!(order.admit(&first), Admission::Refused(DataError::Io));
     let before = install(&mut order, 2);
-    assert_eq!((before.applied.get(), before.in_doubt.len()), (0, 1), "what failed half way is in doubt");
+    assert_eq!((before.position, before.in_doubt.len()), (Position::default(), 1), "what failed half way is in doubt");
     assert_eq!(apply(&mut order, ticket(2, 1, 1)), Admission::Apply(Serial::new(1)));
 }
 
@@ -118,7 +122,7 @@ fn resent_writes_are_known_across_epochs_and_consume_their_serial() {
     apply(&mut order, ticket(1, 1, 1));
     apply(&mut order, ticket(1, 2, 2));
     let before = install(&mut order, 2);
-    assert_eq!((before.epoch, before.applied), (epoch(1), Serial::new(2)));
+    assert_eq!(before.position, at(1, 2));
     assert_eq!(before.outcomes.len(), 2);
     assert_eq!(order.admit(&ticket(2, 2, 1)), Admission::Known(Serial::new(1)));
     assert_eq!(apply(&mut order, ticket(2, 3, 2)), Admission::Apply(Serial::new(2)));
@@ -160,9 +164,9 @@ fn installs_wait_for_the_apply_and_never_go_back() {
     order.abandon_install();
     assert_eq!(order.admit(&ticket(3, 2, 2)), Admission::Refused(DataError::Epoch), "void after a failed install");
     assert_eq!(order.begin_install(epoch(3), generation), InstallStart::Stale);
-    assert_eq!(install(&mut order, 4).applied, Serial::new(1), "reported by the install that succeeds");
+    assert_eq!(install(&mut order, 4).position, at(3, 1), "reported by the install that succeeds");
     let again = install(&mut order, 4);
-    assert_eq!((again.epoch, again.applied), (epoch(4), Serial::new(0)));
+    assert_eq!(again.position, at(3, 1), "an epoch that was installed and not used says nothing");
 }
 
 #[test]
@@ -185,6 +189,33 @@ fn revoked_grants_accept_nothing_and_keep_the_fence() {
     assert!(!order.revoke(epoch(3)));
     assert!(!order.create(installed(3, Numbering::Client)), "revoked before its first frame");
     assert!(order.create(installed(4, Numbering::Client)));
+}
+
+#[test]
+fn an_aligned_replica_knows_the_writes_of_the_other_and_one_half_way_knows_none() {
+    let (mut order, mut other) = (with_grant(1), with_grant(1));
+    apply(&mut order, ticket(1, 1, 1));
+    for n in 1..=2 {
+        apply(&mut other, ticket(1, n, n));
+    }
+    let version = ChunkVersion::new(1);
+    assert_eq!(order.begin_align(version, epoch(2)), Err(DataError::Epoch), "not installed");
+    install(&mut order, 2);
+    let source = install(&mut other, 2);
+    assert_eq!(order.begin_align(ChunkVersion::new(2), epoch(2)), Err(DataError::Version));
+    assert_eq!(order.begin_align(version, epoch(2)), Ok(()));
+    assert_eq!(order.begin_align(version, epoch(2)), Err(DataError::Busy));
+    assert_eq!(order.admit(&ticket(2, 2, 1)), Admission::Wait, "nobody is let in");
+    order.abandon_install();
+    assert_eq!(order.admit(&ticket(2, 2, 1)), Admission::Refused(DataError::Epoch), "nor after it failed");
+    let half_way = install(&mut order, 3);
+    assert_eq!((half_way.position, half_way.outcomes), (Position::default(), Vec::new()));
+    order.begin_align(version, epoch(3)).expect("begun");
+    order.finish_align(source.position, &source.outcomes);
+    assert_eq!(order.admit(&ticket(3, 2, 1)), Admission::Known(Serial::new(1)), "the other had it");
+    assert_eq!(apply(&mut order, ticket(3, 3, 2)), Admission::Apply(Serial::new(2)));
+    assert_eq!(order.begin_align(version, epoch(3)), Err(DataError::Protocol), "the grant is being used");
+    assert_eq!(install(&mut order, 4).position, at(3, 2));
 }
 
 #[test]
@@ -286,5 +317,149 @@ proptest! {
         }
         let ordered: Vec<u64> = (1..=trace.len() as u64).collect();
         prop_assert_eq!(trace, ordered);
+    }
+}
+
+/// One of three members, with the writes that went into its bytes, in order.
+#[derive(Clone, Default)]
+struct Member {
+    order: Order,
+    history: Vec<u64>,
+}
+
+/// What happens to three members.
+#[derive(Clone, Debug)]
+enum Turmoil {
+    /// A write, the first time or sent again, goes down the chain and gets past so many members.
+    Chained { resent: Option<prop::sample::Index>, reach: usize },
+    /// A server is killed and comes back: it has its bytes, and remembers nothing.
+    Restarts(usize),
+    /// The members get a new epoch and agree. Half-way, somebody gives up: the first so many have been aligned.
+    Agree { aligned: usize },
+}
+
+fn turmoil() -> impl Strategy<Value = Turmoil> {
+    let resent = prop::option::of(any::<prop::sample::Index>());
+    prop_oneof![
+        8 => (resent, prop_oneof![3 => Just(3usize), 2 => 0..3usize])
+            .prop_map(|(resent, reach)| Turmoil::Chained { resent, reach }),
+        1 => (0..3usize).prop_map(Turmoil::Restarts),
+        3 => prop_oneof![3 => Just(3usize), 1 => 0..3usize].prop_map(|aligned| Turmoil::Agree { aligned }),
+    ]
+}
+
+/// Three members and their clients.
+#[derive(Default)]
+struct Three {
+    members: [Member; 3],
+    counter: u64,
+    written: u64,
+    pending: Vec<u64>,
+    acknowledged: Vec<u64>,
+}
+
+impl Three {
+    fn write(&mut self, resent: Option<prop::sample::Index>, reach: usize) {
+        let number = match resent.filter(|_| !self.pending.is_empty()) {
+            Some(at) => self.pending[at.index(self.pending.len())],
+            None => {
+                self.written += 1;
+                self.pending.push(self.written);
+                self.written
+            }
+        };
+        let mut serial = 0;
+        for member in self.members.iter_mut().take(reach) {
+            let frame = ticket(self.counter, number, serial);
+            match member.order.admit(&frame) {
+                Admission::Apply(given) => {
+                    member.order.finish(&frame, given, Applied::Done, &EXTENT);
+                    member.history.push(number);
+                    serial = given.get();
+                }
+                Admission::Known(given) => serial = given.get(),
+                Admission::Wait | Admission::Refused(_) => return,
+            }
+        }
+        if reach == self.members.len() {
+            self.pending.retain(|pending| *pending != number);
+            self.acknowledged.push(number);
+        }
+    }
+
+    /// As the master does it; false if it stops before all are aligned.
+    fn agree(&mut self, aligned: usize) -> bool {
+        self.counter += 1;
+        let reports: Vec<Before> = (0..3)
+            .map(|index| {
+                let installed = Installed { primary: index == 0, ..installed(self.counter, Numbering::Primary) };
+                let order = &mut self.members[index].order;
+                assert_eq!(order.begin_install(installed.epoch, installed.generation), InstallStart::Go);
+                order.finish_install(installed)
+            })
+            .collect();
+        let source = (0..3).max_by_key(|index| reports[*index].position).expect("three");
+        let history = self.members[source].history.clone();
+        let ids = |before: &Before| before.outcomes.iter().map(|it| it.sequence).collect::<Vec<_>>();
+        let differ =
+            |index: &usize| self.members[*index].history != history || ids(&reports[*index]) != ids(&reports[source]);
+        let others: Vec<usize> = (0..3).filter(differ).collect();
+        for index in others.iter().take(aligned) {
+            let member = &mut self.members[*index];
+            member.order.begin_align(ChunkVersion::new(1), epoch(self.counter)).expect("nobody has the grant");
+            member.order.finish_align(reports[source].position, &reports[source].outcomes);
+            member.history.clone_from(&history);
+        }
+        others.len() <= aligned
+    }
+
+    fn check(&self) {
+        let [a, b, c] = self.members.each_ref().map(|member| &member.history);
+        assert!(a == b && b == c, "{a:?} {b:?} {c:?}");
+        let mut once = a.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), a.len(), "a write took effect twice: {a:?}");
+        let lost: Vec<_> = self.acknowledged.iter().filter(|number| !a.contains(number)).collect();
+        assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
+    }
+}
+
+proptest! {
+    /// Writes of a file that several mounts write, chains that break anywhere, servers that forget, agreements that are
+    /// begun and not finished: after each agreement all have the same writes, each once, and every acknowledged one.
+    #[test]
+    fn after_each_agreement_the_members_are_equal_and_each_write_took_effect_once(
+        events in prop::collection::vec(turmoil(), 1..80)
+    ) {
+        let mut three = Three::default();
+        prop_assert!(three.agree(3));
+        three.write(None, 3);
+        let mut usable = true;
+        let mut remembers = [true; 3];
+        for event in events {
+            match event {
+                Turmoil::Chained { resent, reach } if usable => three.write(resent, reach),
+                Turmoil::Restarts(index) => {
+                    // one of them stays up: what all forget nobody knows
+                    remembers[index] = false;
+                    if remembers == [false; 3] {
+                        remembers[index] = true;
+                        continue;
+                    }
+                    three.members[index].order = Order::default();
+                }
+                Turmoil::Agree { aligned } => {
+                    usable = three.agree(aligned);
+                    if usable {
+                        three.check();
+                        remembers = [true; 3];
+                    }
+                }
+                Turmoil::Chained { .. } => {}
+            }
+        }
+        prop_assert!(three.agree(3));
+        three.check();
     }
 }

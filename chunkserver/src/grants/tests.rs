@@ -82,7 +82,7 @@ async fn an_install_waits_for_the_apply() {
     finish(&gate, 1, SECOND);
     install.await.expect("its turn");
     let before = gate.finish_install(next, lease(SECOND));
-    assert_eq!((before.epoch, before.applied), (installed(1).epoch, Serial::new(1)));
+    assert_eq!(before.position, Position { epoch: installed(1).epoch, serial: Serial::new(1) });
 }
 
 #[tokio::test]

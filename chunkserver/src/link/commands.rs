@@ -1,6 +1,8 @@
-//! What the master commands: install and revoke leases, delete, copy, adopt, verify, mend, scrub. Each command is a task of
+//! What the master commands: install and revoke leases, align, delete, copy, adopt, verify, mend, scrub. Each command is a
+//! task of
 //! its own.
 
+use super::align::align;
 use super::copy::copy;
 use super::mend::mend;
 use super::stream::Out;
@@ -9,6 +11,7 @@ use crate::grants::Lease;
 use crate::node::Node;
 use crate::server::may_block;
 use crate::store::disk::Disk;
+use gfs_proto::checksum::content_digest;
 use gfs_proto::control::{
     ChunkCommand, CommandOutcome, CommandResult, FromChunkserver, Install, InstallReport, NotDeleted, ReplicaRow,
 };
@@ -86,6 +89,7 @@ impl<D: Disk> Commands<D> {
         let permits = match &command {
             ChunkCommand::Copy { .. }
             | ChunkCommand::Adopt { .. }
+            | ChunkCommand::Align(_)
             | ChunkCommand::Verify(_)
             | ChunkCommand::Mend { .. } => Arc::clone(&self.copies),
             _ => Arc::clone(&self.at_work),
@@ -114,6 +118,7 @@ async fn answer(out: &Out, id: u64, outcome: Result<CommandOutcome, Failure>) {
 async fn carry_out<D: Disk>(node: &Node<D>, command: ChunkCommand) -> Result<CommandOutcome, Failure> {
     match command {
         ChunkCommand::Install(install) => self::install(node, install).await.map(CommandOutcome::Installed),
+        ChunkCommand::Align(command) => align(node, &command).await.map(|()| CommandOutcome::Done),
         ChunkCommand::Revoke { handle, epoch } => {
             revoke(node, handle, epoch);
             Ok(CommandOutcome::Done)
@@ -146,8 +151,8 @@ async fn install<D: Disk>(node: &Node<D>, install: Install) -> Result<InstallRep
     let deadline = Instant::now() + node.patience.turn;
     gate.begin_install(install.epoch, install.truncate_generation, deadline).await?;
     let version = install.raise_to.unwrap_or(install.version);
-    let length = match may_block(|| change(node, &install, version)) {
-        Ok(length) => length,
+    let (length, sums) = match may_block(|| change(node, &install, version)) {
+        Ok(found) => found,
         Err(failure) => {
             gate.abandon_install(node.clock.now());
             return Err(failure);
@@ -167,8 +172,8 @@ async fn install<D: Disk>(node: &Node<D>, install: Install) -> Result<InstallRep
     }
     Ok(InstallReport {
         length,
-        applied: before.applied,
-        previous_epoch: before.epoch,
+        digest: content_digest(length, &sums),
+        position: before.position,
         in_doubt: before.in_doubt,
         outcomes: before.outcomes,
         incarnation: node.incarnation,
@@ -189,8 +194,8 @@ fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
     Err(Failure::told(error, text))
 }
 
-/// The cut comes first: a replica of the new version never has bytes from beyond it.
-fn change<D: Disk>(node: &Node<D>, install: &Install, version: ChunkVersion) -> Result<u32, Failure> {
+/// Length and sums afterwards. The cut comes first: a replica of the new version never has bytes from beyond it.
+fn change<D: Disk>(node: &Node<D>, install: &Install, version: ChunkVersion) -> Result<(u32, Vec<u8>), Failure> {
     let handle = install.handle;
     let row = node.store.row(handle).ok_or(DataError::NoChunk)?;
     check_version(&row, install)?;
@@ -200,7 +205,7 @@ fn change<D: Disk>(node: &Node<D>, install: &Install, version: ChunkVersion) -> 
     if let Some(raise_to) = install.raise_to {
         node.store.raise(handle, install.version, raise_to)?;
     }
-    Ok(node.store.length(handle, version)?)
+    Ok(node.store.all_sums(handle, version)?)
 }
 
 /// The lease has ended: nothing more is accepted, and what was written becomes durable.

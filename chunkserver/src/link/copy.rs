@@ -4,7 +4,7 @@
 use super::commands::Failure;
 use crate::net::dial::Answer;
 use crate::node::Node;
-use crate::peers::Peer;
+use crate::peers::{Peer, PeerError};
 use crate::server::may_block;
 use crate::store::disk::Disk;
 use gfs_proto::chunk::Replica;
@@ -57,11 +57,7 @@ pub(super) async fn ask<D: Disk>(
     peer: &Peer,
     read: &Read,
 ) -> Result<(DataReply, Answer), Failure> {
-    let answer = node.peers.read(peer, cluster, read.clone(), READ_MAX).await;
-    let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
-    if answer.kind != Kind::Data {
-        return Err(refused(peer, answer.ack()));
-    }
+    let answer = data(peer, node.peers.read(peer, cluster, read.clone(), READ_MAX).await)?;
     let reply =
         DataReply::decode(&answer.header).map_err(|error| Failure::told(FsError::Protocol, error.to_string()))?;
     let expected = reply.chunk_length.saturating_sub(read.offset).min(read.length);
@@ -71,11 +67,17 @@ pub(super) async fn ask<D: Disk>(
     Ok((reply, answer))
 }
 
+/// An answer that brings something of a chunk, and no refusal.
+pub(super) fn data(peer: &Peer, answer: Result<Answer, PeerError>) -> Result<Answer, Failure> {
+    let answer = answer.map_err(|error| Failure::told(FsError::Unavailable, error.to_string()))?;
+    if answer.kind == Kind::Data { Ok(answer) } else { Err(refused(peer, answer.ack())) }
+}
+
 fn refused(peer: &Peer, ack: Result<gfs_proto::frame::Ack, gfs_proto::frame::FrameError>) -> Failure {
     match ack.map(|ack| ack.outcome) {
         Ok(Err(error)) => {
-            Failure::told(FsError::NoReplica, format!("{} refused to be copied from: {error}", peer.server))
+            Failure::told(FsError::NoReplica, format!("{} refused to be read from: {error}", peer.server))
         }
-        Ok(Ok(())) | Err(_) => Failure::told(FsError::Protocol, format!("{} answered a READ oddly", peer.server)),
+        Ok(Ok(())) | Err(_) => Failure::told(FsError::Protocol, format!("{} gave an odd answer", peer.server)),
     }
 }

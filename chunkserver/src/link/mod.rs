@@ -9,6 +9,7 @@
 //! A lost link ends nothing here: the read lease runs out by itself, writes are fenced by their epochs.
 //! Only a refusal that no further attempt can change ends the link, and with it the program.
 
+mod align;
 mod commands;
 mod copy;
 mod mend;

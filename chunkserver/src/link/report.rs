@@ -5,7 +5,7 @@ use super::stream::Out;
 use crate::node::Node;
 use crate::outbox::{Change, removed_row};
 use crate::store::disk::Disk;
-use gfs_proto::control::{ChunkReport, FromChunkserver, ReplicaRow};
+use gfs_proto::control::{ChunkReport, FromChunkserver, ReplicaRow, ReplicaState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -42,7 +42,7 @@ async fn send(out: &Out, message: FromChunkserver) -> Result<(), Ended> {
 
 /// The outbox records from before this, so nothing falls in between.
 async fn report_all<D: Disk>(node: &Node<D>, out: &Out) -> Result<(), Ended> {
-    let rows = node.store.rows();
+    let rows: Vec<ReplicaRow> = node.store.rows().into_iter().map(|row| told(node, row)).collect();
     let count = rows.len().div_ceil(PAGE_ROWS).max(1);
     for page in 0..count {
         let end = rows.len().min((page + 1) * PAGE_ROWS);
@@ -54,6 +54,12 @@ async fn report_all<D: Disk>(node: &Node<D>, out: &Out) -> Result<(), Ended> {
     Ok(())
 }
 
+/// As the master is told: one that may differ from others is as good as one being written.
+fn told<D: Disk>(node: &Node<D>, row: ReplicaRow) -> ReplicaRow {
+    let doubtful = || node.grants.get(row.handle).is_some_and(|gate| gate.is_doubtful());
+    if row.state == ReplicaState::Clean && doubtful() { ReplicaRow { state: ReplicaState::Dirty, ..row } } else { row }
+}
+
 async fn report_changes<D: Disk>(node: &Node<D>, out: &Out) -> Result<(), Ended> {
     let letters = node.outbox.take();
     for chain in letters.breaks {
@@ -63,7 +69,7 @@ async fn report_changes<D: Disk>(node: &Node<D>, out: &Out) -> Result<(), Ended>
         return report_all(node, out).await;
     }
     for changes in letters.changes.chunks(PAGE_ROWS) {
-        let report = changes_as_report(changes, |handle| node.store.row(handle));
+        let report = changes_as_report(changes, |handle| node.store.row(handle).map(|row| told(node, row)));
         send(out, FromChunkserver::Report(report)).await?;
     }
     Ok(())
@@ -88,7 +94,6 @@ fn changes_as_report(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gfs_proto::control::ReplicaState;
     use gfs_proto::ids::{ChunkHandle, ChunkVersion};
 
     #[test]

@@ -1,13 +1,13 @@
 //! One connection: greeting, then requests until it ends. Knows which requests may wait and lets
 //! another task read on before it answers such a one.
 
-use super::{Failure, lend, read, sync, write};
+use super::{Failure, lend, read, sums, sync, write};
 use crate::net::buffer::{Budget, Share};
 use crate::net::frames::{FrameReader, FrameWriter, Outgoing, RawFrame, ReceiveError};
 use crate::net::socket::Socket;
 use crate::node::Node;
 use futures_util::future::BoxFuture;
-use gfs_proto::frame::{DataError, FrameError, Kind, Lend, Read, Sync, Write};
+use gfs_proto::frame::{DataError, FrameError, Kind, Lend, Read, Sums, Sync, Write};
 use gfs_proto::ids::{ClusterId, Serial};
 use gfs_proto::limits::PROTOCOL_VERSION;
 use gfs_proto::wire;
@@ -90,6 +90,7 @@ enum Job {
     Write(Box<write::Incoming>),
     Sync(Sync),
     Lend(Lend),
+    Sums(Sums),
     Ping,
 }
 
@@ -207,6 +208,7 @@ impl Job {
             }
             Kind::Sync => Self::Sync(Sync::decode(&header)?),
             Kind::Lend => Self::Lend(Lend::decode(&header)?),
+            Kind::Sums => Self::Sums(Sums::decode(&header)?),
             Kind::Ping => Self::Ping,
             Kind::Hello | Kind::Welcome | Kind::Data | Kind::Ack | Kind::Lent => {
                 return Err(FrameError::Malformed { kind: "request", what: "kind" });
@@ -218,7 +220,7 @@ impl Job {
     /// True if the answer may have to wait for a disk, another server or another request.
     fn waits(&self, node: &Node) -> bool {
         match self {
-            Self::Read(_) | Self::Sync(_) | Self::Lend(_) => true,
+            Self::Read(_) | Self::Sync(_) | Self::Lend(_) | Self::Sums(_) => true,
             Self::Write(incoming) => write::may_wait(node, incoming),
             Self::Send(_) | Self::Ping => false,
         }
@@ -232,6 +234,7 @@ impl Job {
             Self::Write(incoming) => connection.answer(number, write::write(node, *incoming, may_wait).await).await,
             Self::Sync(sync) => connection.answer(number, sync::sync(node, &sync)).await,
             Self::Lend(request) => lend::send(connection, number, lend::lend(connection, &request)).await,
+            Self::Sums(request) => sums::send(connection, number, sums::sums(node, request)).await,
             Self::Ping => connection.answer(number, Ok(Done::default())).await,
         };
         if let Err(error) = sent {

@@ -2,7 +2,7 @@
 //! frame once it is decoded, and nothing of how frames travel.
 
 use super::connection::Done;
-use super::{Failure, read, sync, write};
+use super::{Failure, read, sums, sync, write};
 use crate::net::buffer::Payload;
 use crate::net::dial::Answer;
 use crate::node::Node;
@@ -20,6 +20,10 @@ impl<D: Disk> Node<D> {
             }
             Request::Read(request) => match read::later(self, &request).await {
                 Ok(found) => return self.data(found),
+                Err(failure) => Err(failure),
+            },
+            Request::Sums(request) => match sums::sums(self, request) {
+                Ok((chunk_length, sums)) => return answer(chunk_length, Vec::new(), &sums),
                 Err(failure) => Err(failure),
             },
         };
@@ -46,9 +50,7 @@ impl<D: Disk> Node<D> {
                 (plan.sums, plan.chunk_length, bytes)
             }
         };
-        let mut payload = Payload::new(bytes.len());
-        payload.copy_from_slice(&bytes);
-        Answer { kind: Kind::Data, header: DataReply { chunk_length }.encode().to_vec(), sums: out_sums, payload }
+        answer(chunk_length, out_sums, &bytes)
     }
 
     fn acknowledge(&self, outcome: Result<Done, Failure>) -> Answer {
@@ -68,4 +70,10 @@ impl<D: Disk> Node<D> {
             outcome: outcome.map(drop).map_err(|failure| failure.error),
         }
     }
+}
+
+fn answer(chunk_length: u32, sums: Vec<u8>, bytes: &[u8]) -> Answer {
+    let mut payload = Payload::new(bytes.len());
+    payload.copy_from_slice(bytes);
+    Answer { kind: Kind::Data, header: DataReply { chunk_length }.encode().to_vec(), sums, payload }
 }

@@ -12,6 +12,7 @@ mod direct;
 mod lend;
 mod listener;
 mod read;
+mod sums;
 mod sync;
 mod write;
 

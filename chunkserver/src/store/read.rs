@@ -100,6 +100,14 @@ impl<D: Disk> ChunkStore<D> {
         }
     }
 
+    /// Length of a replica and the sums of all its blocks as they are stored.
+    pub fn all_sums(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(u32, Vec<u8>), DataError> {
+        self.with_shared(handle, version, |open, live| {
+            let sums = self.sums(&self.image(open, live)?, live, (0, live.length))?;
+            Ok((live.length, sums))
+        })
+    }
+
     fn sums(
         &self,
         chunk: &Image<D::File>,

@@ -7,7 +7,7 @@ use gfs_chunkserver::clock::{BootClock, ManualClock};
 use gfs_chunkserver::workers::IDLE;
 use gfs_proto::FsError;
 use gfs_proto::chunk::Numbering;
-use gfs_proto::control::{Install, ReplicaState};
+use gfs_proto::control::{Install, Position, ReplicaState};
 use gfs_proto::frame::{DataError, Extent, Read, Write};
 use gfs_proto::ids::{ChunkVersion, Sequence, Serial, ServerId, TruncateGeneration};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ async fn a_chain_applies_everywhere_before_it_acknowledges() {
     }
     let members: Vec<_> = servers.iter().map(|server| server.replica(&_master)).collect();
     let report = _master.install(servers[0].id, install(2, &members)).await.expect("installed");
-    assert_eq!((report.applied, report.previous_epoch), (Serial::new(4), epoch(1)));
+    assert_eq!(report.position, Position { epoch: epoch(1), serial: Serial::new(4) });
     assert!(report.in_doubt.is_empty(), "the head knows that all have it: {:?}", report.in_doubt);
     assert_eq!(report.outcomes.len(), 4);
     let report = _master.install(servers[2].id, install(2, &members)).await.expect("installed");
@@ -230,7 +230,7 @@ async fn a_broken_chain_names_the_culprit_and_resumes_under_a_new_epoch() {
     for server in &servers {
         let raise = gfs_proto::control::Install { raise_to: Some(ChunkVersion::new(2)), ..install(2, &members) };
         let report = master.install(server.id, raise).await.expect("installed");
-        assert_eq!(report.applied.get(), if server.id == servers[0].id { 2 } else { 1 });
+        assert_eq!(report.position.serial.get(), if server.id == servers[0].id { 2 } else { 1 });
     }
     (next.epoch, next.serial, next.version) = (epoch(2), Some(Serial::new(1)), ChunkVersion::new(2));
     next.chain = vec![servers[1].hop()];

@@ -2,10 +2,12 @@
 //! such a file and a line in each of the lists below.
 
 mod cat;
+mod chunks;
 mod chunkservers;
 mod clients;
 mod completions;
 mod drain;
+mod fsck;
 mod get;
 mod leases;
 mod local;
@@ -47,11 +49,13 @@ macro_rules! commands {
 commands! {
     status => Status;
     chunkservers => Chunkservers;
+    chunks => Chunks;
     drain => Drain;
     maintenance => Maintenance;
     remove => Remove;
     scrub => Scrub;
     verify => Verify;
+    fsck => Fsck;
     leases => Leases;
     clients => Clients;
     ls => Ls;

@@ -1,7 +1,9 @@
 //! The one body of every command: live, at a restart and on a follower.
 
 use crate::command::{Action, Command};
-use crate::ops::{abandon, batch, chunks, entitle, reap, restored, servers, sessions, sizes, written};
+use crate::ops::{
+    abandon, batch, chunks, entitle, mend, quarantine, reap, restored, servers, sessions, sizes, written,
+};
 use crate::outcome::CoreResult;
 use crate::state::Tables;
 use gfs_proto::FsError;
@@ -52,6 +54,10 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::Collected { rows } => chunks::collected(tx, rows).map(done),
         Action::Abandon { chunks } => abandon::apply(tx, chunks).map(done),
         Action::Written { handles } => written::apply(tx, handles).map(done),
+        Action::Quarantine { unclaimed } => quarantine::put_aside(tx, unclaimed, command.stamp.now).map(done),
+        Action::Release { rows } => quarantine::release(tx, rows).map(done),
+        Action::Discard { unclaimed } => quarantine::discard(tx, unclaimed).map(done),
+        Action::Mend { mends } => mend::apply(tx, mends, command.stamp.now).map(done),
         Action::Restored => restored::apply(tx).map(done),
         Action::Reap { inodes } => reap::apply(tx, inodes).map(CoreResult::Reaped),
     }

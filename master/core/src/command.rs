@@ -4,11 +4,12 @@
 //! stamped in by the leader before the command is logged, so that live, restart and follower run the
 //! same code with the same result. Ids (inodes, handles, servers) are counted in the state itself.
 
-use crate::outcome::Duty;
+use crate::outcome::{Duty, Unclaimed};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
     ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
 };
+use gfs_proto::name::Name;
 use gfs_proto::ops::{Op, Precondition};
 use gfs_proto::time::Timestamp;
 
@@ -126,6 +127,28 @@ pub enum Action {
         /// What has no mark is left out.
         handles: Vec<ChunkHandle>,
     },
+    /// These replicas are known to nobody: they are kept aside from the time of the command on. `Done`; what is aside
+    /// already, or belongs to a chunk at that server, is left as it is.
+    Quarantine {
+        /// Which.
+        unclaimed: Vec<Unclaimed>,
+    },
+    /// These replicas are aside no more: they are gone, or their chunk knows of them. `Done`.
+    Release {
+        /// Chunk and server.
+        rows: Vec<(ChunkHandle, ServerId)>,
+    },
+    /// These replicas are of chunks that were removed in this history: garbage. `Done`; what may be of another history,
+    /// or is of a chunk that is there, is left as it is.
+    Discard {
+        /// Which.
+        unclaimed: Vec<Unclaimed>,
+    },
+    /// What a check found wrong is put right. `Done`; what is not as it was found any more is left as it is.
+    Mend {
+        /// In order.
+        mends: Vec<Mend>,
+    },
     /// The state came from a backup: further ids are of the next restore generation. `Done`.
     Restored,
     /// Nobody has these orphans open any more. `Reaped` with those that were orphans.
@@ -171,6 +194,62 @@ impl From<Op> for StampedOp {
     fn from(op: Op) -> Self {
         Self { op, placement: Vec::new(), openers: None }
     }
+}
+
+/// One repair of the state. Counts are changed by a difference, which stays right whatever happens between the check and
+/// the repair.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mend {
+    /// A name that means no inode goes.
+    RemoveName {
+        /// Its directory.
+        parent: InodeId,
+        /// The name.
+        name: Name,
+    },
+    /// Links of an inode that has names.
+    AddLinks {
+        /// Which.
+        inode: InodeId,
+        /// How many too few.
+        by: i64,
+    },
+    /// Entries of a directory.
+    AddEntries {
+        /// Which.
+        inode: InodeId,
+        /// How many too few.
+        by: i64,
+    },
+    /// An inode that nothing names gets a name in `/lost+found`.
+    Rescue {
+        /// Which.
+        inode: InodeId,
+    },
+    /// A chunk that is in no file is garbage.
+    DropChunk {
+        /// Which.
+        handle: ChunkHandle,
+    },
+    /// A place in a file whose chunk does not exist is a hole.
+    ClearPlace {
+        /// The file.
+        inode: InodeId,
+        /// The place.
+        index: ChunkIndex,
+    },
+    /// Chunks of a file.
+    AddChunks {
+        /// Which.
+        inode: InodeId,
+        /// How many too few.
+        by: i64,
+    },
+    /// The counts that are kept along the way, in the order of [`Stats::counts`](crate::Stats::counts).
+    AddCounts {
+        /// How many too few.
+        by: [i64; 11],
+    },
 }
 
 /// Who has the file open that an operation is about to remove.

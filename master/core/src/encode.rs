@@ -3,13 +3,14 @@
 //! `decode` takes whatever `encode` wrote, of this and every earlier format; what a log holds beside that
 //! is an error that the caller stops at, never a command guessed at.
 
-use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
-use crate::outcome::Duty;
+use crate::command::{Action, Command, CoreBatch, Mend, Openers, SizeRecord, Stamp, StampedOp};
+use crate::outcome::{Duty, Unclaimed, UnclaimedCause};
 use gfs_proto::caller::Caller;
 use gfs_proto::convert::WireError;
 use gfs_proto::ids::{
     ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Sequence, ServerId, ServerUuid, SessionId, TruncateGeneration,
 };
+use gfs_proto::name::Name;
 use gfs_proto::time::Timestamp;
 use gfs_proto::wire::{self, logged_command::Action as Wire};
 use prost::Message;
@@ -130,6 +131,22 @@ impl From<&Action> for Wire {
             Action::Written { handles } => {
                 Self::Written(wire::LoggedWritten { handles: handles.iter().map(|handle| handle.get()).collect() })
             }
+            Action::Quarantine { unclaimed } => Self::Quarantine(wire::LoggedQuarantine {
+                replicas: unclaimed.iter().map(wire::LoggedUnclaimed::from).collect(),
+            }),
+            Action::Discard { unclaimed } => Self::Discard(wire::LoggedDiscard {
+                replicas: unclaimed.iter().map(wire::LoggedUnclaimed::from).collect(),
+            }),
+            Action::Release { rows } => {
+                let row = |(handle, server): &(ChunkHandle, ServerId)| wire::LoggedReplica {
+                    handle: handle.get(),
+                    server: server.get(),
+                };
+                Self::Release(wire::LoggedRelease { replicas: rows.iter().map(row).collect() })
+            }
+            Action::Mend { mends } => {
+                Self::Mend(wire::LoggedMend { mends: mends.iter().map(wire::LoggedOneMend::from).collect() })
+            }
             Action::Restored => Self::Restored(wire::LoggedRestored {}),
             Action::Reap { inodes } => {
                 Self::Reap(wire::LoggedReap { inodes: inodes.iter().map(|inode| inode.get()).collect() })
@@ -198,6 +215,15 @@ impl TryFrom<Wire> for Action {
                 Self::Abandon { chunks: raw.chunks.into_iter().map(chunk).collect() }
             }
             Wire::Written(raw) => Self::Written { handles: raw.handles.into_iter().map(ChunkHandle::new).collect() },
+            Wire::Quarantine(raw) => Self::Quarantine { unclaimed: unclaimed(raw.replicas)? },
+            Wire::Discard(raw) => Self::Discard { unclaimed: unclaimed(raw.replicas)? },
+            Wire::Release(raw) => {
+                let row = |raw: wire::LoggedReplica| (ChunkHandle::new(raw.handle), ServerId::new(raw.server));
+                Self::Release { rows: raw.replicas.into_iter().map(row).collect() }
+            }
+            Wire::Mend(raw) => {
+                Self::Mend { mends: raw.mends.into_iter().map(Mend::try_from).collect::<Result<_, _>>()? }
+            }
             Wire::Restored(_) => Self::Restored,
             Wire::Reap(raw) => Self::Reap { inodes: raw.inodes.into_iter().map(InodeId::new).collect() },
         })
@@ -281,6 +307,72 @@ impl TryFrom<wire::LoggedSize> for SizeRecord {
     }
 }
 
+impl From<&Unclaimed> for wire::LoggedUnclaimed {
+    fn from(replica: &Unclaimed) -> Self {
+        Self {
+            handle: replica.handle.get(),
+            server: replica.server.get(),
+            version: replica.version.get(),
+            length: replica.length,
+            why: replica.cause.number().into(),
+        }
+    }
+}
+
+fn unclaimed(raw: Vec<wire::LoggedUnclaimed>) -> Result<Vec<Unclaimed>, DecodeError> {
+    let replica = |raw: wire::LoggedUnclaimed| {
+        let cause = u8::try_from(raw.why).ok().and_then(UnclaimedCause::of_number);
+        Ok(Unclaimed {
+            handle: ChunkHandle::new(raw.handle),
+            server: ServerId::new(raw.server),
+            version: ChunkVersion::new(raw.version),
+            length: raw.length,
+            cause: cause.ok_or(DecodeError::Invalid("reason of a replica replica"))?,
+        })
+    };
+    raw.into_iter().map(replica).collect()
+}
+
+impl From<&Mend> for wire::LoggedOneMend {
+    fn from(mend: &Mend) -> Self {
+        let (kind, none) = (|kind| Self { kind, ..Self::default() }, Self::default());
+        match mend {
+            Mend::RemoveName { parent, name } => {
+                Self { inode: parent.get(), name: name.as_bytes().to_vec().into(), ..kind(1) }
+            }
+            Mend::AddLinks { inode, by } => Self { inode: inode.get(), by: vec![*by], ..kind(2) },
+            Mend::AddEntries { inode, by } => Self { inode: inode.get(), by: vec![*by], ..kind(3) },
+            Mend::Rescue { inode } => Self { inode: inode.get(), ..kind(4) },
+            Mend::DropChunk { handle } => Self { handle: handle.get(), ..kind(5) },
+            Mend::ClearPlace { inode, index } => Self { inode: inode.get(), index: index.get(), ..kind(6) },
+            Mend::AddChunks { inode, by } => Self { inode: inode.get(), by: vec![*by], ..kind(7) },
+            Mend::AddCounts { by } => Self { kind: 8, by: by.to_vec(), ..none },
+        }
+    }
+}
+
+impl TryFrom<wire::LoggedOneMend> for Mend {
+    type Error = DecodeError;
+    fn try_from(raw: wire::LoggedOneMend) -> Result<Self, DecodeError> {
+        let inode = InodeId::new(raw.inode);
+        let by = || raw.by.first().copied().ok_or(DecodeError::Invalid("difference of a mend"));
+        Ok(match raw.kind {
+            1 => {
+                let name = Name::new(&raw.name).map_err(|_| DecodeError::Invalid("name of a mend"))?;
+                Self::RemoveName { parent: inode, name }
+            }
+            2 => Self::AddLinks { inode, by: by()? },
+            3 => Self::AddEntries { inode, by: by()? },
+            4 => Self::Rescue { inode },
+            5 => Self::DropChunk { handle: ChunkHandle::new(raw.handle) },
+            6 => Self::ClearPlace { inode, index: ChunkIndex::new(raw.index) },
+            7 => Self::AddChunks { inode, by: by()? },
+            8 => Self::AddCounts { by: raw.by[..].try_into().map_err(|_| DecodeError::Invalid("counts of a mend"))? },
+            _ => return Err(DecodeError::Invalid("kind of a mend")),
+        })
+    }
+}
+
 fn time(raw: Option<wire::Time>) -> Result<Option<Timestamp>, DecodeError> {
     Ok(raw.map(TryInto::try_into).transpose()?)
 }
@@ -296,7 +388,6 @@ fn servers(raw: Vec<u32>) -> Vec<ServerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gfs_proto::name::Name;
     use gfs_proto::ops::{Op, Precondition};
 
     fn at(secs: i64) -> Timestamp {
@@ -305,6 +396,8 @@ mod tests {
 
     fn actions() -> Vec<Action> {
         let (inode, handle, server) = (InodeId::new(5), ChunkHandle::new(u64::MAX), ServerId::new(7));
+        let replica =
+            |cause| Unclaimed { handle, server, version: ChunkVersion::new(u64::MAX), length: u32::MAX, cause };
         let name = Name::new(b"\xffname").expect("a name");
         let unlink = StampedOp {
             op: Op::Unlink { parent: InodeId::ROOT.into(), name },
@@ -350,6 +443,21 @@ mod tests {
             Action::Collected { rows: vec![(handle, server)] },
             Action::Abandon { chunks: vec![(handle, ChunkVersion::new(2))] },
             Action::Written { handles: vec![handle, handle] },
+            Action::Quarantine { unclaimed: vec![replica(UnclaimedCause::NoChunk), replica(UnclaimedCause::Ahead)] },
+            Action::Release { rows: vec![(handle, server)] },
+            Action::Discard { unclaimed: vec![replica(UnclaimedCause::NoChunk)] },
+            Action::Mend {
+                mends: vec![
+                    Mend::RemoveName { parent: inode, name: Name::new(b"n").expect("a name") },
+                    Mend::AddLinks { inode, by: -3 },
+                    Mend::AddEntries { inode, by: 4 },
+                    Mend::Rescue { inode },
+                    Mend::DropChunk { handle },
+                    Mend::ClearPlace { inode, index: ChunkIndex::new(5) },
+                    Mend::AddChunks { inode, by: i64::MIN },
+                    Mend::AddCounts { by: [1, -2, 3, -4, 5, -6, 7, -8, 9, -10, i64::MAX] },
+                ],
+            },
             Action::Restored,
             Action::Reap { inodes: vec![inode] },
         ]

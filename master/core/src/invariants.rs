@@ -2,7 +2,8 @@
 //!
 //! They look at the rows alone, never at how they came about, and report all that is wrong.
 
-use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Stats};
+use crate::command::Mend;
+use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Quarantined, Stats, Unclaimed};
 use crate::record::{self, Body, Dentry, Inode};
 use crate::state::Read;
 use crate::state::table::{self, Table};
@@ -21,6 +22,28 @@ pub struct Violation {
     pub invariant: &'static str,
     /// What is wrong, for people.
     pub detail: String,
+    /// What would put it right; none: nobody knows.
+    pub repair: Option<Mend>,
+}
+
+/// A chunk behind the end of its file: somebody is writing there, or a size was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Beyond {
+    /// The file.
+    pub inode: InodeId,
+    /// Where.
+    pub index: ChunkIndex,
+    /// The chunk.
+    pub handle: ChunkHandle,
+}
+
+/// What a look at the whole state found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Examination {
+    /// Properties that do not hold.
+    pub violations: Vec<Violation>,
+    /// Not wrong by itself: sizes of files that are being written are volatile.
+    pub beyond: Vec<Beyond>,
 }
 
 /// All rows, decoded.
@@ -34,6 +57,7 @@ struct Facts {
     garbage: BTreeMap<ChunkHandle, GarbageChunk>,
     cuts: BTreeMap<ChunkHandle, PendingCut>,
     unwritten: Vec<ChunkHandle>,
+    quarantine: Vec<Quarantined>,
     sessions: BTreeSet<SessionId>,
     replies: BTreeSet<SessionId>,
     servers: u64,
@@ -43,8 +67,26 @@ struct Facts {
     chunk_size: gfs_proto::layout::ChunkSize,
 }
 
-/// What is found goes here: the detail of each violation.
-type Found = Vec<String>;
+/// What is found goes here: the detail of each violation, and its repair.
+#[derive(Default)]
+struct Found(Vec<(String, Option<Mend>)>);
+
+impl Found {
+    /// Without a repair.
+    fn push(&mut self, detail: String) {
+        self.0.push((detail, None));
+    }
+    fn mend(&mut self, detail: String, repair: Mend) {
+        self.0.push((detail, Some(repair)));
+    }
+}
+
+/// What a count lacks.
+fn lacks(counted: impl Into<u64>, kept: impl Into<u64>) -> i64 {
+    let difference = i128::from(counted.into()) - i128::from(kept.into());
+    i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
+}
+
 type Invariant = fn(&Facts, &mut Found);
 
 /// Every property with its name.
@@ -56,6 +98,7 @@ const ALL: &[(&str, Invariant)] = &[
     ("orphans_have_no_links", orphans_have_no_links),
     ("chunks_are_referenced", chunks_are_referenced),
     ("garbage_is_not_live", garbage_is_not_live),
+    ("quarantine_is_of_unclaimed", quarantine_is_of_unclaimed),
     ("cuts_are_inside_chunks", cuts_are_inside_chunks),
     ("unwritten_chunks_exist", unwritten_chunks_exist),
     ("sizes_are_within_limits", sizes_are_within_limits),
@@ -68,14 +111,27 @@ const ALL: &[(&str, Invariant)] = &[
 
 /// Checks all properties.
 pub(crate) fn check(view: &View<'_>) -> Result<Vec<Violation>, FsError> {
+    examine(view).map(|examination| examination.violations)
+}
+
+/// Checks all properties, and looks for what may be wrong.
+pub(crate) fn examine(view: &View<'_>) -> Result<Examination, FsError> {
     let facts = Facts::gather(view)?;
     let mut violations = Vec::new();
     for &(invariant, holds) in ALL {
-        let mut found = Found::new();
+        let mut found = Found::default();
         holds(&facts, &mut found);
-        violations.extend(found.into_iter().map(|detail| Violation { invariant, detail }));
+        let violation = |(detail, repair)| Violation { invariant, detail, repair };
+        violations.extend(found.0.into_iter().map(violation));
     }
-    Ok(violations)
+    let ends = |inode: &InodeId| match facts.inodes.get(inode).map(|inode| &inode.body) {
+        Some(Body::File(file)) => file.size,
+        _ => u64::MAX,
+    };
+    let beyond = facts.file_chunks.iter().filter(|(inode, index, _)| facts.chunk_size.start_of(*index) >= ends(inode));
+    let beyond =
+        beyond.map(|(inode, index, handle)| Beyond { inode: *inode, index: *index, handle: *handle }).collect();
+    Ok(Examination { violations, beyond })
 }
 
 impl Facts {
@@ -116,6 +172,7 @@ impl Facts {
             garbage: garbage.into_iter().collect(),
             cuts: cuts.into_iter().collect(),
             unwritten: Read::unwritten(view)?,
+            quarantine: view.quarantine(None, all)?,
             sessions: Read::sessions(view)?.into_iter().map(|session| session.session).collect(),
             replies: replies.into_iter().collect(),
             servers: Read::servers(view)?.len() as u64,
@@ -134,7 +191,10 @@ fn dentries_name_inodes(facts: &Facts, found: &mut Found) {
             found.push(format!("{name:?} is in {parent}, which is no directory"));
         }
         match facts.inodes.get(&dentry.inode) {
-            None => found.push(format!("{name:?} in {parent} means inode {}, which does not exist", dentry.inode)),
+            None => found.mend(
+                format!("{name:?} in {parent} means inode {}, which does not exist", dentry.inode),
+                Mend::RemoveName { parent: *parent, name: name.clone() },
+            ),
             Some(inode) if inode.kind() != dentry.kind => {
                 found.push(format!("{name:?} in {parent} says {:?}, the inode {:?}", dentry.kind, inode.kind()));
             }
@@ -156,11 +216,16 @@ fn nlink_equals_dentries(facts: &Facts, found: &mut Found) {
     for (id, inode) in &facts.inodes {
         let named = names.get(id).copied().unwrap_or(0);
         let links = if inode.is_dir() { 2 + subdirectories.get(id).copied().unwrap_or(0) } else { named };
-        if inode.nlink != links {
-            found.push(format!("inode {id} has {} links, counted {links}", inode.nlink));
+        let detail = || format!("inode {id} has {} links, counted {links}", inode.nlink);
+        let is_lost = named == 0 && *id != InodeId::ROOT && !facts.orphans.contains(id);
+        if is_lost {
+            found.mend(format!("inode {id} has {} links and no name", inode.nlink), Mend::Rescue { inode: *id });
+        } else if inode.nlink != links && links > 0 {
+            found.mend(detail(), Mend::AddLinks { inode: *id, by: lacks(links, inode.nlink) });
+        } else if inode.nlink != links {
+            found.push(detail());
         }
-        let one_name = if *id == InodeId::ROOT { 0 } else { 1 };
-        if inode.is_dir() && named != one_name {
+        if inode.is_dir() && named > 1 {
             found.push(format!("directory {id} has {named} names"));
         }
     }
@@ -195,10 +260,12 @@ fn entries_are_counted(facts: &Facts, found: &mut Found) {
         *counted.entry(*parent).or_default() += 1;
     }
     for (id, inode) in &facts.inodes {
+        let counted = counted.get(id).copied().unwrap_or(0);
         if let Body::Directory { entries, .. } = inode.body
-            && entries != counted.get(id).copied().unwrap_or(0)
+            && entries != counted
         {
-            found.push(format!("directory {id} says {entries} entries"));
+            let repair = Mend::AddEntries { inode: *id, by: lacks(counted, entries) };
+            found.mend(format!("directory {id} says {entries} entries, counted {counted}"), repair);
         }
     }
 }
@@ -206,7 +273,8 @@ fn entries_are_counted(facts: &Facts, found: &mut Found) {
 /// An inode has no links if and only if it is an orphan.
 fn orphans_have_no_links(facts: &Facts, found: &mut Found) {
     for (id, inode) in &facts.inodes {
-        if (inode.nlink == 0) != facts.orphans.contains(id) {
+        // one without links that is no orphan has no name either: that is said elsewhere
+        if facts.orphans.contains(id) && inode.nlink != 0 {
             found.push(format!("inode {id} has {} links, orphan: {}", inode.nlink, facts.orphans.contains(id)));
         }
     }
@@ -223,7 +291,8 @@ fn chunks_are_referenced(facts: &Facts, found: &mut Found) {
         *references.entry(*handle).or_default() += 1;
         *counted.entry(*inode).or_default() += 1;
         if !facts.chunks.contains_key(handle) {
-            found.push(format!("chunk {index} of file {inode} is {handle}, which does not exist"));
+            let repair = Mend::ClearPlace { inode: *inode, index: *index };
+            found.mend(format!("chunk {index} of file {inode} is {handle}, which does not exist"), repair);
         }
         if !facts.inodes.get(inode).is_some_and(|inode| matches!(inode.body, Body::File(_))) {
             found.push(format!("{handle} is a chunk of {inode}, which is no file"));
@@ -231,6 +300,10 @@ fn chunks_are_referenced(facts: &Facts, found: &mut Found) {
     }
     for (handle, chunk) in &facts.chunks {
         let counted = references.get(handle).copied().unwrap_or(0);
+        if counted == 0 {
+            found.mend(format!("chunk {handle} is in no file"), Mend::DropChunk { handle: *handle });
+            continue;
+        }
         if chunk.references != counted {
             found.push(format!("chunk {handle} has {} references, counted {counted}", chunk.references));
         }
@@ -242,10 +315,12 @@ fn chunks_are_referenced(facts: &Facts, found: &mut Found) {
         }
     }
     for (id, inode) in &facts.inodes {
+        let counted = counted.get(id).copied().unwrap_or(0);
         if let Body::File(file) = inode.body
-            && file.chunks != counted.get(id).copied().unwrap_or(0)
+            && file.chunks != counted
         {
-            found.push(format!("file {id} says {} chunks", file.chunks));
+            let repair = Mend::AddChunks { inode: *id, by: lacks(counted, file.chunks) };
+            found.mend(format!("file {id} says {} chunks, counted {counted}", file.chunks), repair);
         }
     }
 }
@@ -258,6 +333,15 @@ fn garbage_is_not_live(facts: &Facts, found: &mut Found) {
         }
         if garbage.servers.is_empty() {
             found.push(format!("garbage {handle} waits for nobody"));
+        }
+    }
+}
+
+/// What is kept aside is not waiting for its deletion.
+fn quarantine_is_of_unclaimed(facts: &Facts, found: &mut Found) {
+    for Unclaimed { handle, server, .. } in facts.quarantine.iter().map(|aside| aside.replica) {
+        if facts.garbage.get(&handle).is_some_and(|garbage| garbage.servers.contains(&server)) {
+            found.push(format!("the replica of {handle} at {server} is kept aside and garbage"));
         }
     }
 }
@@ -371,6 +455,8 @@ fn stats_equal_recount(facts: &Facts, found: &mut Found) {
         }
     }
     if stats != facts.stats {
-        found.push(format!("kept {:?}, counted {stats:?}", facts.stats));
+        let (counted, kept) = (stats.counts(), facts.stats.counts());
+        let by = std::array::from_fn(|at| lacks(counted[at], kept[at]));
+        found.mend(format!("kept {:?}, counted {stats:?}", facts.stats), Mend::AddCounts { by });
     }
 }

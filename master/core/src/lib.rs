@@ -31,12 +31,12 @@ mod tests;
 mod view;
 mod xattrs;
 
-pub use command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
+pub use command::{Action, Command, CoreBatch, Mend, Openers, SizeRecord, Stamp, StampedOp};
 pub use encode::DecodeError;
-pub use invariants::Violation;
+pub use invariants::{Beyond, Examination, Violation};
 pub use outcome::{
     Afterlife, Applied, ChunkRecord, CoreMade, CoreResult, Duty, FileChunk, FileChunks, GarbageChunk, Orphan, Outcome,
-    PendingCut, Removed, ServerRecord, SessionRecord, Stats,
+    PendingCut, Quarantined, Removed, ServerRecord, SessionRecord, Stats, Unclaimed, UnclaimedCause,
 };
 pub use store::{Genesis, Store, StoreError};
-pub use view::View;
+pub use view::{Snapshot, View};

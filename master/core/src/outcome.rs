@@ -206,6 +206,46 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// All counts but the default goal.
+    pub const fn counts(&self) -> [u64; 11] {
+        let Self {
+            files,
+            directories,
+            symlinks,
+            specials,
+            dentries,
+            bytes,
+            chunks,
+            garbage,
+            orphans,
+            sessions,
+            servers,
+            goal: _,
+        } = *self;
+        [files, directories, symlinks, specials, dentries, bytes, chunks, garbage, orphans, sessions, servers]
+    }
+
+    /// With these counts.
+    #[must_use]
+    pub const fn with_counts(self, counts: [u64; 11]) -> Self {
+        let [files, directories, symlinks, specials, dentries, bytes, chunks, garbage, orphans, sessions, servers] =
+            counts;
+        Self {
+            files,
+            directories,
+            symlinks,
+            specials,
+            dentries,
+            bytes,
+            chunks,
+            garbage,
+            orphans,
+            sessions,
+            servers,
+            goal: self.goal,
+        }
+    }
+
     /// Inodes of all kinds.
     pub const fn inodes(&self) -> u64 {
         self.files + self.directories + self.symlinks + self.specials
@@ -256,6 +296,39 @@ pub struct Orphan {
     pub inode: InodeId,
     /// Live sessions that had it open when it lost its name; empty: nobody knows who has.
     pub sessions: Vec<SessionId>,
+}
+
+/// Why a replica is nobody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnclaimedCause {
+    /// There is no such chunk, and this history did not remove it.
+    NoChunk,
+    /// Its version is above the recorded one, and its server is not entitled.
+    Ahead,
+}
+
+/// A replica that nobody is known to need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unclaimed {
+    /// Of which chunk.
+    pub handle: ChunkHandle,
+    /// Where.
+    pub server: ServerId,
+    /// As it was reported.
+    pub version: ChunkVersion,
+    /// Bytes; 0 if its server did not look.
+    pub length: u32,
+    /// See there.
+    pub cause: UnclaimedCause,
+}
+
+/// A [`Unclaimed`] that is kept aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quarantined {
+    /// The replica.
+    pub replica: Unclaimed,
+    /// From then on.
+    pub since: gfs_proto::time::Timestamp,
 }
 
 /// A chunk whose replicas are to be deleted.

@@ -10,14 +10,14 @@
 
 use crate::apply;
 use crate::command::Command;
-use crate::invariants::{self, Violation};
+use crate::invariants::{self, Examination, Violation};
 use crate::outcome::{Applied, Outcome, Stats};
 use crate::record::{Body, Inode, State};
 use crate::state::delta::Delta;
 use crate::state::layers::{Base, Fault, Frozen, Layers};
 use crate::state::table::{META, Table, inode_key};
 use crate::state::{Read, Tables};
-use crate::view::View;
+use crate::view::{Snapshot, View};
 use gfs_proto::attr::Mode;
 use gfs_proto::ids::{ChunkHandle, ClusterId, InodeId, LogIndex, RestoreGeneration, ServerId, Term};
 use gfs_proto::layout::ChunkSize;
@@ -209,6 +209,12 @@ impl Store {
         View::new(self.layers.read(), &self.genesis)
     }
 
+    /// The state at this moment, to be looked at for as long as it takes: `apply` and `merge` go on.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let layers = self.layers.read().clone();
+        Snapshot::new(layers, &self.genesis)
+    }
+
     /// Memory that is in the delta, about; what `freeze` and `merge` bring down.
     pub fn delta_bytes(&self) -> usize {
         let layers = self.layers.read();
@@ -260,6 +266,32 @@ impl Store {
             Some(error) => Err(error),
             None => Ok(found.expect("only the database fails a check")),
         }
+    }
+
+    /// As [`Store::check`], on a snapshot: nobody waits for it. Takes memory for the whole state, decoded.
+    pub fn examine(&self) -> Result<Examination, StoreError> {
+        let snapshot = self.snapshot();
+        let view = snapshot.view();
+        let found = invariants::examine(&view);
+        match view.into_fault() {
+            Some(error) => Err(error),
+            None => Ok(found.expect("only the database fails a check")),
+        }
+    }
+
+    /// Changes rows behind the rules, and makes that the state.
+    #[cfg(test)]
+    pub(crate) fn damage(&self, work: impl FnOnce(&mut Tables<'_>)) {
+        let fault = Fault::default();
+        let changes = {
+            let layers = self.layers.read();
+            let mut tables = Tables::new(&layers, &self.genesis, &fault);
+            work(&mut tables);
+            tables.finish()
+        };
+        let mut layers = self.layers.write();
+        layers.active.absorb(changes.rows);
+        layers.state = changes.state;
     }
 
     /// Hash of the whole logical state: equal on all replicas after the same log, whatever was merged.

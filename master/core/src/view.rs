@@ -3,27 +3,61 @@
 //! Methods that take a [`Caller`] check what the kernel would; the others are for the master itself.
 
 use crate::outcome::{
-    Applied, ChunkRecord, FileChunks, GarbageChunk, Orphan, PendingCut, ServerRecord, SessionRecord, Stats,
+    Applied, ChunkRecord, FileChunks, GarbageChunk, Orphan, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats,
 };
 use crate::queries::{self, PageSpec};
 use crate::record::State;
 use crate::state::Read;
 use crate::state::layers::{Fault, Layers, Stack};
-use crate::state::table::{Table, first_number};
+use crate::state::table::{Table, first_number, unclaimed_key, unclaimed_server};
 use crate::store::{Genesis, StoreError};
 use gfs_proto::attr::Attr;
 use gfs_proto::caller::Caller;
 use gfs_proto::error::FsError;
-use gfs_proto::ids::{ChunkHandle, ChunkIndex, DirCookie, InodeId, SessionId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, DirCookie, InodeId, ServerId, SessionId};
 use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, DirPage};
 use parking_lot::RwLockReadGuard;
+use std::ops::Deref;
 
 /// The state at one moment. `Io` from any method is the database's error, kept in [`View::fault`].
 pub struct View<'a> {
-    layers: RwLockReadGuard<'a, Layers>,
+    layers: Held<'a>,
     genesis: &'a Genesis,
     fault: Fault,
+}
+
+/// The layers, as they change or as they were.
+enum Held<'a> {
+    Live(RwLockReadGuard<'a, Layers>),
+    Copied(&'a Layers),
+}
+
+impl Deref for Held<'_> {
+    type Target = Layers;
+    fn deref(&self) -> &Layers {
+        match self {
+            Self::Live(guard) => guard,
+            Self::Copied(layers) => layers,
+        }
+    }
+}
+
+/// The state at one moment, which holds nobody up while it is looked at. Costs a copy of what has not been merged yet.
+pub struct Snapshot<'a> {
+    layers: Layers,
+    genesis: &'a Genesis,
+}
+
+impl<'a> Snapshot<'a> {
+    pub(crate) fn new(layers: Layers, genesis: &'a Genesis) -> Self {
+        Self { layers, genesis }
+    }
+
+    /// To look at it.
+    pub fn view(&self) -> View<'_> {
+        View { layers: Held::Copied(&self.layers), genesis: self.genesis, fault: Fault::default() }
+    }
 }
 
 impl Read for View<'_> {
@@ -40,7 +74,7 @@ impl Read for View<'_> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(layers: RwLockReadGuard<'a, Layers>, genesis: &'a Genesis) -> Self {
-        Self { layers, genesis, fault: Fault::default() }
+        Self { layers: Held::Live(layers), genesis, fault: Fault::default() }
     }
 
     pub(crate) fn into_fault(self) -> Option<StoreError> {
@@ -106,6 +140,26 @@ impl View<'_> {
     /// A chunk of a file; `None` for garbage and for handles never given out.
     pub fn chunk(&self, handle: ChunkHandle) -> Result<Option<ChunkRecord>, FsError> {
         Read::chunk(self, handle)
+    }
+    /// A replica that is kept aside.
+    pub fn quarantined(&self, handle: ChunkHandle, server: ServerId) -> Result<Option<Quarantined>, FsError> {
+        Read::quarantined(self, handle, server)
+    }
+    /// A page of the replicas that are kept aside, in order of handle and server.
+    pub fn quarantine(
+        &self,
+        after: Option<(ChunkHandle, ServerId)>,
+        limit: usize,
+    ) -> Result<Vec<Quarantined>, FsError> {
+        let from = after.map_or(Vec::new(), |(handle, server)| unclaimed_key(handle, server.next()).to_vec());
+        self.page(Table::Quarantine, &from, limit, |key, value| {
+            Quarantined::decode(first_number(key).map(ChunkHandle::new)?, unclaimed_server(key)?, value)
+        })
+    }
+    /// True if a chunk of this handle was made in this history: if there is none now, it was removed.
+    pub fn was_given_out(&self, handle: ChunkHandle) -> bool {
+        let next = self.layers.state.next_handle;
+        handle < next && handle.restore_generation() == next.restore_generation()
     }
     /// The cut that the chunk's replicas have yet to make.
     pub fn pending_cut(&self, handle: ChunkHandle) -> Result<Option<PendingCut>, FsError> {

@@ -44,7 +44,8 @@ pub(super) fn timings(filled: &Settings) -> Result<Timings, ConfigError> {
         return Err(ConfigError::Time { setting: "lost-after", value, advice: "use no less than suspect-after" });
     }
     let maintenance = time("maintenance-window", text(&filled.maintenance_window))?;
-    Ok(Timings { suspect_after, lost_after, maintenance, ..Timings::default() })
+    let quarantine = time("quarantine-retention", text(&filled.quarantine_retention))?;
+    Ok(Timings { suspect_after, lost_after, maintenance, quarantine, ..Timings::default() })
 }
 
 fn text(setting: &Option<String>) -> &str {
@@ -110,8 +111,8 @@ mod tests {
         assert_eq!(settings.copies_min, 2);
         let known = Timings::default();
         assert_eq!(
-            (timings.suspect_after, timings.lost_after, timings.maintenance),
-            (known.suspect_after, known.lost_after, known.maintenance)
+            (timings.suspect_after, timings.lost_after, timings.maintenance, timings.quarantine),
+            (known.suspect_after, known.lost_after, known.maintenance, known.quarantine)
         );
     }
 

@@ -2,8 +2,8 @@
 //! servers that the chunk record entitles (GFS paper, 3.1 and 4.5).
 //!
 //! ```text
-//!   entitled and live --Install(epoch)--> all confirm, all entitled  -----------------> done
-//!          |                                   | some did not
+//!   entitled and live --Install(epoch)--> all confirm, all entitled --Align where they differ (`align`)--> done
+//!          |                                   | some did not, or could not be aligned
 //!          '--- some missing, or raise asked --+--> Install(version + 1) until all of a round confirm
 //!                 --> those left out are gone, or their right to answer reads has run out
 //!                 --> RaiseVersion is logged --> done
@@ -12,6 +12,7 @@
 //! recorded version; whoever looks next raises above them.
 
 use super::Generations;
+use super::align::Installed;
 use crate::master::Master;
 use crate::servers::link::CommandError;
 use crate::servers::locations::{Known, Located};
@@ -75,13 +76,13 @@ pub enum Agreement {
 
 /// A server that takes part.
 #[derive(Clone, Debug)]
-struct Member {
-    replica: Replica,
+pub(super) struct Member {
+    pub(super) replica: Replica,
     version: ChunkVersion,
 }
 
 impl Member {
-    fn away(&self) -> Lost {
+    pub(super) fn away(&self) -> Lost {
         Lost::Away(self.replica.server, Some(self.replica.incarnation))
     }
 }
@@ -162,13 +163,16 @@ impl Master {
             let top = survey.members.iter().map(|m| m.version).max().unwrap_or_default().max(record.version);
             let target = if raise && !mutant!(NoVersionBump) { top.next() } else { record.version };
             let epoch = self.leases.next_epoch(self.term());
-            let round = self.round(wanted, &survey.members, target, epoch).await;
+            let mut round = self.round(wanted, &survey.members, target, epoch).await;
             if round.nowhere
                 && survey.suspects.is_empty()
                 && !survey.lost.iter().any(|lost| matches!(lost, Lost::Unusable(_)))
             {
                 let away = survey.lost.into_iter().filter(Lost::is_away).collect();
                 return Ok(Agreement::Nowhere { away });
+            }
+            if round.lost.is_empty() {
+                self.even_out(wanted, &mut round, Installed { version: target, epoch }).await;
             }
             survey.lost.extend(&round.lost);
             let whole = round.lost.is_empty();
@@ -182,8 +186,8 @@ impl Master {
         }
     }
 
-    /// Has all replicas of the recorded version that can be reached refuse frames of every lease so far;
-    /// those that confirmed. Changes neither version nor record. The caller
+    /// Has all replicas of the recorded version that can be reached refuse frames of every lease so far, and be equal;
+    /// those that confirmed and are. Changes neither version nor record. The caller
     /// holds the chunk's lock.
     pub async fn fence(&self, wanted: &Wanted<'_>) -> Vec<ServerId> {
         let (record, handle, now) = (&wanted.chunk.record, wanted.chunk.handle, Instant::now());
@@ -196,7 +200,8 @@ impl Master {
             .map(|replica| Member { replica, version: record.version })
             .collect();
         let epoch = self.leases.next_epoch(self.term());
-        let round = self.round(wanted, &members, record.version, epoch).await;
+        let mut round = self.round(wanted, &members, record.version, epoch).await;
+        self.even_out(wanted, &mut round, Installed { version: record.version, epoch }).await;
         for lost in round.lost {
             if let Lost::Without(server) = lost {
                 self.locations.remove(handle, server);
@@ -258,6 +263,13 @@ impl Master {
         survey
     }
 
+    /// Makes those equal that confirmed; who cannot be made so is lost.
+    async fn even_out(&self, wanted: &Wanted<'_>, round: &mut Round, installed: Installed) {
+        let failed = self.align(wanted, installed, &round.confirmed).await;
+        round.confirmed.retain(|(member, _)| !failed.contains(&member.away()));
+        round.lost.extend(failed);
+    }
+
     async fn round(&self, wanted: &Wanted<'_>, members: &[Member], target: ChunkVersion, epoch: Epoch) -> Round {
         let replicas: Vec<Replica> = members.iter().map(|m| m.replica.clone()).collect();
         let install = |member: &Member| Install {
@@ -315,6 +327,7 @@ impl Master {
             self.repair.note(handle, !wanted.suspects.is_empty());
         }
         self.unwritten.written(chunk.handle);
+        self.uneven.forget(chunk.handle);
         let before = self.locations.of(chunk.handle);
         let is_damaged = |server: &ServerId| before.iter().any(|row| row.server == *server && row.known.is_damaged());
         for server in &entitled {

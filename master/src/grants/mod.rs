@@ -9,9 +9,11 @@
 //! After every grant the file is looked at once more: if it was cut, remapped or recalled meanwhile the
 //! grant is void and made again.
 
+mod align;
 pub mod install;
 pub mod leases;
 pub mod locate;
+pub mod uneven;
 pub mod unwritten;
 
 use crate::master::Master;

@@ -72,7 +72,10 @@ impl Master {
         }
         let located = self.locations.of(handle);
         let stray = located.iter().filter(|row| {
-            row.version <= record.version && !record.entitled.contains(&row.server) && Some(row.server) != being_made
+            row.version <= record.version
+                && !record.entitled.contains(&row.server)
+                && Some(row.server) != being_made
+                && !self.is_aside(handle, row.server)
         });
         stray.map(|row| (row.server, SyncChunk { handle, version: row.version })).collect()
     }

@@ -1,12 +1,15 @@
 //! The Admin service: reports for people. They have no domain types; wire messages are filled here.
 
+use crate::chunk_list::{AsideListing, Listed, Name, Wanted};
 use crate::duties::DutyError;
+use crate::fsck::Finding;
 use crate::master::{Master, now};
 use crate::repair::Dependent;
 use crate::servers::{Presence, ServerStatus};
+use gfs_master_core::UnclaimedCause;
 use gfs_proto::FsError;
 use gfs_proto::control::DirectorySpace;
-use gfs_proto::ids::{ChunkIndex, InodeId, ServerId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, ServerId};
 use gfs_proto::time::Timestamp;
 use gfs_proto::wire;
 use std::collections::HashMap;
@@ -19,6 +22,7 @@ use tonic::{Request, Response, Status};
 pub struct AdminService {
     master: Arc<Master>,
     address: SocketAddr,
+    fsck: tokio::sync::Mutex<()>,
 }
 
 fn failed(error: FsError) -> Status {
@@ -32,7 +36,7 @@ fn millis(duration: Duration) -> u64 {
 impl AdminService {
     /// Of a master that listens there.
     pub fn new(master: Arc<Master>, address: SocketAddr) -> Self {
-        Self { master, address }
+        Self { master, address, fsck: tokio::sync::Mutex::default() }
     }
 
     fn masters(&self) -> Vec<wire::MasterStatus> {
@@ -146,6 +150,50 @@ impl AdminService {
         }
     }
 
+    fn chunks(&self, wanted: &Wanted) -> Result<wire::ChunksReply, FsError> {
+        let listing = self.master.list_chunks(wanted)?;
+        let chunks = listing.chunks.into_iter().map(|listed| self.chunk(listed)).collect();
+        Ok(wire::ChunksReply { chunks, next: listing.next.map_or(0, |handle| handle.get()) })
+    }
+
+    fn chunk(&self, listed: Listed) -> wire::ChunkStatus {
+        let Listed { handle, record, health, current } = listed;
+        let path = self.master.store.view().path_of(record.inode).ok().flatten().unwrap_or_default();
+        let numbers = |servers: &[ServerId]| servers.iter().map(|server| server.get()).collect();
+        wire::ChunkStatus {
+            handle: handle.get(),
+            version: record.version.get(),
+            inode: record.inode.get(),
+            path: String::from_utf8_lossy(&path).into_owned(),
+            index: record.index.get(),
+            goal: record.goal.into(),
+            health: health.text().to_owned(),
+            entitled: numbers(&record.entitled),
+            current: numbers(&current),
+        }
+    }
+
+    fn orphaned(&self, request: &wire::OrphanedRequest) -> Result<wire::OrphanedReply, FsError> {
+        let server = (request.server != 0).then_some(ServerId::new(request.server));
+        let after =
+            (request.after != 0).then(|| (ChunkHandle::new(request.after), ServerId::new(request.after_server)));
+        let AsideListing { replicas, next } = self.master.list_quarantine(server, after, limit(request.limit))?;
+        let replicas = replicas.iter().map(|aside| wire::OrphanedReplica {
+            handle: aside.replica.handle.get(),
+            server: aside.replica.server.get(),
+            version: aside.replica.version.get(),
+            length: aside.replica.length,
+            since: Some(aside.since.into()),
+            until: Some(self.master.ends(aside).into()),
+            why: match aside.replica.cause {
+                UnclaimedCause::NoChunk => "no chunk".to_owned(),
+                UnclaimedCause::Ahead => "ahead".to_owned(),
+            },
+        });
+        let (next, next_server) = next.map_or((0, 0), |(handle, server)| (handle.get(), server.get()));
+        Ok(wire::OrphanedReply { replicas: replicas.collect(), next, next_server })
+    }
+
     fn clients(&self) -> Vec<wire::ClientStatus> {
         let now = Instant::now();
         let mut clients: Vec<_> = self
@@ -165,6 +213,24 @@ impl AdminService {
         clients.sort_unstable_by(|a, b| (&a.name, a.session).cmp(&(&b.name, b.session)));
         clients
     }
+}
+
+/// Rows of one page at most.
+const PAGE_MAX: usize = 1000;
+
+fn limit(asked: u32) -> usize {
+    usize::try_from(asked).unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX)
+}
+
+/// Which chunks are asked for.
+fn wanted(request: &wire::ChunksRequest) -> Result<Wanted, ()> {
+    let named = |text: &str| Name::ALL.into_iter().find(|name| name.text() == text).ok_or(());
+    Ok(Wanted {
+        health: if request.health.is_empty() { None } else { Some(named(&request.health)?) },
+        server: (request.server != 0).then_some(ServerId::new(request.server)),
+        after: (request.after != 0).then_some(ChunkHandle::new(request.after)),
+        limit: limit(request.limit),
+    })
 }
 
 fn count(number: usize) -> u32 {
@@ -236,6 +302,37 @@ impl wire::admin_server::Admin for AdminService {
         let statuses = self.master.servers.statuses(Instant::now());
         let servers = tokio::task::block_in_place(|| self.server_statuses(&statuses)).map_err(failed)?;
         Ok(Response::new(wire::ChunkserversReply { servers }))
+    }
+
+    async fn chunks(&self, request: Request<wire::ChunksRequest>) -> Result<Response<wire::ChunksReply>, Status> {
+        let request = request.into_inner();
+        let wanted = wanted(&request).map_err(|()| {
+            FsError::InvalidArgument.into_status("a chunk is healthy, missing, unavailable, lost or unwritten")
+        })?;
+        tokio::task::block_in_place(|| self.chunks(&wanted)).map(Response::new).map_err(failed)
+    }
+
+    async fn fsck(&self, request: Request<wire::FsckRequest>) -> Result<Response<wire::FsckReply>, Status> {
+        let _one_at_a_time = self.fsck.lock().await;
+        let found = self.master.fsck(request.into_inner().repair).await;
+        let found = found.map_err(|error| FsError::Io.into_status(error.to_string()))?;
+        let finding = |finding: Finding| wire::FsckFinding {
+            property: finding.property.to_owned(),
+            detail: finding.detail,
+            repair: finding.repair,
+        };
+        Ok(Response::new(wire::FsckReply {
+            findings: found.findings.into_iter().map(finding).collect(),
+            total: found.total as u64,
+            repaired: found.repaired as u64,
+            chunks: found.chunks,
+            orphaned: found.aside,
+        }))
+    }
+
+    async fn orphaned(&self, request: Request<wire::OrphanedRequest>) -> Result<Response<wire::OrphanedReply>, Status> {
+        let request = request.into_inner();
+        tokio::task::block_in_place(|| self.orphaned(&request)).map(Response::new).map_err(failed)
     }
 
     async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::DutyReply>, Status> {

@@ -9,7 +9,8 @@ use super::link::{Link, OUTGOING_MAX};
 use super::locations::{Known, Located};
 use crate::blocking::may_block;
 use crate::master::Master;
-use gfs_master_core::{Action, ChunkRecord, CoreResult};
+use crate::quarantine;
+use gfs_master_core::{Action, ChunkRecord, CoreResult, Unclaimed};
 use gfs_proto::FsError;
 use gfs_proto::control::{
     ChunkReport, FromChunkserver, Heartbeat, Register, Registered, ReplicaRow, ReplicaState, ToChunkserver,
@@ -133,10 +134,9 @@ impl Master {
         }
     }
 
-    /// Replicas that a server has; those that are stale are returned. Those that nobody knows are left
-    /// alone.
-    fn present(&self, server: ServerId, rows: &[ReplicaRow], full: bool) -> Vec<ChunkHandle> {
-        let mut stale = Vec::new();
+    /// Replicas that a server has; those that are stale are returned, and those that are nobody's.
+    fn present(&self, server: ServerId, rows: &[ReplicaRow], full: bool) -> (Vec<ChunkHandle>, Vec<Unclaimed>) {
+        let (mut stale, mut unclaimed) = (Vec::new(), Vec::new());
         for rows in rows.chunks(ROWS_PER_VIEW) {
             let view = self.store.view();
             for row in rows {
@@ -146,6 +146,10 @@ impl Master {
                 // An older version than the recorded one says nothing: the chunk may have begun again since.
                 if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
                     self.unwritten.written(row.handle);
+                }
+                if let Ok(record) = &record {
+                    // what cannot be looked up now is reported again
+                    unclaimed.extend(quarantine::unclaimed(&view, server, row, record.as_ref()).ok().flatten());
                 }
                 let Ok(Some(record)) = record else {
                     stale.extend(mutant!(DeleteUnknown).then_some(row.handle));
@@ -157,12 +161,15 @@ impl Master {
                 if !full && wants_a_look(&record, server, row) {
                     self.repair.note(row.handle, false);
                 }
+                if full && row.state == ReplicaState::Dirty && record.entitled.contains(&server) {
+                    self.uneven.note(row.handle);
+                }
                 if full {
                     self.compare_length(&view, &record, row);
                 }
             }
         }
-        stale
+        (stale, unclaimed)
     }
 
     fn absent(&self, server: ServerId, rows: &[ReplicaRow]) {
@@ -207,6 +214,7 @@ impl Reader {
             FromChunkserver::ChainBreak(broken) => {
                 debug!(server = %self.server, chunk = %broken.handle, suspect = %broken.suspect, "a chain broke");
                 self.master.leases.mark_broken(broken.handle, broken.epoch);
+                self.master.uneven.note(broken.handle);
             }
             FromChunkserver::Leaving => {
                 info!(server = %self.server, "chunkserver leaves");
@@ -273,11 +281,15 @@ async fn work_off(
         }
         within = report.full && !report.last;
         rows += report.present.len();
-        stale.extend(may_block(|| {
-            let stale = master.present(server, &report.present, report.full);
+        let (of_page, unclaimed) = may_block(|| {
+            let found = master.present(server, &report.present, report.full);
             master.absent(server, &report.removed);
-            stale
-        }));
+            found
+        });
+        stale.extend(of_page);
+        if let Err(error) = master.put_aside(unclaimed).await {
+            warn!(%server, %error, "replicas that nobody knows are noted when they are reported again");
+        }
         if within {
             continue;
         }

@@ -169,6 +169,7 @@ impl Master {
             warn!(session = %id, %error, "the end of a session was not logged");
         }
         let leases = self.leases.remove_session(id);
+        leases.iter().for_each(|lease| self.uneven.note(lease.handle));
         self.recover_sizes(id, &leases).await;
         self.revoke(leases).await;
         for released in self.opens.end_session(id) {

@@ -7,9 +7,9 @@ use super::common::{address, numbering};
 use super::{DIRECTORIES_MAX, Field, REPLICAS_MAX, ROWS_MAX, WireError, at, each, each_copy, for_people, millis};
 use crate::chunk::Numbering;
 use crate::control::{
-    ChainBreak, ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, DoubtRange, FromChunkserver,
-    Heartbeat, Install, InstallReport, Mended, NotDeleted, Register, Registered, ReplicaRow, ReplicaState,
-    ScrubProgress, ToChunkserver, WriteOutcome,
+    Align, ChainBreak, ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, DoubtRange,
+    FromChunkserver, Heartbeat, Install, InstallReport, Mended, NotDeleted, Position, Register, Registered, ReplicaRow,
+    ReplicaState, ScrubProgress, ToChunkserver, WriteOutcome,
 };
 use crate::error::FsError;
 use crate::frame::SyncChunk;
@@ -365,8 +365,9 @@ impl From<&InstallReport> for wire::InstallReport {
     fn from(report: &InstallReport) -> Self {
         Self {
             length: report.length,
-            applied_serial: report.applied.get(),
-            previous_epoch: Some(report.previous_epoch.into()),
+            applied_serial: report.position.serial.get(),
+            previous_epoch: Some(report.position.epoch.into()),
+            digest: report.digest,
             in_doubt: each_copy(&report.in_doubt),
             outcomes: each_copy(&report.outcomes),
             incarnation: report.incarnation.get(),
@@ -380,8 +381,11 @@ impl TryFrom<wire::InstallReport> for InstallReport {
         let field = |name| at("InstallReport", name);
         Ok(Self {
             length: field("length").chunk_bytes(raw.length)?,
-            applied: Serial::new(raw.applied_serial),
-            previous_epoch: field("previous_epoch").required(raw.previous_epoch)?,
+            digest: raw.digest,
+            position: Position {
+                epoch: field("previous_epoch").required(raw.previous_epoch)?,
+                serial: Serial::new(raw.applied_serial),
+            },
             in_doubt: field("in_doubt").list(raw.in_doubt, ROWS_MAX)?,
             outcomes: field("outcomes").list(raw.outcomes, ROWS_MAX)?,
             incarnation: Incarnation::new(raw.incarnation),
@@ -498,6 +502,7 @@ impl From<&ChunkCommand> for wire::chunk_command::Kind {
                 version: version.get(),
                 source: Some(source.into()),
             }),
+            ChunkCommand::Align(align) => Self::Align(align.into()),
             ChunkCommand::Adopt { handle, version, raise_to } => {
                 Self::Adopt(wire::Adopt { handle: handle.get(), version: version.get(), raise_to: raise_to.get() })
             }
@@ -529,6 +534,7 @@ impl TryFrom<wire::chunk_command::Kind> for ChunkCommand {
                 version: ChunkVersion::new(raw.version),
                 source: at("CopyChunk", "source").required(raw.source)?,
             },
+            Kind::Align(raw) => Self::Align(raw.try_into()?),
             Kind::Adopt(raw) => Self::Adopt {
                 handle: at("Adopt", "handle").handle(raw.handle)?,
                 version: ChunkVersion::new(raw.version),
@@ -575,6 +581,37 @@ impl TryFrom<wire::Install> for Install {
             numbering: numbering(raw.client_numbers),
             members: field("members").members(raw.members)?,
             lease: Duration::from_millis(raw.lease_ms.into()),
+        })
+    }
+}
+
+impl From<&Align> for wire::Align {
+    fn from(align: &Align) -> Self {
+        Self {
+            handle: align.handle.get(),
+            version: align.version.get(),
+            epoch: Some(align.epoch.into()),
+            source: Some((&align.source).into()),
+            last_epoch: Some(align.position.epoch.into()),
+            last_serial: align.position.serial.get(),
+            outcomes: each_copy(&align.outcomes),
+        }
+    }
+}
+
+impl TryFrom<wire::Align> for Align {
+    type Error = WireError;
+    fn try_from(raw: wire::Align) -> Result<Self, WireError> {
+        let field = |name| at("Align", name);
+        let position =
+            Position { epoch: field("last_epoch").required(raw.last_epoch)?, serial: Serial::new(raw.last_serial) };
+        Ok(Self {
+            handle: field("handle").handle(raw.handle)?,
+            version: ChunkVersion::new(raw.version),
+            epoch: field("epoch").required(raw.epoch)?,
+            source: field("source").required(raw.source)?,
+            position,
+            outcomes: field("outcomes").list(raw.outcomes, ROWS_MAX)?,
         })
     }
 }

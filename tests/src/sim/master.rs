@@ -36,6 +36,7 @@ fn timings() -> Timings {
         suspect_after: Duration::from_millis(1000),
         lost_after: LOST_AFTER,
         maintenance: Duration::from_secs(10),
+        quarantine: Duration::from_secs(3600),
         lease: Duration::from_secs(4),
         keep_alive: Duration::from_secs(1),
         expiry: Duration::from_secs(10),

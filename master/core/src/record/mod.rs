@@ -7,7 +7,10 @@ mod reply;
 pub(crate) use inode::{Body, FileBody, Inode};
 pub(crate) use reply::{decode_results, encode_results};
 
-use crate::outcome::{Applied, ChunkRecord, Duty, GarbageChunk, PendingCut, ServerRecord, SessionRecord, Stats};
+use crate::outcome::{
+    Applied, ChunkRecord, Duty, GarbageChunk, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats, Unclaimed,
+    UnclaimedCause,
+};
 use crate::store::Genesis;
 use codec::{Reader, Writer};
 use gfs_proto::attr::FileKind;
@@ -160,6 +163,41 @@ impl GarbageChunk {
         let version = ChunkVersion::new(from.number()?);
         let servers = read_servers(&mut from)?;
         from.end().map(|()| Self { handle, version, servers })
+    }
+}
+
+impl Quarantined {
+    pub(crate) fn encode(&self) -> Box<[u8]> {
+        let mut out = Writer::versioned(FORMAT, 24);
+        out.number(self.replica.version.get());
+        out.number(self.replica.length);
+        out.byte(self.replica.cause.number());
+        out.time(self.since);
+        out.finish()
+    }
+    pub(crate) fn decode(handle: ChunkHandle, server: ServerId, bytes: &[u8]) -> Option<Self> {
+        let mut from = Reader::versioned(FORMAT, bytes)?;
+        let (version, length) = (ChunkVersion::new(from.number()?), from.narrow()?);
+        let cause = UnclaimedCause::of_number(from.byte()?)?;
+        let since = from.time()?;
+        from.end().map(|()| Self { replica: Unclaimed { handle, server, version, length, cause }, since })
+    }
+}
+
+impl UnclaimedCause {
+    /// In records and in the log.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::NoChunk => 1,
+            Self::Ahead => 2,
+        }
+    }
+    pub(crate) const fn of_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::NoChunk),
+            2 => Some(Self::Ahead),
+            _ => None,
+        }
     }
 }
 

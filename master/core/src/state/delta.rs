@@ -39,7 +39,7 @@ const ROW_OVERHEAD: usize = 2 * (8 + 8) + 60;
 type Rows = BTreeMap<Box<[u8]>, Slot>;
 
 /// See the module.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Delta {
     tables: [Rows; Table::ALL.len()],
     bytes: usize,

@@ -42,6 +42,7 @@ pub(crate) struct Frozen {
 }
 
 /// Everything that readers see.
+#[derive(Clone)]
 pub(crate) struct Layers {
     pub(crate) active: Delta,
     pub(crate) frozen: Option<Arc<Frozen>>,

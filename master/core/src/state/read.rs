@@ -2,7 +2,9 @@
 
 use super::layers::Stack;
 use super::table::{self, Table};
-use crate::outcome::{ChunkRecord, FileChunk, GarbageChunk, Orphan, PendingCut, ServerRecord, SessionRecord, Stats};
+use crate::outcome::{
+    ChunkRecord, FileChunk, GarbageChunk, Orphan, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats,
+};
 use crate::record::{self, Body, Dentry, FileBody, Inode, State};
 use crate::store::Genesis;
 use gfs_proto::FsError;
@@ -143,6 +145,11 @@ pub(crate) trait Read {
 
     fn garbage_chunk(&self, handle: ChunkHandle) -> Result<Option<GarbageChunk>, FsError> {
         self.rows().get(Table::Garbage, &table::handle_key(handle), |bytes| GarbageChunk::decode(handle, bytes))
+    }
+
+    fn quarantined(&self, handle: ChunkHandle, server: ServerId) -> Result<Option<Quarantined>, FsError> {
+        let key = table::unclaimed_key(handle, server);
+        self.rows().get(Table::Quarantine, &key, |bytes| Quarantined::decode(handle, server, bytes))
     }
 
     fn orphan(&self, inode: InodeId) -> Result<Option<Orphan>, FsError> {

@@ -34,11 +34,13 @@ pub(crate) enum Table {
     Servers,
     /// handle of a chunk that perhaps was never written -> nothing.
     Unwritten,
+    /// (handle, server) of a replica that nobody knows -> version, length, why, since when.
+    Quarantine,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Inodes,
         Self::Dentries,
         Self::FileChunks,
@@ -51,6 +53,7 @@ impl Table {
         Self::Replies,
         Self::Servers,
         Self::Unwritten,
+        Self::Quarantine,
     ];
 
     /// Its name in the database.
@@ -68,6 +71,7 @@ impl Table {
             Self::Replies => "replies",
             Self::Servers => "servers",
             Self::Unwritten => "unwritten",
+            Self::Quarantine => "quarantine",
         }
     }
 
@@ -94,6 +98,15 @@ pub(crate) fn session_key(session: SessionId) -> [u8; 8] {
 
 pub(crate) fn server_key(server: ServerId) -> [u8; 4] {
     server.get().to_be_bytes()
+}
+
+pub(crate) fn unclaimed_key(handle: ChunkHandle, server: ServerId) -> [u8; 12] {
+    join(handle_key(handle), server_key(server))
+}
+
+/// The server in the key of a replica replica.
+pub(crate) fn unclaimed_server(key: &[u8]) -> Option<ServerId> {
+    index_of(key).map(|number| ServerId::new(number.get()))
 }
 
 pub(crate) fn reply_key(session: SessionId, sequence: Sequence) -> [u8; 16] {

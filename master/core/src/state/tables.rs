@@ -7,7 +7,7 @@ use super::delta::{Delta, Slot};
 use super::layers::{Fault, Layers, Stack};
 use super::read::Read;
 use super::table::{self, Table};
-use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, ServerRecord, SessionRecord, Stats};
+use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats};
 use crate::record::{self, Body, Dentry, Inode, State};
 use crate::store::Genesis;
 use gfs_proto::FsError;
@@ -260,6 +260,59 @@ impl Tables<'_> {
 
     pub(crate) fn remove_unwritten(&mut self, handle: ChunkHandle) {
         self.remove(Table::Unwritten, &table::handle_key(handle));
+    }
+
+    pub(crate) fn put_quarantined(&mut self, aside: &Quarantined, new: bool) {
+        let key = table::unclaimed_key(aside.replica.handle, aside.replica.server);
+        self.put(Table::Quarantine, &key, aside.encode(), new);
+    }
+
+    pub(crate) fn remove_quarantined(&mut self, handle: ChunkHandle, server: gfs_proto::ids::ServerId) {
+        self.remove(Table::Quarantine, &table::unclaimed_key(handle, server));
+    }
+
+    /// A chunk that is in no file is garbage, if it is anywhere.
+    pub(crate) fn drop_unplaced(&mut self, handle: ChunkHandle, chunk: ChunkRecord) -> Result<(), FsError> {
+        if self.cut(handle)?.is_some() {
+            self.remove_cut(handle);
+        }
+        if self.is_unwritten(handle)? {
+            self.remove_unwritten(handle);
+        }
+        self.stats().chunks -= 1;
+        self.remove(Table::Chunks, &table::handle_key(handle));
+        if !chunk.entitled.is_empty() {
+            self.insert_garbage(&GarbageChunk { handle, version: chunk.version, servers: chunk.entitled });
+        }
+        Ok(())
+    }
+
+    /// A place whose chunk does not exist is a hole.
+    pub(crate) fn clear_place(&mut self, inode: InodeId, index: ChunkIndex) {
+        self.remove(Table::FileChunks, &table::file_chunk_key(inode, index));
+    }
+
+    /// Removes a row behind the rules.
+    #[cfg(test)]
+    pub(crate) fn tear(&mut self, table: Table, key: &[u8]) {
+        self.remove(table, key);
+    }
+
+    /// Other counts than those that were kept.
+    pub(crate) fn set_stats(&mut self, stats: Stats) {
+        self.state.stats = stats;
+    }
+
+    /// Garbage of a chunk that has none yet.
+    pub(crate) fn insert_garbage(&mut self, garbage: &GarbageChunk) {
+        self.stats().garbage += 1;
+        self.put(Table::Garbage, &table::handle_key(garbage.handle), garbage.encode(), true);
+        self.dropped.push(garbage.handle);
+    }
+
+    /// Handles below this one were given out in this history, if they are of its restore generation.
+    pub(crate) fn next_handle(&self) -> ChunkHandle {
+        self.state.next_handle
     }
 
     pub(crate) fn put_garbage(&mut self, garbage: &GarbageChunk) {

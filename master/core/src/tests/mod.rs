@@ -82,6 +82,14 @@ impl Fixture {
         outcome
     }
 
+    /// As [`Fixture::apply`], on a state that was damaged.
+    pub(crate) fn apply_unchecked(&mut self, action: Action) -> Outcome {
+        let command = Command { stamp: Stamp { now: self.now() }, action };
+        self.index += 1;
+        let logged = Command::decode(&command.encode()).expect("what was encoded");
+        self.store.apply(LogIndex::new(self.index), Term::new(1), &logged).expect("memory does not fail")
+    }
+
     /// Applies an action that has one result.
     pub(crate) fn one(&mut self, action: Action) -> Result<CoreResult, FsError> {
         let mut results = self.apply(action).results;

@@ -2,7 +2,7 @@
 
 use super::{name, servers};
 use crate::command::{Action, Command, CoreBatch, Openers, SizeRecord, Stamp, StampedOp};
-use crate::outcome::{CoreResult, Duty, Outcome};
+use crate::outcome::{CoreResult, Duty, Outcome, Unclaimed, UnclaimedCause};
 use gfs_proto::attr::{Mode, SetAttr, SetTime};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{
@@ -123,6 +123,17 @@ impl Stepper {
             7 => Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(u64::from(step.at.1)))] },
             8 => Action::Collected { rows: (1..=3).map(|server| (handle, ServerId::new(server))).collect() },
             9 if step.number.is_multiple_of(2) => Action::Abandon { chunks: vec![(handle, ChunkVersion::new(1))] },
+            9 if step.number.is_multiple_of(5) => {
+                let server = ServerId::new(step.who.into());
+                let cause = if step.at.0 < 4 { UnclaimedCause::NoChunk } else { UnclaimedCause::Ahead };
+                let version = ChunkVersion::new(step.at.1.into());
+                let replica = Unclaimed { handle, server, version, length: step.number, cause };
+                match step.to.0 {
+                    0..4 => Action::Quarantine { unclaimed: vec![replica] },
+                    4 => Action::Release { rows: vec![(handle, server)] },
+                    _ => Action::Discard { unclaimed: vec![replica] },
+                }
+            }
             9 if step.number.is_multiple_of(3) => Action::Written { handles: vec![handle] },
             9 => Action::Reap { inodes: vec![inode] },
             _ => Action::Batch(self.batch(step)),

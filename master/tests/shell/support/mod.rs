@@ -42,6 +42,7 @@ pub(crate) fn timings() -> Timings {
         copy: Duration::from_secs(5),
         repair_patience: Duration::from_secs(3600),
         recall: Duration::from_secs(5),
+        quarantine: Duration::from_secs(3600),
         tick: Duration::from_millis(50),
         checkpoint: Duration::from_millis(200),
     }

@@ -4,8 +4,9 @@ use super::{connect, soon};
 use gfs_proto::FsError;
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{
-    ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, FromChunkserver, Heartbeat, Install,
-    InstallReport, Mended, NotDeleted, Register, ReplicaRow, ReplicaState, ToChunkserver,
+    Align, ChunkCommand, ChunkReport, CommandOutcome, CommandResult, DirectorySpace, FromChunkserver, Heartbeat,
+    Install, InstallReport, Mended, NotDeleted, Position, Register, ReplicaRow, ReplicaState, ToChunkserver,
+    WriteOutcome,
 };
 use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, ServerId, ServerUuid, Term};
@@ -36,6 +37,8 @@ pub(crate) enum Manners {
     NoAdoptions,
     /// Finds nothing to mend a block with.
     NoMends,
+    /// Cannot be aligned: says that the source could not be read, or, if false, that its own disk fails.
+    NoAlignments(bool),
 }
 
 #[derive(Default)]
@@ -53,9 +56,20 @@ struct State {
     no_mends: bool,
     /// Chunks that it finds damaged when it is told to look.
     rotten: BTreeSet<ChunkHandle>,
+    no_alignments: Option<FsError>,
+    /// What it says at installs of the writes that a replica has.
+    contents: BTreeMap<ChunkHandle, Content>,
     /// Copies and adoptions that it has yet to make, with their numbers.
     copies: Vec<(u64, ChunkCommand)>,
     server: Option<ServerId>,
+}
+
+/// The writes that a replica has, as far as an install tells.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Content {
+    pub(crate) digest: u64,
+    pub(crate) position: Position,
+    pub(crate) outcomes: Vec<WriteOutcome>,
 }
 
 /// See the module's text. Its stream ends when it is dropped.
@@ -166,6 +180,11 @@ impl FakeServer {
         state.no_deletions = manners == Manners::NoDeletions;
         state.no_adoptions = manners == Manners::NoAdoptions;
         state.no_mends = manners == Manners::NoMends;
+        state.no_alignments = match manners {
+            Manners::NoAlignments(true) => Some(FsError::Unavailable),
+            Manners::NoAlignments(false) => Some(FsError::Io),
+            _ => None,
+        };
     }
 
     /// Makes the copies and adoptions that were asked for meanwhile; answers if `answer`, and reports them.
@@ -248,6 +267,23 @@ impl FakeServer {
         let is_look =
             |command: &&ChunkCommand| matches!(command, ChunkCommand::Verify(chunk) if chunk.handle == handle);
         self.state.lock().commands.iter().filter(is_look).count()
+    }
+
+    /// What it says at installs from now on.
+    pub(crate) fn set_content(&self, handle: ChunkHandle, content: Content) {
+        self.state.lock().contents.insert(handle, content);
+    }
+
+    pub(crate) fn content(&self, handle: ChunkHandle) -> Content {
+        self.state.lock().contents.get(&handle).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn alignments(&self, handle: ChunkHandle) -> Vec<Align> {
+        let align = |command: &ChunkCommand| match command {
+            ChunkCommand::Align(align) if align.handle == handle => Some(align.clone()),
+            _ => None,
+        };
+        self.state.lock().commands.iter().filter_map(align).collect()
     }
 
     /// Changes what is on disk behind everybody's back.
@@ -417,7 +453,24 @@ fn carry_out(state: &mut State, incarnation: Incarnation, command: ChunkCommand)
             row.version = install.raise_to.unwrap_or(row.version);
             row.length = install.cut.map_or(row.length, |cut| row.length.min(cut));
             let length = row.length;
-            Ok(CommandOutcome::Installed(InstallReport { length, incarnation, ..InstallReport::default() }))
+            let Content { digest, position, outcomes } =
+                state.contents.get(&install.handle).cloned().unwrap_or_default();
+            let report = InstallReport { length, incarnation, digest, position, outcomes, ..InstallReport::default() };
+            Ok(CommandOutcome::Installed(report))
+        }
+        ChunkCommand::Align(align) => {
+            if let Some(error) = state.no_alignments {
+                return Err(error);
+            }
+            let row = state.replicas.get(&align.handle).ok_or(FsError::NotFound)?;
+            if row.version != align.version {
+                return Err(FsError::Stale);
+            }
+            // what the source has is said by its position: fakes do not read from each other
+            let digest = align.position.serial.get();
+            let content = Content { digest, position: align.position, outcomes: align.outcomes };
+            state.contents.insert(align.handle, content);
+            Ok(CommandOutcome::Done)
         }
         ChunkCommand::Delete { chunks, .. } => {
             let mut kept = Vec::new();

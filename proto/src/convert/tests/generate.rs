@@ -456,20 +456,22 @@ fn row() -> impl Strategy<Value = ReplicaRow> {
         state,
     })
 }
+fn outcome() -> impl Strategy<Value = WriteOutcome> {
+    let parts = (session(), sequence(), serial());
+    parts.prop_map(|(session, sequence, serial)| WriteOutcome { session, sequence, serial })
+}
+fn position() -> impl Strategy<Value = Position> {
+    (epoch(), serial()).prop_map(|(epoch, serial)| Position { epoch, serial })
+}
 fn install_report() -> impl Strategy<Value = InstallReport> {
     let range = (chunk_bytes(), serial()).prop_flat_map(|(offset, serial)| {
         (0..=CHUNK_SIZE_MAX - offset).prop_map(move |length| DoubtRange { offset, length, serial })
     });
-    let outcome = (session(), sequence(), serial()).prop_map(|(session, sequence, serial)| WriteOutcome {
-        session,
-        sequence,
-        serial,
-    });
-    (chunk_bytes(), serial(), epoch(), vec(range, 0..5), vec(outcome, 0..5), incarnation()).prop_map(
-        |(length, applied, previous_epoch, in_doubt, outcomes, incarnation)| InstallReport {
+    (chunk_bytes(), any::<u64>(), position(), vec(range, 0..5), vec(outcome(), 0..5), incarnation()).prop_map(
+        |(length, digest, position, in_doubt, outcomes, incarnation)| InstallReport {
             length,
-            applied,
-            previous_epoch,
+            digest,
+            position,
             in_doubt,
             outcomes,
             incarnation,
@@ -563,12 +565,20 @@ fn install() -> impl Strategy<Value = ChunkCommand> {
         },
     )
 }
+fn align() -> impl Strategy<Value = ChunkCommand> {
+    (handle(), version(), epoch(), replica(), position(), vec(outcome(), 0..5)).prop_map(
+        |(handle, version, epoch, source, position, outcomes)| {
+            ChunkCommand::Align(Align { handle, version, epoch, source, position, outcomes })
+        },
+    )
+}
 fn sync_chunk() -> impl Strategy<Value = SyncChunk> {
     (handle(), version()).prop_map(|(handle, version)| SyncChunk { handle, version })
 }
 fn command() -> impl Strategy<Value = ChunkCommand> {
     prop_oneof![
         install(),
+        align(),
         (handle(), epoch()).prop_map(|(handle, epoch)| ChunkCommand::Revoke { handle, epoch }),
         (vec(sync_chunk(), 0..5), incarnation())
             .prop_map(|(chunks, incarnation)| ChunkCommand::Delete { chunks, incarnation }),

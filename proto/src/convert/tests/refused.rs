@@ -621,6 +621,15 @@ mod servers {
         use wire::chunk_command::Kind;
         let version = 1;
         let named = |handle| wire::OneReplica { handle, version };
+        let too_many = vec![wire::WriteOutcome::default(); ROWS_MAX + 1];
+        let align = || wire::Align {
+            handle: 1,
+            version,
+            epoch: epoch(),
+            source: Some(replica()),
+            last_epoch: epoch(),
+            ..wire::Align::default()
+        };
         for (place, kind) in [
             ("Revoke.handle", Kind::Revoke(wire::Revoke { handle: 0, epoch: epoch() })),
             ("Revoke.epoch", Kind::Revoke(wire::Revoke { handle: 1, epoch: None })),
@@ -628,6 +637,11 @@ mod servers {
             ("Delete.chunks", Kind::Delete(wire::Delete { chunks: vec![named(1); DELETIONS_MAX + 1], incarnation: 1 })),
             ("CopyChunk.handle", Kind::Copy(wire::CopyChunk { handle: 0, version, source: Some(replica()) })),
             ("CopyChunk.source", Kind::Copy(wire::CopyChunk { handle: 1, version, source: None })),
+            ("Align.handle", Kind::Align(wire::Align { handle: 0, ..align() })),
+            ("Align.epoch", Kind::Align(wire::Align { epoch: None, ..align() })),
+            ("Align.source", Kind::Align(wire::Align { source: None, ..align() })),
+            ("Align.last_epoch", Kind::Align(wire::Align { last_epoch: None, ..align() })),
+            ("Align.outcomes", Kind::Align(wire::Align { outcomes: too_many.clone(), ..align() })),
             ("Adopt.handle", Kind::Adopt(wire::Adopt { handle: 0, version, raise_to: 2 })),
             ("Adopt.raise_to", Kind::Adopt(wire::Adopt { handle: 1, version, raise_to: 0 })),
             ("OneReplica.handle", Kind::Verify(named(0))),
