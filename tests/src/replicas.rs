@@ -1,10 +1,11 @@
 //! The replicas of a chunkserver as its files have them (`docs/format.md`), to compare them with others'.
+//! What is removed while this looks is not there.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 /// Replicas in a storage directory, by chunk and version, with a digest of what is in them.
 pub fn replicas(directory: &Path) -> Result<BTreeMap<String, String>> {
@@ -13,13 +14,20 @@ pub fn replicas(directory: &Path) -> Result<BTreeMap<String, String>> {
         for file in fs::read_dir(subdirectory?.path())? {
             let path = file?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".d").to_owned();
-            found.insert(name, content(&fs::read(path)?));
+            found.extend(read(&path)?.map(|image| (name, content(&image))));
         }
     }
     for pack in fs::read_dir(directory.join("packs"))? {
-        found.extend(packed(&fs::read(pack?.path())?));
+        found.extend(read(&pack?.path())?.iter().flat_map(|pack| packed(pack)));
     }
     Ok(found)
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some).with_context(|| path.display().to_string()),
+    }
 }
 
 /// Replicas in a pack.

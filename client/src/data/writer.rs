@@ -290,7 +290,12 @@ impl InodeData {
             Ok(grant) => {
                 let state = &mut *self.state.lock();
                 state.locations.learn_grant(&grant);
-                state.outbox(index).install(Arc::new(grant), Instant::now());
+                let outbox = state.outbox(index);
+                outbox.install(Arc::new(grant), Instant::now());
+                if outbox.take_lost() {
+                    tracing::error!(inode = %self.id(), %index, "unflushed writes were lost: all replicas lost power");
+                    state.failures.add(FsError::Io);
+                }
                 Ok(())
             }
             Err(FsError::StaleGrant) => {

@@ -9,8 +9,11 @@ use gfs_tests::faults::plan::Amount;
 use gfs_tests::faults::report::{Tally, table};
 use gfs_tests::faults::workload::{Teller, blocks, names, records};
 use gfs_tests::faults::{Scenario, Settings, run, scenarios};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// Violations of a scenario that are printed; the evidence has all.
@@ -99,12 +102,17 @@ fn disturb(arguments: &Arguments) -> Result<()> {
     };
     let chosen: Vec<&Scenario> = scenarios().iter().filter(wanted).collect();
     ensure!(!chosen.is_empty(), "there is no scenario {:?}", arguments.only);
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
     let mut tallies: Vec<Tally> = Vec::new();
     for scenario in chosen {
         let settings = Settings {
             seed: arguments.seed,
             per_round: arguments.per_round,
             end,
+            stop: Arc::clone(&stop),
             progress: |text| {
                 let _ = say(text); // the table at the end says it again
             },
@@ -112,7 +120,11 @@ fn disturb(arguments: &Arguments) -> Result<()> {
         };
         let tally = run(scenario, count(scenario, arguments), &settings).with_context(|| scenario.name)?;
         say(&tally.line())?;
-        tally.violations.iter().take(SHOWN_MAX).try_for_each(|it| say(&format!("  {}: {}", it.invariant.title(), it.what)))?;
+        tally
+            .violations
+            .iter()
+            .take(SHOWN_MAX)
+            .try_for_each(|it| say(&format!("  {}: {}", it.invariant.title(), it.what)))?;
         tallies.push(tally);
     }
     let table = table(&tallies);

@@ -31,8 +31,8 @@ pub enum Amount {
 /// All of them.
 pub const fn scenarios() -> &'static [Scenario] {
     use Fault::{
-        CutChunkserver, CutChunkservers, CutMaster, CutServers, KillChunkserver, KillChunkservers, KillMaster, KillMount,
-        KillServers,
+        CutChunkserver, CutChunkservers, CutMaster, CutServers, KillChunkserver, KillChunkservers, KillMaster,
+        KillMount, KillServers,
     };
     const KILLED: Scenario = Scenario {
         name: "kill-chunkservers",

@@ -5,7 +5,7 @@
 
 use super::check::{self, Findings, Invariant};
 use super::history::{Event, History, Loss, Moment, Op, Outcome};
-use super::nemesis::{Field, Fault, Strike, strike};
+use super::nemesis::{Fault, Field, Strike, strike};
 use super::plan::Scenario;
 use super::report::Tally;
 use super::workload::{Kind, Worker};
@@ -15,6 +15,8 @@ use crate::wait::until;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How a run is to be.
@@ -26,10 +28,19 @@ pub struct Settings {
     pub per_round: u32,
     /// No fault is begun after this.
     pub end: Option<Instant>,
+    /// Set when somebody asked for the end: what was begun is finished and taken down.
+    pub stop: Arc<AtomicBool>,
     /// Told what happens.
     pub progress: fn(&str),
     /// Where histories and logs of what was wrong are kept.
     pub evidence: PathBuf,
+}
+
+impl Settings {
+    /// True until the time is up, or a signal asked for the end.
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed) && self.end.is_none_or(|end| Instant::now() < end)
+    }
 }
 
 /// Files of a round are counted from its number times this.
@@ -53,7 +64,7 @@ pub fn run(scenario: &Scenario, count: u32, settings: &Settings) -> Result<Tally
     let mut field = Field::start(options, scenario.disks, 3)?;
     let mut chance = Stream::new(settings.seed);
     let mut rounds = Vec::new();
-    while tally.faults < count && settings.end.is_none_or(|end| Instant::now() < end) {
+    while tally.faults < count && settings.goes_on() {
         let number = u32::try_from(rounds.len())?;
         let mut round = Round::new(number);
         let outcome = round.disturb(&mut field, scenario.faults, count, (&mut chance, settings), &mut tally);
@@ -65,7 +76,8 @@ pub fn run(scenario: &Scenario, count: u32, settings: &Settings) -> Result<Tally
         outcome.with_context(|| format!("round {number}, seed {}", settings.seed))?;
         round.summarize(&mut tally);
         let (faults, wrong) = (tally.faults, tally.violations.len());
-        let text = format!("{}: {faults} {} after {:?}, {wrong} violations", scenario.name, scenario.unit, began.elapsed());
+        let text =
+            format!("{}: {faults} {} after {:?}, {wrong} violations", scenario.name, scenario.unit, began.elapsed());
         (settings.progress)(&text);
         rounds.push(round);
     }
@@ -115,7 +127,7 @@ impl Round {
         let workers = self.start(field, chance.number())?;
         let returned = || workers.iter().map(Worker::returned).sum::<u64>();
         let until_count = count.min(tally.faults + settings.per_round);
-        while tally.faults < until_count && settings.end.is_none_or(|end| Instant::now() < end) {
+        while tally.faults < until_count && settings.goes_on() {
             let pause = returned() + 1 + chance.number() % PAUSE_MAX;
             let going = until("operations return", check::bounds::BOUND, || Ok(returned() >= pause));
             if let Err(error) = going {

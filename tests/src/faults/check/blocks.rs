@@ -28,6 +28,8 @@ struct Version {
     value: Value,
     /// Acknowledged, and an fsync that succeeds covers it.
     acknowledged: bool,
+    /// The file was closed since: an fsync of one that is opened later knows nothing of a loss in between.
+    closed: bool,
     durable: bool,
     /// Operation that wrote it.
     by: usize,
@@ -45,7 +47,7 @@ struct Block {
 
 impl Default for Block {
     fn default() -> Self {
-        let hole = Version { value: Value::Zero, acknowledged: true, durable: true, by: usize::MAX };
+        let hole = Version { value: Value::Zero, acknowledged: true, closed: false, durable: true, by: usize::MAX };
         Self { versions: vec![hole], seen: 0, flushed: 0 }
     }
 }
@@ -121,7 +123,7 @@ impl Checker {
     }
 
     fn issue(&mut self, place: Place, value: Value, by: usize) {
-        let version = Version { value, acknowledged: false, durable: false, by };
+        let version = Version { value, acknowledged: false, closed: false, durable: false, by };
         self.blocks.entry(place).or_default().versions.push(version);
     }
 
@@ -157,8 +159,10 @@ impl Checker {
                 self.findings.wrong(Invariant::NothingAcknowledgedLost, format!("file {file} is gone"));
             }
             (Op::Write { file, .. } | Op::Sync { file } | Op::Close { file } | Op::Cut { file, .. }, _) => {
-                if matches!(outcome, Outcome::Failed(_)) {
-                    self.forget(*file);
+                match outcome {
+                    Outcome::Failed(_) => self.forget(*file),
+                    _ if matches!(operation.op, Op::Close { .. }) => self.close(*file),
+                    _ => {}
                 }
             }
             _ => {}
@@ -192,6 +196,13 @@ impl Checker {
         self.blocks.range_mut((file, 0)..=(file, u32::MAX)).for_each(|(_, block)| block.forget());
     }
 
+    fn close(&mut self, file: u32) {
+        for block in self.blocks.range_mut((file, 0)..=(file, u32::MAX)).map(|it| it.1) {
+            let flushed = block.flushed;
+            block.versions[flushed..].iter_mut().for_each(|version| version.closed = true);
+        }
+    }
+
     /// Unflushed bytes may be lost. With the mount they are lost for every later fsync, too; otherwise an fsync that
     /// succeeds still says that everything is there.
     fn lose(&mut self, begins: bool, mount: bool) {
@@ -199,9 +210,7 @@ impl Checker {
         self.losses += usize::from(begins);
         for block in self.blocks.values_mut() {
             block.seen = block.flushed;
-            if mount {
-                block.forget();
-            }
+            block.forget_if(|version| mount || version.closed);
         }
     }
 
@@ -239,7 +248,11 @@ impl Block {
     }
 
     fn forget(&mut self) {
-        let open = self.versions[self.flushed..].iter_mut().filter(|version| !version.durable);
+        self.forget_if(|_| true);
+    }
+
+    fn forget_if(&mut self, gone: impl Fn(&Version) -> bool) {
+        let open = self.versions[self.flushed..].iter_mut().filter(|version| !version.durable && gone(version));
         open.for_each(|version| version.acknowledged = false);
         self.seen = self.flushed;
     }
@@ -272,7 +285,13 @@ mod tests {
     use crate::faults::history::{Loss, Moment, Operation};
 
     fn operation(op: Op, from: u64, end: Option<(u64, Outcome)>) -> Operation {
-        Operation { process: 0, op, invoked: Moment(from), seen_from: Moment(from), returned: end.map(|(at, it)| (Moment(at), it)) }
+        Operation {
+            process: 0,
+            op,
+            invoked: Moment(from),
+            seen_from: Moment(from),
+            returned: end.map(|(at, it)| (Moment(at), it)),
+        }
     }
 
     fn write(sequence: u64, from: u64, to: u64) -> Operation {
@@ -337,6 +356,14 @@ mod tests {
         let operations = || vec![write(1, 0, 1), sync(20, Outcome::Done), read(Zero, 30)];
         assert_eq!(judged(operations(), vec![loss(10, false)]), [NothingAcknowledgedLost]);
         assert_eq!(judged(operations(), vec![loss(10, true)]), []);
+    }
+
+    #[test]
+    fn an_fsync_of_a_file_that_was_closed_before_the_loss_vouches_for_nothing() {
+        let close = operation(Op::Close { file: 1 }, 4, Some((5, Outcome::Done)));
+        let operations = |at| vec![write(1, 0, 1), close.clone(), sync(at, Outcome::Done), read(Zero, 30)];
+        assert_eq!(judged(operations(20), vec![loss(10, false)]), []);
+        assert_eq!(judged(operations(7), vec![loss(10, false)]), [NothingAcknowledgedLost]);
     }
 
     #[test]

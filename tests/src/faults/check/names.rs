@@ -70,14 +70,21 @@ impl Model for Names {
 
 impl Names {
     /// A number that is seen for the first time is that of an inode whose making had no answer, or did not tell.
-    fn look(&self, state: &BTreeMap<u32, Node>, name: Name, number: u64, directory: bool) -> Option<BTreeMap<u32, Node>> {
+    fn look(
+        &self,
+        state: &BTreeMap<u32, Node>,
+        name: Name,
+        number: u64,
+        directory: bool,
+    ) -> Option<BTreeMap<u32, Node>> {
         let node = state.get(&name.number).filter(|node| node.directory == directory)?;
         match node.inode {
             Inode::Number(known) => (known == number).then(|| state.clone()),
             Inode::MadeBy(_) => {
                 let another = Inode::Number(number);
                 let taken = self.made.contains(&number) || state.values().any(|other| other.inode == another);
-                let told = |other: &Node| if other.inode == node.inode { Node { inode: another, ..*other } } else { *other };
+                let told =
+                    |other: &Node| if other.inode == node.inode { Node { inode: another, ..*other } } else { *other };
                 (!taken).then(|| state.iter().map(|(name, other)| (*name, told(other))).collect())
             }
         }
@@ -173,7 +180,11 @@ pub fn check(history: &History) -> Findings {
 /// What an operation may have done, and when. None for one that says nothing.
 fn call(index: usize, op: NameOp, operation: &Operation) -> Option<Call<Asked>> {
     let from = operation.invoked.0;
-    let known = |at: u64, outcome: &Outcome| Call { from, to: Some(at), op: Asked { index, op, outcome: Some(outcome.clone()) } };
+    let known = |at: u64, outcome: &Outcome| Call {
+        from,
+        to: Some(at),
+        op: Asked { index, op, outcome: Some(outcome.clone()) },
+    };
     match &operation.returned {
         Some((at, outcome @ Outcome::Failed(EPERM | ENOENT | EEXIST | ENOTDIR | EISDIR))) => Some(known(at.0, outcome)),
         // it may have happened, and if it only asked it says nothing
@@ -197,7 +208,10 @@ fn describe(history: &History, group: u32, calls: &[Call<Asked>], stuck: usize) 
         .take(BEFORE)
         .map(|it| format!("{}..{:?} {:?}", it.invoked.0, it.returned, it.op))
         .collect();
-    format!("group {group}: no order of its operations is possible; the last ones, backwards:\n  {}", around.join("\n  "))
+    format!(
+        "group {group}: no order of its operations is possible; the last ones, backwards:\n  {}",
+        around.join("\n  ")
+    )
 }
 
 #[cfg(test)]

@@ -127,7 +127,13 @@ mod tests {
     use crate::faults::history::{Loss, Moment, Operation};
 
     fn operation(op: Op, from: u64, outcome: Outcome) -> Operation {
-        Operation { process: 0, op, invoked: Moment(from), seen_from: Moment(from), returned: Some((Moment(from + 1), outcome)) }
+        Operation {
+            process: 0,
+            op,
+            invoked: Moment(from),
+            seen_from: Moment(from),
+            returned: Some((Moment(from + 1), outcome)),
+        }
     }
 
     fn append(record: u32, at: u64) -> Operation {

@@ -13,7 +13,11 @@ pub(super) fn chunkserver(field: &mut Field, chance: &mut Stream) -> Result<Stri
     let number = usize::try_from(chance.number() >> 33)? % field.servers();
     field.cluster.kill_chunkserver(number)?;
     lose_power(field, &[number])?;
-    if chance.number() >> 62 == 0 { field.launch()? } else { field.start_all()? }
+    if chance.number() >> 62 == 0 {
+        field.launch()?
+    } else {
+        field.start_all()?
+    }
     let loss = field.could_lose().then_some(Lost { from, mount: false });
     Ok(Strike { count: 1, loss })
 }

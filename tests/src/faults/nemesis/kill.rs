@@ -15,7 +15,11 @@ fn killed(count: usize) -> Result<Strike> {
 pub(super) fn chunkserver(field: &mut Field, chance: &mut Stream) -> Result<Strike> {
     let number = usize::try_from(chance.number() >> 33)? % field.servers();
     field.cluster.kill_chunkserver(number)?;
-    if chance.number() >> 62 == 0 { field.launch()? } else { field.start_all()? }
+    if chance.number() >> 62 == 0 {
+        field.launch()?
+    } else {
+        field.start_all()?
+    }
     killed(1)
 }
 

@@ -1,7 +1,7 @@
 //! Appends records to a file of its own, and syncs it at times; after an error it goes on with another file.
 
-use super::{Teller, await_mount};
 use super::blocks::close;
+use super::{Teller, await_mount};
 use crate::data::Stream;
 use crate::faults::history::{Op, Outcome, Records};
 use anyhow::Result;
@@ -67,7 +67,8 @@ pub fn verify(teller: &Arc<Teller>, directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let Some(file) = name.strip_prefix("records-").and_then(|number| number.parse().ok()) else { continue };
-        teller.tell(Op::ReadRecords { file }, || Ok(Outcome::Records(compare(file, &fs::read(path(directory, file))?))));
+        teller
+            .tell(Op::ReadRecords { file }, || Ok(Outcome::Records(compare(file, &fs::read(path(directory, file))?))));
     }
     Ok(())
 }
