@@ -138,6 +138,15 @@ impl Outbox {
         Ok(Some(Ticket { grant, serial, create: self.is_creating() }))
     }
 
+    /// True if the frame must not be sent yet: the primary orders frames as they come, so one that an earlier frame
+    /// overlaps waits until that has left. Under our own numbering the members keep the order.
+    pub(super) fn is_behind(&self, order: Order) -> bool {
+        let Lease::Held { grant, .. } = &self.lease else { return false };
+        let Some(entry) = self.frames.iter().find(|entry| entry.order == order) else { return false };
+        let earlier = self.frames.iter().take_while(|other| other.order < order);
+        grant.numbering == Numbering::Primary && earlier.into_iter().any(|other| other.frame.overlaps(&entry.frame))
+    }
+
     /// The lease, unless it has been idle for so long that it may have ended. Using it keeps it alive, but
     /// not before a member has the chunk: nobody tells the master of a first frame that did not arrive.
     pub(super) fn lease(&mut self, now: Instant) -> Result<Arc<ChunkGrant>, Want> {

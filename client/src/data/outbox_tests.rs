@@ -36,6 +36,21 @@ fn grant(counter: u64, created: bool) -> Arc<ChunkGrant> {
     })
 }
 
+#[test]
+fn under_the_primarys_numbering_a_frame_waits_for_earlier_ones_that_it_overlaps() {
+    for (numbering, waits) in [(Numbering::Primary, true), (Numbering::Client, false)] {
+        let now = Instant::now();
+        let mut outbox = Outbox::default();
+        let (first, other, second) =
+            (outbox.push(frame(1, 0, false)), outbox.push(frame(2, 7, false)), outbox.push(frame(3, 0, false)));
+        assert!(outbox.install(Arc::new(ChunkGrant { numbering, ..ChunkGrant::clone(&grant(1, false)) }), now));
+        let behind = |outbox: &Outbox| [first, other, second].map(|order| outbox.is_behind(order));
+        assert_eq!(behind(&outbox), [false, false, waits]);
+        outbox.ack(first, epoch(1));
+        assert_eq!(behind(&outbox), [false; 3], "it has left");
+    }
+}
+
 /// With one member: this server, in this run of its machine.
 fn grant_on(counter: u64, server: u32, host: &str) -> Arc<ChunkGrant> {
     let mut grant = ChunkGrant::clone(&grant(counter, false));

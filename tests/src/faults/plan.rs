@@ -31,8 +31,9 @@ pub enum Amount {
 /// All of them.
 pub const fn scenarios() -> &'static [Scenario] {
     use Fault::{
-        CutChunkserver, CutChunkservers, CutMaster, CutServers, KillChunkserver, KillChunkservers, KillMaster,
-        KillMount, KillServers,
+        CutChunkserver, CutChunkservers, CutMaster, CutServers, KillChunkserver, KillChunkserverAtFlush,
+        KillChunkserverAtRename, KillChunkservers, KillMaster, KillMasterAtFlush, KillMount, KillServers,
+        StopChunkserver, StopMaster,
     };
     const KILLED: Scenario = Scenario {
         name: "kill-chunkservers",
@@ -57,6 +58,20 @@ pub const fn scenarios() -> &'static [Scenario] {
             name: "kill-any",
             faults: &[KillChunkserver, KillMaster, KillServers, KillMount],
             amount: Amount::OfKills(25),
+            ..KILLED
+        },
+        Scenario {
+            name: "kill-at-call",
+            unit: "SIGKILLs at the N-th flush or rename",
+            faults: &[KillChunkserverAtFlush, KillChunkserverAtRename, KillMasterAtFlush],
+            amount: Amount::OfKills(5),
+            ..KILLED
+        },
+        Scenario {
+            name: "stop",
+            unit: "SIGSTOPs of 3.5 s",
+            faults: &[StopChunkserver, StopMaster],
+            amount: Amount::OfKills(2),
             ..KILLED
         },
         CUT,

@@ -4,7 +4,9 @@
 
 mod cut;
 mod field;
+mod inject;
 mod kill;
+mod stop;
 
 pub use field::{Disks, Field};
 
@@ -33,6 +35,16 @@ pub enum Fault {
     CutMaster,
     /// Power cut of the master and all chunkservers at once.
     CutServers,
+    /// SIGSTOP to one chunkserver, for longer than anybody waits for an answer.
+    StopChunkserver,
+    /// SIGSTOP to the master, likewise.
+    StopMaster,
+    /// SIGKILL to a chunkserver at its N-th flush.
+    KillChunkserverAtFlush,
+    /// SIGKILL to a chunkserver at its N-th rename.
+    KillChunkserverAtRename,
+    /// SIGKILL to the master at its N-th flush.
+    KillMasterAtFlush,
 }
 
 /// What was done.
@@ -65,5 +77,10 @@ pub fn strike(field: &mut Field, fault: Fault, chance: &mut Stream) -> Result<St
         Fault::CutChunkservers => cut::chunkservers(field),
         Fault::CutMaster => cut::master(field),
         Fault::CutServers => cut::servers(field),
+        Fault::StopChunkserver => stop::chunkserver(field, chance),
+        Fault::StopMaster => stop::master(field),
+        Fault::KillChunkserverAtFlush => inject::chunkserver(field, inject::FLUSHES, chance),
+        Fault::KillChunkserverAtRename => inject::chunkserver(field, inject::RENAMES, chance),
+        Fault::KillMasterAtFlush => inject::master(field, inject::FLUSHES, chance),
     }
 }
