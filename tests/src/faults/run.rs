@@ -63,12 +63,13 @@ pub fn run(scenario: &Scenario, count: u32, settings: &Settings) -> Result<Tally
     let options =
         Options { chunkservers: scenario.servers, chunk_size: "64KiB", master_flags: flags, ..Options::default() };
     let mut field = Field::start(options, scenario.disks, 3)?;
-    let mut chance = Stream::new(settings.seed);
+    let chance = Stream::new(settings.seed);
+    let mut drawn = Drawn { faults: scenario.faults, count, chance, settings };
     let mut rounds = Vec::new();
     while tally.faults < count && settings.goes_on() {
         let number = u32::try_from(rounds.len())?;
         let mut round = Round::new(number);
-        let outcome = round.disturb(&mut field, scenario.faults, count, (&mut chance, settings), &mut tally);
+        let outcome = round.disturb(&mut field, &mut drawn, &mut tally);
         let outcome = outcome.and_then(|()| round.judge(&mut field, &mut tally));
         let bad = outcome.is_err() || !round.wrong.is_empty();
         if bad {
@@ -95,6 +96,20 @@ pub fn run(scenario: &Scenario, count: u32, settings: &Settings) -> Result<Tally
     Ok(tally)
 }
 
+/// What is drawn and how often.
+struct Drawn<'a> {
+    faults: &'a [Fault],
+    count: u32,
+    chance: Stream,
+    settings: &'a Settings,
+}
+
+impl Drawn<'_> {
+    fn fault(&mut self) -> Result<Fault> {
+        Ok(self.faults[usize::try_from(self.chance.number() >> 33)? % self.faults.len()])
+    }
+}
+
 /// Load under faults in a directory of its own.
 struct Round {
     number: u32,
@@ -117,27 +132,20 @@ impl Round {
     }
 
     /// Starts the load, and lets the faults come.
-    fn disturb(
-        &mut self,
-        field: &mut Field,
-        faults: &[Fault],
-        count: u32,
-        (chance, settings): (&mut Stream, &Settings),
-        tally: &mut Tally,
-    ) -> Result<()> {
-        let workers = self.start(field, chance.number())?;
+    fn disturb(&mut self, field: &mut Field, drawn: &mut Drawn<'_>, tally: &mut Tally) -> Result<()> {
+        let workers = self.start(field, drawn.chance.number())?;
         let returned = || workers.iter().map(Worker::returned).sum::<u64>();
-        let until_count = count.min(tally.faults + settings.per_round);
-        while tally.faults < until_count && settings.goes_on() {
-            let pause = returned() + 1 + chance.number() % PAUSE_MAX;
+        let until_count = drawn.count.min(tally.faults + drawn.settings.per_round);
+        while tally.faults < until_count && drawn.settings.goes_on() {
+            let pause = returned() + 1 + drawn.chance.number() % PAUSE_MAX;
             let going = until("operations return", check::bounds::BOUND, || Ok(returned() >= pause));
             if let Err(error) = going {
                 self.wrong.push(format!("{error:#}"));
                 tally.wrong(Invariant::Bounded, format!("round {}: {error:#}", self.number));
                 break;
             }
-            let fault = faults[usize::try_from(chance.number() >> 33)? % faults.len()];
-            let done = strike(field, fault, chance).with_context(|| format!("{fault:?}"))?;
+            let fault = drawn.fault()?;
+            let done = strike(field, fault, &mut drawn.chance).with_context(|| format!("{fault:?}"))?;
             self.note(done);
             tally.faults += done.count;
             field.note_health()?;

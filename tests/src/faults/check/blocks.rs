@@ -140,7 +140,7 @@ impl Checker {
     fn end(&mut self, history: &History, index: usize) {
         let operation = &history.operations[index];
         let Some((_, outcome)) = &operation.returned else { return };
-        let quiet = !self.losing && self.began_after.get(&index) == Some(&self.losses);
+        let quiet = self.is_quiet(index);
         match (&operation.op, outcome) {
             (Op::Write { file, first, count, .. }, Outcome::Done) => {
                 self.acknowledge((*file, *first)..=(*file, first + count - 1), index, quiet, false);
@@ -153,7 +153,7 @@ impl Checker {
             }
             (Op::Sync { .. }, Outcome::Done) => self.flushed(index),
             (Op::Read { file, first, .. }, Outcome::Blocks(found)) => {
-                self.judge(history, index, (*file, *first), found, quiet);
+                self.judge(history, index, (*file, *first), found);
             }
             (Op::Read { file, .. }, Outcome::Failed(ENOENT)) => {
                 self.findings.wrong(Invariant::NothingAcknowledgedLost, format!("file {file} is gone"));
@@ -167,6 +167,11 @@ impl Checker {
             }
             _ => {}
         }
+    }
+
+    /// Nothing could be lost while it was under way.
+    fn is_quiet(&self, index: usize) -> bool {
+        !self.losing && self.began_after.get(&index) == Some(&self.losses)
     }
 
     fn acknowledge(&mut self, places: RangeInclusive<Place>, by: usize, quiet: bool, durable: bool) {
@@ -214,7 +219,8 @@ impl Checker {
         }
     }
 
-    fn judge(&mut self, history: &History, index: usize, from: Place, found: &[Found], quiet: bool) {
+    fn judge(&mut self, history: &History, index: usize, from: Place, found: &[Found]) {
+        let quiet = self.is_quiet(index);
         let Some(Due::Read(due)) = self.due.remove(&index) else { return };
         for (offset, (found, (oldest, flushed))) in (0..).zip(found.iter().zip(due)) {
             let place = (from.0, from.1 + offset);

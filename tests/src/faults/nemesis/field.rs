@@ -103,8 +103,9 @@ impl Field {
     /// All copies of all chunks are there, and nothing is left to be done.
     pub fn is_healthy(&self) -> Result<bool> {
         let status = self.cluster.gfsctl_json(&["status"])?;
-        let repair = &status["repair"];
-        Ok(status["health"] == "healthy" && repair["queue"] == 0 && repair["surveyed"] == true)
+        let (repair, up) = (&status["repair"], &status["chunkservers"]["up"]);
+        // one that has not registered yet may have copies that are not what the master thinks
+        Ok(*up == self.servers() && status["health"] == "healthy" && repair["queue"] == 0 && repair["surveyed"] == true)
     }
 
     /// If all copies are there, a later power cut of one machine loses nothing that another does not have.
