@@ -21,6 +21,11 @@ cluster MOUNTPOINT DIR="":
 posix FSX_OPS="100000":
     tests/posix.sh {{FSX_OPS}}
 
+# The fault machine: 1,000 SIGKILLs and 1,000 power cuts under load, every check, the table in docs/reliability.md
+faults *ARGS="--report target/faults.md":
+    cargo build --workspace --bins --locked
+    time "${CARGO_TARGET_DIR:-target}/debug/gfs-faults" {{ARGS}}
+
 # The same workloads on our mount and on the peers' (needs the benchmark scripts, see docs/benchmarks.md)
 bench BENCH="../shared/bench" RUNS="1" +SYSTEMS="gfs moosefs":
     tests/bench.sh {{BENCH}} {{RUNS}} {{SYSTEMS}}

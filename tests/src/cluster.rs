@@ -38,6 +38,10 @@ pub struct Options {
     pub chunkserver_flags: &'static [&'static str],
     /// Racks of the first chunkservers; the others have none.
     pub racks: &'static [&'static str],
+    /// Where the master keeps its data, if not in the cluster's directory.
+    pub master_data: Option<PathBuf>,
+    /// Every chunkserver believes that it runs on a machine of its own, by a boot id that is its own.
+    pub machines: bool,
     /// Bound on the whole test: then every request to a mount fails.
     pub deadline: Duration,
 }
@@ -51,6 +55,8 @@ impl Default for Options {
             master_flags: &[],
             chunkserver_flags: &["--reserve-mib", "16", "--watermark-mib", "16"],
             racks: &[],
+            master_data: None,
+            machines: false,
             deadline: Duration::from_secs(300),
         }
     }
@@ -121,7 +127,16 @@ impl Cluster {
         }
         arguments.extend(self.options.chunkserver_flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.path(&format!("{name}.log"));
-        Ok(Daemon::new(&name, program("gfs-chunkserver")?, arguments, log))
+        let mut daemon = Daemon::new(&name, program("gfs-chunkserver")?, arguments, log);
+        if self.options.machines {
+            daemon.wrap(power::machine(&self.boot_id(number))?);
+        }
+        Ok(daemon)
+    }
+
+    /// What a chunkserver with a machine of its own takes for that machine's boot id.
+    fn boot_id(&self, number: usize) -> PathBuf {
+        self.path(&format!("boot-{number}"))
     }
 
     /// Everything of this cluster is in here.
@@ -221,6 +236,31 @@ impl Cluster {
     pub fn cut_power(&mut self, numbers: &[usize]) -> Result<()> {
         numbers.iter().try_for_each(|number| self.kill_chunkserver(*number))?;
         numbers.iter().try_for_each(|number| power::cut(&self.chunkserver_directory(*number)))
+    }
+
+    /// The machine of a chunkserver that was killed starts again. For clusters with `machines`.
+    pub fn restart_machine(&self, number: usize) -> Result<()> {
+        power::boot(&self.boot_id(number))
+    }
+
+    /// Starts a chunkserver that was ended and does not wait for it.
+    pub fn launch_chunkserver(&mut self, number: usize) -> Result<()> {
+        self.chunkservers[number].start()
+    }
+
+    /// Chunkservers, running or not.
+    pub fn chunkserver_count(&self) -> usize {
+        self.chunkservers.len()
+    }
+
+    /// The master's process.
+    pub fn master_process(&mut self) -> &mut Daemon {
+        &mut self.master
+    }
+
+    /// The process of a chunkserver, to change how it is started.
+    pub fn chunkserver_process_mut(&mut self, number: usize) -> &mut Daemon {
+        &mut self.chunkservers[number]
     }
 
     /// SIGTERM, and a clean end.
@@ -397,7 +437,7 @@ impl Drop for Cluster {
 fn start_master(directory: &Path, options: &Options) -> Result<(String, Daemon)> {
     for attempt in 1.. {
         let address = format!("127.0.0.1:{}", free_port()?);
-        let data = directory.join("master").display().to_string();
+        let data = options.master_data.clone().unwrap_or_else(|| directory.join("master")).display().to_string();
         let arguments: Vec<String> =
             ["--data", &data, "--listen", &address, "--chunk-size", options.chunk_size, "--goal"]
                 .into_iter()

@@ -18,6 +18,7 @@ pub struct Daemon {
     name: String,
     program: PathBuf,
     arguments: Vec<String>,
+    wrapper: Vec<String>,
     log: PathBuf,
     orphan_signal: Signal,
     child: Option<Child>,
@@ -26,7 +27,14 @@ pub struct Daemon {
 impl Daemon {
     /// Not started yet. Its output goes to `log`.
     pub fn new(name: &str, program: PathBuf, arguments: Vec<String>, log: PathBuf) -> Self {
-        Self { name: name.to_owned(), program, arguments, log, orphan_signal: Signal::KILL, child: None }
+        let (name, wrapper) = (name.to_owned(), Vec::new());
+        Self { name, program, arguments, wrapper, log, orphan_signal: Signal::KILL, child: None }
+    }
+
+    /// From its next start on it is started by this command, which must become it by exec: what is ended here is the
+    /// process that was started.
+    pub fn wrap(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
     }
 
     /// If the test itself dies, this signal ends the process rather than SIGKILL.
@@ -55,8 +63,10 @@ impl Daemon {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.program);
+        let mut words = self.wrapper.iter().map(Path::new).chain([self.program.as_path()]);
+        let mut command = Command::new(words.next().unwrap_or(&self.program));
         command
+            .args(words)
             .args(&self.arguments)
             .env_remove("GFS_MASTER")
             .stdin(Stdio::null())

@@ -7,6 +7,21 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
 
+/// A command that runs another one on what looks like a machine of its own: its boot id is in the file `boot_id`,
+/// which is made. Mounts that come and go elsewhere do so there, too.
+pub(crate) fn machine(boot_id: &Path) -> Result<Vec<String>> {
+    const RUN: &str = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
+    boot(boot_id)?;
+    let words = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", RUN];
+    Ok(words.into_iter().map(str::to_owned).chain([boot_id.display().to_string()]).collect())
+}
+
+/// Another boot id for such a machine. What runs there must have been ended.
+pub(crate) fn boot(boot_id: &Path) -> Result<()> {
+    let fresh = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    fs::write(boot_id, fresh).with_context(|| boot_id.display().to_string())
+}
+
 /// No machine has it.
 const ANOTHER_BOOT: &str = "boot 00000000-0000-0000-0000-000000000000";
 

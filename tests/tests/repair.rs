@@ -60,42 +60,7 @@ fn is(cluster: &Cluster, health: &str) -> Result<()> {
 
 /// Replicas of a chunkserver, by chunk and version, with what is in them.
 fn replicas(cluster: &Cluster, number: usize) -> Result<BTreeMap<String, String>> {
-    let directory = cluster.chunkserver_directory(number);
-    let mut found = BTreeMap::new();
-    for subdirectory in fs::read_dir(directory.join("chunks"))? {
-        for file in fs::read_dir(subdirectory?.path())? {
-            let path = file?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(".d").to_owned();
-            found.insert(name, content(&fs::read(path)?));
-        }
-    }
-    for pack in fs::read_dir(directory.join("packs"))? {
-        found.extend(packed(&fs::read(pack?.path())?));
-    }
-    Ok(found)
-}
-
-/// Replicas in a pack (`docs/format.md`).
-fn packed(pack: &[u8]) -> Vec<(String, String)> {
-    const BLOCK: usize = 4096;
-    const SLOT: usize = 32;
-    let long = |at: usize| u64::from_le_bytes(pack[at..at + 8].try_into().expect("eight bytes"));
-    let units = u32::from_le_bytes(pack[16..20].try_into().expect("four bytes")) as usize;
-    let data = (BLOCK + units * SLOT).next_multiple_of(BLOCK);
-    let slots = (0..units).map(|first| (first, BLOCK + first * SLOT));
-    let records = slots.filter(|(_, at)| pack[*at..at + SLOT].iter().any(|byte| *byte != 0));
-    let replica = |(first, at): (usize, usize)| {
-        let image = &pack[data + first * BLOCK..][..usize::from(pack[at + 24]) * BLOCK];
-        (format!("{:016x}.{}", long(at), long(at + 8)), content(image))
-    };
-    records.map(replica).collect()
-}
-
-/// Of the image of a replica: everything behind its header's first sector, which names the replica, without the
-/// zeroes at the end, of which a pack may have more.
-fn content(image: &[u8]) -> String {
-    let end = image.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    hex(image.get(504..end).unwrap_or_default())
+    gfs_tests::replicas(&cluster.chunkserver_directory(number))
 }
 
 /// Every chunk has so many replicas on these chunkservers, of one version and all equal.

@@ -44,6 +44,12 @@ impl Frame {
         })
     }
 
+    /// True if both write some byte of the chunk.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let meet = |a: &Extent, b: &Extent| a.offset < b.offset + b.length && b.offset < a.offset + a.length;
+        self.batch.extents.iter().any(|ours| other.batch.extents.iter().any(|theirs| meet(ours, theirs)))
+    }
+
     /// Calls `visit` with offset in the chunk and bytes of what lies in `range` of it.
     pub(super) fn visit(&self, range: Range<u32>, mut visit: impl FnMut(u32, Bytes)) {
         let mut data = self.batch.data.iter();

@@ -9,11 +9,12 @@
 //!                    +-- every frame in the box gets a new serial, in the old order
 //! ```
 //! Keeps: serials are given in order and without a gap; a frame leaves the box when all members have
-//! acknowledged it, or one that they apply after it; while it is in the box its bytes can be read.
+//! acknowledged it, or one that they apply after it; while it is in the box its bytes can be read; what was
+//! acknowledged and not flushed is in the memory of a member's machine, or is said to be lost.
 //! GFS paper, section 3.1.
 
 use super::frame::Frame;
-use gfs_proto::chunk::{ChunkGrant, Numbering};
+use gfs_proto::chunk::{ChunkGrant, Numbering, Replica};
 use gfs_proto::ids::{Epoch, Serial, ServerId};
 use gfs_proto::ops::HeldChunk;
 use std::collections::VecDeque;
@@ -33,9 +34,16 @@ pub(super) struct Outbox {
     /// Highest order acknowledged, and highest known to be on stable storage.
     acked: u64,
     synced: u64,
+    /// Machines that have all that was acknowledged: the members of the last grant.
+    witnesses: Vec<(ServerId, Machine)>,
+    /// Acknowledged bytes may be gone, and nobody was told.
+    lost: bool,
     /// Serials go on if an epoch comes back.
     last: Option<(Epoch, Serial)>,
 }
+
+/// One start of a server's machine: its boot id.
+type Machine = String;
 
 #[derive(Debug)]
 struct Entry {
@@ -130,6 +138,15 @@ impl Outbox {
         Ok(Some(Ticket { grant, serial, create: self.is_creating() }))
     }
 
+    /// True if the frame must not be sent yet: the primary orders frames as they come, so one that an earlier frame
+    /// overlaps waits until that has left. Under our own numbering the members keep the order.
+    pub(super) fn is_behind(&self, order: Order) -> bool {
+        let Lease::Held { grant, .. } = &self.lease else { return false };
+        let Some(entry) = self.frames.iter().find(|entry| entry.order == order) else { return false };
+        let earlier = self.frames.iter().take_while(|other| other.order < order);
+        grant.numbering == Numbering::Primary && earlier.into_iter().any(|other| other.frame.overlaps(&entry.frame))
+    }
+
     /// The lease, unless it has been idle for so long that it may have ended. Using it keeps it alive, but
     /// not before a member has the chunk: nobody tells the master of a first frame that did not arrive.
     pub(super) fn lease(&mut self, now: Instant) -> Result<Arc<ChunkGrant>, Want> {
@@ -167,6 +184,7 @@ impl Outbox {
             self.lease = Lease::Broken { grant, suspects: Vec::new() };
             return false;
         }
+        self.look_for_witnesses(&grant);
         let creating = if same { self.is_creating() } else { grant.created };
         self.lease = Lease::Held { grant, creating, used: now };
         for at in 0..self.frames.len() {
@@ -175,6 +193,24 @@ impl Outbox {
             }
         }
         true
+    }
+
+    /// What was acknowledged and not flushed survives the death of a server, but not that of its machine. If every
+    /// member's machine was started again since, it may be gone, however well they can flush what they have.
+    fn look_for_witnesses(&mut self, grant: &ChunkGrant) {
+        let is_witness = |replica: &Replica| {
+            self.witnesses.iter().any(|(server, host)| *server == replica.server && *host == replica.address.host)
+        };
+        if self.acked > self.synced && !self.witnesses.is_empty() && !grant.replicas.iter().any(is_witness) {
+            self.lost = true;
+            self.synced = self.acked;
+        }
+        self.witnesses = grant.replicas.iter().map(|it| (it.server, it.address.host.clone())).collect();
+    }
+
+    /// True, once, if acknowledged bytes may be gone that were never flushed.
+    pub(super) fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
     }
 
     /// Frames or flushes under `epoch` fail. Of no effect if that epoch is history.

@@ -36,6 +36,50 @@ fn grant(counter: u64, created: bool) -> Arc<ChunkGrant> {
     })
 }
 
+#[test]
+fn under_the_primarys_numbering_a_frame_waits_for_earlier_ones_that_it_overlaps() {
+    for (numbering, waits) in [(Numbering::Primary, true), (Numbering::Client, false)] {
+        let now = Instant::now();
+        let mut outbox = Outbox::default();
+        let (first, other, second) =
+            (outbox.push(frame(1, 0, false)), outbox.push(frame(2, 7, false)), outbox.push(frame(3, 0, false)));
+        assert!(outbox.install(Arc::new(ChunkGrant { numbering, ..ChunkGrant::clone(&grant(1, false)) }), now));
+        let behind = |outbox: &Outbox| [first, other, second].map(|order| outbox.is_behind(order));
+        assert_eq!(behind(&outbox), [false, false, waits]);
+        outbox.ack(first, epoch(1));
+        assert_eq!(behind(&outbox), [false; 3], "it has left");
+    }
+}
+
+/// With one member: this server, in this run of its machine.
+fn grant_on(counter: u64, server: u32, host: &str) -> Arc<ChunkGrant> {
+    let mut grant = ChunkGrant::clone(&grant(counter, false));
+    grant.replicas[0].server = ServerId::new(server);
+    grant.replicas[0].address.host = host.to_owned();
+    Arc::new(grant)
+}
+
+#[test]
+fn what_no_machine_has_in_memory_any_more_is_lost_unless_it_was_flushed() {
+    // members of the second grant; flushed before it; is lost
+    let cases =
+        [(1, "boot1", false, false), (1, "boot2", false, true), (2, "boot1", false, true), (1, "boot2", true, false)];
+    for (server, host, flushed, lost) in cases {
+        let now = Instant::now();
+        let mut outbox = Outbox::default();
+        let order = outbox.push(frame(1, 0, false));
+        assert!(outbox.install(grant_on(1, 1, "boot1"), now));
+        outbox.ack(order, epoch(1));
+        if flushed {
+            outbox.flushed(order);
+        }
+        outbox.fail(epoch(1), Fault::Broken(Vec::new()));
+        assert!(outbox.install(grant_on(2, server, host), now));
+        assert_eq!((outbox.take_lost(), outbox.take_lost()), (lost, false), "{server} {host} {flushed}");
+        assert_eq!(outbox.unsynced().is_some(), !lost && !flushed);
+    }
+}
+
 /// A frame that writes one byte at `offset`; its number is the byte.
 fn frame(number: u64, offset: u32, sync: bool) -> Arc<Frame> {
     let extents = vec![Extent { offset, length: 1 }];

@@ -72,7 +72,10 @@ impl InodeData {
             (state.is_sure(), state.unseen)
         };
         self.send(true, asker).await?;
+        let since = self.state.lock().failures.count();
         let own = self.sync_own().await?;
+        // a new lease can bring to light that what was acknowledged is gone
+        self.state.lock().failures.tell(since, asker)?;
         if !sure {
             self.sync_unseen(&own).await?;
         }

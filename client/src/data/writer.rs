@@ -171,6 +171,11 @@ impl InodeData {
         self.plane.memory.take(data.len());
         let jobs: Vec<_> = {
             let mut state = self.state.lock();
+            // what was buffered before and has not gone out yet must not come after it
+            if state.dirty.touches(offset..offset + data.len() as u64) {
+                self.enqueue_all(&mut state, false);
+                self.start_workers(&mut state);
+            }
             self.register(&mut state);
             batches.into_iter().map(|batch| self.push(&mut state, batch, false)).collect()
         };
@@ -275,8 +280,16 @@ impl InodeData {
     /// How to send a frame, with a lease had first if need be; `None` if it has arrived meanwhile.
     async fn ticket(&self, order: Order, index: ChunkIndex, retry: &mut Retry) -> Result<Option<Ticket>, FsError> {
         loop {
-            let ticket = self.state.lock().outbox(index).ticket(order, Instant::now());
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            let (ticket, is_behind) = {
+                let mut state = self.state.lock();
+                let outbox = state.outbox(index);
+                (outbox.ticket(order, Instant::now()), outbox.is_behind(order))
+            };
             match ticket {
+                Ok(_) if is_behind => timeout_at(retry.deadline(), progress).await.map_err(|_| FsError::TimedOut)?,
                 Ok(ticket) => return Ok(ticket),
                 Err(_) => Box::pin(self.acquire(index, retry)).await?,
             }
@@ -299,7 +312,12 @@ impl InodeData {
             Ok(grant) => {
                 let state = &mut *self.state.lock();
                 state.locations.learn_grant(&grant);
-                state.outbox(index).install(Arc::new(grant), Instant::now());
+                let outbox = state.outbox(index);
+                outbox.install(Arc::new(grant), Instant::now());
+                if outbox.take_lost() {
+                    tracing::error!(inode = %self.id(), %index, "unflushed writes were lost: all replicas lost power");
+                    state.failures.add(FsError::Io);
+                }
                 Ok(())
             }
             Err(FsError::StaleGrant) => {

@@ -1,0 +1,86 @@
+//! Those who do the damage. Each knows how to do one kind of it and how to undo it; none looks at what comes of it.
+//!
+//! A [`Strike`] says what was done: how many faults it counts as, and whether unflushed bytes may be lost by it.
+
+mod cut;
+mod field;
+mod inject;
+mod kill;
+mod stop;
+
+pub use field::{Disks, Field};
+
+use super::history::Moment;
+use crate::data::Stream;
+use anyhow::Result;
+
+/// Something that is done to the cluster and, unless it is said, undone before it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// SIGKILL to one chunkserver.
+    KillChunkserver,
+    /// SIGKILL to all chunkservers at once.
+    KillChunkservers,
+    /// SIGKILL to the master.
+    KillMaster,
+    /// SIGKILL to the master and all chunkservers at once.
+    KillServers,
+    /// SIGKILL to the mount that is written through.
+    KillMount,
+    /// Power cut of one chunkserver.
+    CutChunkserver,
+    /// Power cut of all chunkservers at once.
+    CutChunkservers,
+    /// Power cut of the master.
+    CutMaster,
+    /// Power cut of the master and all chunkservers at once.
+    CutServers,
+    /// SIGSTOP to one chunkserver, for longer than anybody waits for an answer.
+    StopChunkserver,
+    /// SIGSTOP to the master, likewise.
+    StopMaster,
+    /// SIGKILL to a chunkserver at its N-th flush.
+    KillChunkserverAtFlush,
+    /// SIGKILL to a chunkserver at its N-th rename.
+    KillChunkserverAtRename,
+    /// SIGKILL to the master at its N-th flush.
+    KillMasterAtFlush,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Processes killed, or machines without power, or what else the fault counts.
+    pub count: u32,
+    /// What could be lost by it.
+    pub loss: Option<Lost>,
+}
+
+/// Unflushed bytes could be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Since then.
+    pub from: Moment,
+    /// With the mount that had them.
+    pub mount: bool,
+}
+
+/// Does it.
+pub fn strike(field: &mut Field, fault: Fault, chance: &mut Stream) -> Result<Strike> {
+    match fault {
+        Fault::KillChunkserver => kill::chunkserver(field, chance),
+        Fault::KillChunkservers => kill::chunkservers(field),
+        Fault::KillMaster => kill::master(field),
+        Fault::KillServers => kill::servers(field),
+        Fault::KillMount => kill::mount(field),
+        Fault::CutChunkserver => cut::chunkserver(field, chance),
+        Fault::CutChunkservers => cut::chunkservers(field),
+        Fault::CutMaster => cut::master(field),
+        Fault::CutServers => cut::servers(field),
+        Fault::StopChunkserver => stop::chunkserver(field, chance),
+        Fault::StopMaster => stop::master(field),
+        Fault::KillChunkserverAtFlush => inject::chunkserver(field, inject::FLUSHES, chance),
+        Fault::KillChunkserverAtRename => inject::chunkserver(field, inject::RENAMES, chance),
+        Fault::KillMasterAtFlush => inject::master(field, inject::FLUSHES, chance),
+    }
+}

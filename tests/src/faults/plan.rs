@@ -1,0 +1,86 @@
+//! Which scenarios there are: data only.
+
+use super::nemesis::{Disks, Fault};
+
+/// One kind of trouble.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// For `--only`, and its row in the table.
+    pub name: &'static str,
+    /// What a count of it counts.
+    pub unit: &'static str,
+    /// What happens, each as likely as the others.
+    pub faults: &'static [Fault],
+    /// Which of the two numbers of the command line says how often.
+    pub amount: Amount,
+    /// What the servers keep their data on.
+    pub disks: Disks,
+    /// Chunkservers; chunks have three copies.
+    pub servers: usize,
+}
+
+/// How often something is done in a whole run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// A percentage of `--kills`.
+    OfKills(u32),
+    /// A percentage of `--cuts`.
+    OfCuts(u32),
+}
+
+/// All of them.
+pub const fn scenarios() -> &'static [Scenario] {
+    use Fault::{
+        CutChunkserver, CutChunkservers, CutMaster, CutServers, KillChunkserver, KillChunkserverAtFlush,
+        KillChunkserverAtRename, KillChunkservers, KillMaster, KillMasterAtFlush, KillMount, KillServers,
+        StopChunkserver, StopMaster,
+    };
+    const KILLED: Scenario = Scenario {
+        name: "kill-chunkservers",
+        unit: "SIGKILLs",
+        faults: &[KillChunkserver, KillChunkserver, KillChunkservers],
+        amount: Amount::OfKills(50),
+        disks: Disks::Shared,
+        servers: 4,
+    };
+    const CUT: Scenario = Scenario {
+        name: "cut-chunkservers",
+        unit: "power cuts",
+        faults: &[CutChunkserver, CutChunkserver, CutChunkserver, CutChunkservers],
+        amount: Amount::OfCuts(60),
+        disks: Disks::Own,
+        servers: 3,
+    };
+    &[
+        KILLED,
+        Scenario { name: "kill-master", faults: &[KillMaster], amount: Amount::OfKills(25), ..KILLED },
+        Scenario {
+            name: "kill-any",
+            faults: &[KillChunkserver, KillMaster, KillServers, KillMount],
+            amount: Amount::OfKills(25),
+            ..KILLED
+        },
+        Scenario {
+            name: "kill-at-call",
+            unit: "SIGKILLs at the N-th flush or rename",
+            faults: &[KillChunkserverAtFlush, KillChunkserverAtRename, KillMasterAtFlush],
+            amount: Amount::OfKills(5),
+            ..KILLED
+        },
+        Scenario {
+            name: "stop",
+            unit: "SIGSTOPs of 3.5 s",
+            faults: &[StopChunkserver, StopMaster],
+            amount: Amount::OfKills(2),
+            ..KILLED
+        },
+        CUT,
+        Scenario { name: "cut-master", faults: &[CutMaster], amount: Amount::OfCuts(20), ..CUT },
+        Scenario {
+            name: "cut-any",
+            faults: &[CutChunkserver, CutMaster, CutServers],
+            amount: Amount::OfCuts(20),
+            ..CUT
+        },
+    ]
+}

@@ -1,0 +1,51 @@
+//! A sample of the fault machine: about 30 SIGKILLs and 30 power cuts under load, with every check. `just faults` does
+//! the whole.
+
+use gfs_tests::environment_is_fit;
+use gfs_tests::faults::{Settings, run, scenarios};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Runs so many faults of a scenario; nothing may be wrong.
+fn sample(name: &str, count: u32) {
+    if let Err(error) = environment_is_fit() {
+        panic!("{error:#}");
+    }
+    let evidence = tempfile::tempdir().expect("a directory").keep();
+    let stop = Arc::new(AtomicBool::new(false));
+    let settings = Settings { seed: 1, per_round: 15, end: None, stop, progress: |_| {}, evidence: evidence.clone() };
+    let scenario = scenarios().iter().find(|it| it.name == name).expect("a scenario");
+    match run(scenario, count, &settings) {
+        Ok(tally) if tally.violations.is_empty() => {
+            assert!(tally.faults >= count, "{}", tally.line());
+            std::fs::remove_dir_all(evidence).expect("nothing was kept");
+        }
+        Ok(tally) => panic!("{}\n{:#?}\nevidence: {}", tally.line(), tally.violations, evidence.display()),
+        Err(error) => panic!("{error:#}\nevidence: {}", evidence.display()),
+    }
+}
+
+#[test]
+fn killed_masters_lose_nothing() {
+    sample("kill-master", 15);
+}
+
+#[test]
+fn killed_servers_and_mounts_lose_nothing_that_was_flushed() {
+    sample("kill-any", 15);
+}
+
+#[test]
+fn servers_killed_in_the_middle_of_a_flush_or_a_rename_lose_nothing() {
+    sample("kill-at-call", 6);
+}
+
+#[test]
+fn power_cuts_of_the_master_lose_nothing() {
+    sample("cut-master", 15);
+}
+
+#[test]
+fn power_cuts_of_any_server_lose_nothing_that_was_flushed() {
+    sample("cut-any", 15);
+}
