@@ -329,9 +329,10 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// Replicas of these lengths, read as the rate says; the seconds that it took.
-    fn run(lengths: &[u64], seconds: u64) -> f64 {
-        let (mut done, mut time) = (Done { replicas: 0, bytes: 0 }, 0.0);
+    /// Replicas of these lengths, read as the rate says: the seconds that it took, and the bytes that were read when half
+    /// of the time was over.
+    fn run(lengths: &[u64], seconds: u64) -> (f64, u64) {
+        let (mut done, mut time, mut half) = (Done { replicas: 0, bytes: 0 }, 0.0, 0);
         for length in lengths {
             let mut rest = *length;
             while rest > 0 {
@@ -339,22 +340,25 @@ mod tests {
                 let left = Duration::from_secs_f64((seconds as f64 - time).max(0.0));
                 time += pause(bytes, rate(done, lengths.len() as u64, 64 * MIB, left)).as_secs_f64();
                 done.bytes += bytes;
+                half = if time * 2.0 <= seconds as f64 { done.bytes } else { half };
                 rest -= bytes;
             }
             done.replicas += 1;
         }
-        time
+        (time, half)
     }
 
     #[test]
     fn a_round_is_through_in_time_and_not_much_before() {
         let mixed: Vec<u64> = (0..2000).map(|n| if n % 3 == 0 { 64 * MIB } else { 8192 }).collect();
         let sorted = [vec![8192; 1000], vec![64 * MIB; 500]].concat();
-        for (lengths, least) in [(mixed, 0.9), (vec![64 * MIB; 500], 0.9), (sorted, 0.5)] {
+        for (lengths, least) in [(mixed, 0.4), (vec![64 * MIB; 500], 0.4), (sorted, 0.05)] {
             let seconds = 24 * 3600;
-            let took = run(&lengths, seconds) / seconds as f64;
+            let (took, half) = run(&lengths, seconds);
+            let (took, half) = (took / seconds as f64, half as f64 / lengths.iter().sum::<u64>() as f64);
             // a fifth of the period is left after that
-            assert!((least..=1.02).contains(&took), "{took}");
+            assert!((0.9..=1.02).contains(&took), "{took}");
+            assert!((least..=0.6).contains(&half), "{half}: what is long may come late, and then most is read late");
         }
     }
 

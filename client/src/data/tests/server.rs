@@ -326,7 +326,7 @@ impl FakeServer {
             *byte ^= 0x55;
         }
         for block in &faults.rotten_blocks {
-            let at = (block * BLOCK_SIZE).checked_sub(read.offset).map(|at| at as usize);
+            let at = (block * 4096).checked_sub(read.offset).map(|at| at as usize);
             if let Some(byte) = at.and_then(|at| data.get_mut(at)) {
                 *byte ^= 0x55;
             }
