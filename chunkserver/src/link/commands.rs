@@ -197,11 +197,15 @@ fn change(node: &Node, install: &Install, version: ChunkVersion) -> Result<(u32,
 /// The lease has ended: nothing more is accepted, and what was written becomes durable.
 fn revoke(node: &Node, handle: ChunkHandle, epoch: Epoch) {
     let gate = node.grants.entry(handle);
-    if gate.revoke(epoch, node.clock.now())
-        && gate.is_dirty()
-        && !may_block(|| node.store.mark_clean(&[handle])).is_empty()
-    {
+    let doubtful = gate.is_doubtful();
+    if !gate.revoke(epoch, node.clock.now()) {
+        return;
+    }
+    let cleaned = gate.is_dirty() && !may_block(|| node.store.mark_clean(&[handle])).is_empty();
+    if cleaned {
         gate.cleaned();
+    }
+    if cleaned || doubtful {
         node.outbox.touched(handle);
     }
 }
