@@ -211,11 +211,15 @@ fn change<D: Disk>(node: &Node<D>, install: &Install, version: ChunkVersion) -> 
 /// The lease has ended: nothing more is accepted, and what was written becomes durable.
 fn revoke<D: Disk>(node: &Node<D>, handle: ChunkHandle, epoch: Epoch) {
     let gate = node.grants.entry(handle);
-    if gate.revoke(epoch, node.clock.now())
-        && gate.is_dirty()
-        && !may_block(|| node.store.mark_clean(&[handle])).is_empty()
-    {
+    let doubtful = gate.is_doubtful();
+    if !gate.revoke(epoch, node.clock.now()) {
+        return;
+    }
+    let cleaned = gate.is_dirty() && !may_block(|| node.store.mark_clean(&[handle])).is_empty();
+    if cleaned {
         gate.cleaned();
+    }
+    if cleaned || doubtful {
         node.outbox.touched(handle);
     }
 }

@@ -1,10 +1,12 @@
 //! ALIGN: a member of a new grant becomes as another one is, before anybody writes under it.
 
-use crate::harness::{CHUNK, HANDLE, Master, Server, cluster, epoch, install, pattern, read, write};
-use gfs_proto::control::{Align, ChunkCommand, CommandOutcome, Install, InstallReport};
+use crate::harness::{CHUNK, HANDLE, Heard, Master, Server, cluster, epoch, install, pattern, read, write};
+use gfs_chunkserver::clock::BootClock;
+use gfs_proto::control::{Align, ChunkCommand, CommandOutcome, Install, InstallReport, ReplicaState};
 use gfs_proto::error::FsError;
 use gfs_proto::frame::{DataError, Extent, Read, Write};
 use gfs_proto::ids::{ChunkVersion, Sequence, Serial, ServerId};
+use std::sync::Arc;
 
 const VERSION: ChunkVersion = ChunkVersion::new(1);
 
@@ -150,4 +152,35 @@ async fn a_write_that_hangs_further_down_does_not_keep_the_others_from_agreeing(
     let back = servers[1].client().await.read(Read { by_copy: true, ..read(0, 4096) }).await.expect("read");
     assert_eq!(back.bytes, pattern(4096, 5));
     writing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_replica_in_doubt_is_reported_as_one_being_written_until_the_master_has_looked() {
+    let (master, mut servers) = cluster().await;
+    torn(&servers, 10_000, &[]).await;
+    // One lost the server behind it, the other is killed and started again.
+    let mut hop = servers[2].hop();
+    hop.incarnation = hop.incarnation.next();
+    let frame = Write { chain: vec![hop], ..write(&servers[0], 2, 0, 100) };
+    let ack = servers[0].client().await.write(&frame, &pattern(100, 5)).await;
+    assert_eq!(ack.outcome, Err(DataError::Chain));
+    let killed = servers.remove(1);
+    let directory = Arc::clone(&killed.directory);
+    killed.process.kill().await;
+    servers.insert(1, Server::start_in(&master, directory, Arc::new(BootClock)).await);
+    for server in &servers[..2] {
+        let (node, id) = (server.process.node(), server.id);
+        node.store.mark_clean(&[HANDLE]);
+        assert_eq!(node.store.row(HANDLE).map(|row| row.state), Some(ReplicaState::Clean), "flushed");
+        master.heard(|heard| heard.reports.clear());
+        node.outbox.touched(HANDLE);
+        let row = |state| move |heard: &mut Heard| heard.row(id, HANDLE).filter(|row| row.state == state);
+        master.until("a replica being written", row(ReplicaState::Dirty)).await;
+        let replicas = [server.replica(&master)];
+        master.install(id, install(5, &replicas)).await.expect("installed");
+        let revoke = ChunkCommand::Revoke { handle: HANDLE, epoch: epoch(5) };
+        master.heard(|heard| heard.reports.clear());
+        assert_eq!(master.command(id, revoke).await, Ok(CommandOutcome::Done));
+        master.until("a clean replica", row(ReplicaState::Clean)).await;
+    }
 }
