@@ -302,20 +302,19 @@ impl Cluster {
         self.wait_chunkservers(self.running())
     }
 
-    /// SIGSTOP to the master: connections are taken, nothing is answered. Its threads stop one by one,
-    /// so this waits for the last.
+    /// SIGSTOP to the master: connections are taken, nothing is answered.
     pub fn pause_master(&self) -> Result<()> {
-        self.master.signal(Signal::STOP)?;
-        let pid = self.master.pid().context("the master does not run")?.as_raw_nonzero();
-        until("every thread of the master has stopped", READY, || {
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let stat = fs::read_to_string(task?.path().join("stat"))?;
-                if !stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" T")) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
+        self.master.pause()
+    }
+
+    /// SIGSTOP to a chunkserver, likewise.
+    pub fn pause_chunkserver(&self, number: usize) -> Result<()> {
+        self.chunkservers[number].pause()
+    }
+
+    /// SIGCONT to a chunkserver.
+    pub fn resume_chunkserver(&self, number: usize) -> Result<()> {
+        self.chunkservers[number].signal(Signal::CONT)
     }
 
     /// SIGCONT to the master.

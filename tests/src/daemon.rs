@@ -105,6 +105,21 @@ impl Daemon {
         }
     }
 
+    /// SIGSTOP. Its threads stop one by one, so this waits for the last.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let pid = self.pid().with_context(|| format!("{} does not run", self.name))?.as_raw_nonzero();
+        until(&format!("every thread of {} has stopped", self.name), END, || {
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let stat = fs::read_to_string(task?.path().join("stat"))?;
+                if !stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" T")) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
     /// SIGKILL, and it is gone.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {

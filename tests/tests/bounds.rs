@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use gfs_tests::{Cluster, Options, Stream, answers, scenario, until};
-use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -54,7 +53,7 @@ fn use_file(cluster: &mut Cluster, path: &Path, rounds: usize) -> Result<Longest
     let (mut longest, mut back) = (Longest::default(), vec![0; MIB]);
     for round in 0..rounds {
         if round == rounds / 3 {
-            cluster.chunkserver_process(1).signal(Signal::STOP)?;
+            cluster.pause_chunkserver(1)?;
         }
         let at = (round * MIB) as u64;
         let piece = Stream::new(round as u64).bytes(MIB);
@@ -86,7 +85,7 @@ fn a_chunkserver_that_hangs_is_a_pause_and_no_error() {
         cluster.replace_mount(0)?;
         check_file(&file, ROUNDS, &mut longest)?;
         ensure!(longest.0 < NOTICED, "the longest operation took {:?}", longest.0);
-        cluster.chunkserver_process(1).signal(Signal::CONT)?;
+        cluster.resume_chunkserver(1)?;
         cluster.wait_chunkservers(4)?;
         cluster.replace_mount(0)?;
         check_file(&file, ROUNDS, &mut longest)
@@ -130,7 +129,7 @@ fn hang_all_chunkservers(cluster: &mut Cluster) -> Result<(PathBuf, File, File)>
     cluster.gfsctl(&["cat", "/old"])?; // the master has heard of its replicas
     let old = File::open(mount.join("old"))?;
     let new = OpenOptions::new().create_new(true).write(true).open(mount.join("new"))?;
-    (0..3).try_for_each(|number| cluster.chunkserver_process(number).signal(Signal::STOP))?;
+    (0..3).try_for_each(|number| cluster.pause_chunkserver(number))?;
     Ok((mount, old, new))
 }
 
@@ -149,7 +148,7 @@ fn no_operation_takes_longer_than_its_bound_when_no_chunkserver_answers() {
             let said = |line: &str| line.contains(&name) && line.contains("cs") && hangs(line);
             ensure!(log.lines().any(said), "the log does not say who kept the {operation}");
         }
-        (0..3).try_for_each(|number| cluster.chunkserver_process(number).signal(Signal::CONT))?;
+        (0..3).try_for_each(|number| cluster.resume_chunkserver(number))?;
         until("it can be written again", STEP, || {
             Ok(file.write_all_at(&[3; 4096], 0).and_then(|()| file.sync_all()).is_ok())
         })?;
