@@ -165,6 +165,10 @@ impl Client {
                 self.take(grant).await;
                 true
             }
+            Err(FsError::NoReplica) => {
+                self.give_up(file, index).await;
+                false
+            }
             other => {
                 self.net.checks.fail(|| format!("no grant of chunk {index} of inode {}: {other:?}", file.inode));
                 false
@@ -185,7 +189,8 @@ impl Client {
         };
         match self.ask("break", op).await {
             Ok(OpResult::Grant(grant)) => self.take(grant).await,
-            Ok(_) | Err(FsError::StaleGrant) => {}
+            // if there is no replica the next grant says so again
+            Ok(_) | Err(FsError::StaleGrant | FsError::NoReplica) => {}
             Err(error) => self.net.checks.fail(|| format!("a broken chain was not mended: {error}, {grant:?}")),
         }
     }
