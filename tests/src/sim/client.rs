@@ -29,6 +29,8 @@ const BOUND: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(40);
 /// A chunk without replicas is believed to be lost after so many attempts: servers were waited for by then.
 const LOST_AFTER: u32 = 250;
+/// A client that does nothing is heard of so often.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Names that a client uses.
 const NAMES: u64 = 4;
 
@@ -212,6 +214,10 @@ impl Client {
             self.sync(name).await;
         }
         will.stopped.fetch_add(1, Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(KEEP_ALIVE).await;
+            drop(self.ask("keep alive", Op::GetAttr { inode: InodeId::ROOT.into() }).await);
+        }
     }
 
     async fn make_directory(&self) {

@@ -252,6 +252,7 @@ impl Client {
     /// One attempt at all frames, at the same time; those that are acknowledged are taken out.
     async fn send(&self, file: &File, index: ChunkIndex, frames: &mut Vec<Frame>, chain: bool) -> Result<(), Failed> {
         let (grant, sent) = self.take_turns((file.inode, index.get()), frames).await?;
+        let before = self.net.checks.losses();
         let mut tasks = JoinSet::new();
         let mut asked = Vec::new();
         for (at, (write, request)) in sent.into_iter().enumerate() {
@@ -270,7 +271,7 @@ impl Client {
         // members apply in the order of serials: who has the later one has the earlier ones
         if let Some(last) = verdicts.iter().rposition(Result::is_ok) {
             verdicts[..last].fill_with(|| Ok(()));
-            self.note(&grant, &frames[..=last], &verdicts).await;
+            self.note(&grant, &frames[..=last], &verdicts, before).await;
         }
         let mut kept = verdicts.iter().map(Result::is_err);
         frames.retain(|_| kept.next().unwrap_or(true));
@@ -331,11 +332,12 @@ impl Client {
         }
     }
 
-    /// Some frames were acknowledged by all members.
-    async fn note(&self, grant: &ChunkGrant, frames: &[Frame], verdicts: &[Result<(), Failed>]) {
+    /// Some frames were acknowledged by all members. One that lost its memory since they were sent may have
+    /// acknowledged before.
+    async fn note(&self, grant: &ChunkGrant, frames: &[Frame], verdicts: &[Result<(), Failed>], before: [u32; 8]) {
         let first = first_unit(grant.index);
         for (frame, _) in frames.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_ok()) {
-            let reach = Reach::Acknowledged(members(grant));
+            let reach = Reach::Acknowledged(members(grant) & self.net.checks.spared(before));
             let units = first + frame.units.start;
             self.net.checks.file(grant.inode, |model| model.reach(frame.stamp, units, frame.units.len(), reach));
             self.net.checks.count(|counts| counts.writes += 1);

@@ -131,7 +131,8 @@ impl FileModel {
     pub(super) fn allow_issued(&self, first: usize, allowed: &mut Allowed) {
         for (at, allowed) in allowed.iter_mut().enumerate() {
             if let Some(unit) = self.units.get(first + at) {
-                allowed.extend(unit.0.iter().map(|(stamp, _)| *stamp));
+                // memory may have been lost since, too
+                allowed.extend(unit.0.iter().map(|(stamp, _)| *stamp).chain(unit.allowed()));
             }
         }
     }
