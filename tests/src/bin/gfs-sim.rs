@@ -87,9 +87,6 @@ fn run_many(args: &Args) -> anyhow::Result<()> {
     say(&format!("{done} seeds in {seconds:.1} s, {:.1} seeds/s; {total:?}", done as f64 / seconds));
     let mut failed = batch.failed.into_inner().expect("nobody panicked");
     failed.sort_by_key(|outcome| outcome.seed);
-    for outcome in &failed {
-        say(&format!("FAILED seed {}: {}", outcome.seed, outcome.violation.as_deref().unwrap_or_default()));
-    }
     let Some(first) = failed.first() else { return Ok(()) };
     say(&format!("\nthe last steps of seed {}:", first.seed));
     first.trace.iter().for_each(|line| say(line));
@@ -105,7 +102,8 @@ fn work(batch: &Batch, args: &Args) {
         let outcome = sim::run(seed, args.steps, false);
         batch.done.fetch_add(1, Ordering::Relaxed);
         batch.total.lock().expect("nobody panicked").add(&outcome.counts);
-        if outcome.violation.is_some() {
+        if let Some(violation) = &outcome.violation {
+            say(&format!("FAILED seed {seed}: {violation}"));
             if !args.keep_going {
                 batch.end.store(0, Ordering::Relaxed);
             }

@@ -35,6 +35,8 @@ struct State {
     grants: BTreeMap<ChunkHandle, BTreeMap<Epoch, ChunkGrant>>,
     /// Servers by their numbers in the cluster.
     numbers: BTreeMap<ServerId, u8>,
+    /// How often each server lost what it had in memory.
+    losses: [u32; 8],
     /// Highest index of the log that somebody was told of.
     answered: LogIndex,
     violation: Option<String>,
@@ -107,7 +109,19 @@ impl Checks {
     /// A server loses what it has in memory, or is away for so long that it does not count.
     pub(super) fn memory_lost(&self, server: u8) {
         let mut state = self.0.lock();
+        state.losses[usize::from(server)] += 1;
         state.files.values_mut().for_each(|file| file.keep(0, usize::MAX, !(1 << server)));
+    }
+
+    /// How often each server lost its memory so far.
+    pub(super) fn losses(&self) -> [u32; 8] {
+        self.0.lock().losses
+    }
+
+    /// Servers that have lost nothing since.
+    pub(super) fn spared(&self, since: [u32; 8]) -> u8 {
+        let now = self.losses();
+        (0..8).filter(|server| now[*server] == since[*server]).fold(0, |all, server| all | 1 << server)
     }
 
     /// What counts may have become less: to be called before anything stops.

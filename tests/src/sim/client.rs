@@ -2,7 +2,7 @@
 //! request until it is answered, under the same number if it changes something, so that it always knows
 //! what the file system must hold.
 
-use super::check::{CHUNK, CHUNKS, UNITS};
+use super::check::{CHUNK, CHUNKS, UNITS, first_unit};
 use super::data::Writing;
 use super::dice::Dice;
 use super::model::UNIT;
@@ -14,7 +14,7 @@ use gfs_master::sessions::lifecycle::Reclaimed;
 use gfs_proto::FsError;
 use gfs_proto::attr::{Mode, SetAttr};
 use gfs_proto::caller::Caller;
-use gfs_proto::ids::{InodeId, OpenId, Sequence, SessionId};
+use gfs_proto::ids::{ChunkIndex, InodeId, OpenId, Sequence, SessionId};
 use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, Batch, BatchReply, DirPage, Make, MakeKind, Op, OpResult, OpenSpec, RenameMode};
 use parking_lot::Mutex;
@@ -27,6 +27,10 @@ use std::time::Duration;
 const BOUND: Duration = Duration::from_secs(4);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(40);
+/// A chunk without replicas is believed to be lost after so many attempts: servers were waited for by then.
+const LOST_AFTER: u32 = 250;
+/// A client that does nothing is heard of so often.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Names that a client uses.
 const NAMES: u64 = 4;
 
@@ -164,12 +168,14 @@ impl Client {
             precondition: None,
             ops: vec![op],
         };
+        let mut without_replica = 0;
         loop {
             match self.attempt(what, &batch).await {
                 Some(Ok(reply)) => {
                     self.net.checks.answered(reply.durable_index);
                     match reply.results.into_iter().next() {
-                        Some(Err(FsError::Unavailable | FsError::NoReplica)) | None => {}
+                        Some(Err(FsError::NoReplica)) if without_replica < LOST_AFTER => without_replica += 1,
+                        Some(Err(FsError::Unavailable)) | None => {}
                         Some(result) => return result,
                     }
                 }
@@ -208,6 +214,10 @@ impl Client {
             self.sync(name).await;
         }
         will.stopped.fetch_add(1, Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(KEEP_ALIVE).await;
+            drop(self.ask("keep alive", Op::GetAttr { inode: InodeId::ROOT.into() }).await);
+        }
     }
 
     async fn make_directory(&self) {
@@ -364,6 +374,17 @@ impl Client {
         if self.must("unlink", op).await.is_some() {
             self.known.lock().files.remove(&name);
             self.close(&file).await;
+        }
+    }
+
+    /// A chunk has lost all its replicas, which may be only if nothing had to be there: its file is removed.
+    pub(super) async fn give_up(&self, file: &File, index: ChunkIndex) {
+        if self.net.checks.file(file.inode, |model| model.must_be_there(first_unit(index), UNITS)) {
+            self.net.checks.fail(|| format!("chunk {index} of inode {} is lost, with what must be there", file.inode));
+        }
+        let name = self.known.lock().files.iter().find(|(_, known)| known.inode == file.inode).map(|(name, _)| *name);
+        if let Some(name) = name {
+            self.unlink(name).await;
         }
     }
 

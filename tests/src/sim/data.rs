@@ -35,6 +35,8 @@ pub(super) struct Writing {
     /// No frame of a new chunk was acknowledged yet.
     creating: bool,
     used: Instant,
+    /// False: a grant is to be asked for. If the same comes back its serials go on.
+    usable: bool,
 }
 
 /// Units of one chunk that are written together, under one number.
@@ -125,16 +127,26 @@ impl Client {
         let again = writing.get(&key).filter(|known| known.grant.epoch == grant.epoch);
         let next = again.map_or(Serial::new(1), |known| known.next);
         let creating = again.map_or(grant.created, |known| known.creating);
-        writing.insert(key, Writing { grant: Arc::new(grant), next, creating, used: Instant::now() });
+        writing.insert(key, Writing { grant: Arc::new(grant), next, creating, used: Instant::now(), usable: true });
     }
 
     pub(super) async fn forget_grants(&self, inode: InodeId) {
-        self.writing.lock().await.retain(|(of, _), _| *of != inode);
+        for (_, held) in self.writing.lock().await.iter_mut().filter(|((of, _), _)| *of == inode) {
+            held.usable = false;
+        }
+    }
+
+    /// The grant of a chunk, which is not used any more; `None` if it was not before.
+    async fn put_away(&self, inode: InodeId, index: u32) -> Option<Arc<ChunkGrant>> {
+        let mut writing = self.writing.lock().await;
+        let held = writing.get_mut(&(inode, index)).filter(|held| held.usable)?;
+        held.usable = false;
+        Some(held.grant.clone())
     }
 
     pub(super) async fn return_grant(&self, inode: InodeId, index: u32) {
-        let Some(writing) = self.writing.lock().await.remove(&(inode, index)) else { return };
-        let held = HeldChunk { handle: writing.grant.handle, epoch: writing.grant.epoch };
+        let Some(grant) = self.put_away(inode, index).await else { return };
+        let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
         drop(self.ask("return", Op::ReturnChunks { chunks: vec![held] }).await); // it ends by itself otherwise
     }
 
@@ -142,18 +154,20 @@ impl Client {
     async fn ready(&self, file: &File, index: ChunkIndex) -> bool {
         let key = (file.inode, index.get());
         {
-            let mut writing = self.writing.lock().await;
-            if let Some(held) = writing.get(&key) {
-                if held.used.elapsed() < held.grant.lease * 3 / 4 {
-                    return true;
-                }
-                writing.remove(&key);
+            let writing = self.writing.lock().await;
+            let fresh = |held: &Writing| held.usable && held.used.elapsed() < held.grant.lease * 3 / 4;
+            if writing.get(&key).is_some_and(fresh) {
+                return true;
             }
         }
         match self.ask("grant", Op::GrantChunk { inode: file.inode.into(), index }).await {
             Ok(OpResult::Grant(grant)) => {
                 self.take(grant).await;
                 true
+            }
+            Err(FsError::NoReplica) => {
+                self.give_up(file, index).await;
+                false
             }
             other => {
                 self.net.checks.fail(|| format!("no grant of chunk {index} of inode {}: {other:?}", file.inode));
@@ -164,8 +178,7 @@ impl Client {
 
     /// A chain broke: another grant, or none for now.
     async fn broke(&self, file: &File, index: ChunkIndex, suspects: Vec<ServerId>) {
-        let Some(held) = self.writing.lock().await.remove(&(file.inode, index.get())) else { return };
-        let grant = &held.grant;
+        let Some(grant) = self.put_away(file.inode, index.get()).await else { return };
         let op = Op::BreakChunk {
             inode: file.inode.into(),
             index,
@@ -176,7 +189,8 @@ impl Client {
         };
         match self.ask("break", op).await {
             Ok(OpResult::Grant(grant)) => self.take(grant).await,
-            Ok(_) | Err(FsError::StaleGrant) => {}
+            // if there is no replica the next grant says so again
+            Ok(_) | Err(FsError::StaleGrant | FsError::NoReplica) => {}
             Err(error) => self.net.checks.fail(|| format!("a broken chain was not mended: {error}, {grant:?}")),
         }
     }
@@ -227,7 +241,7 @@ impl Client {
             let failed = self.send(file, index, &mut frames, chain).await;
             match failed {
                 Ok(()) => {}
-                Err(Failed::Stale) => drop(self.writing.lock().await.remove(&(file.inode, index.get()))),
+                Err(Failed::Stale) => drop(self.put_away(file.inode, index.get()).await),
                 Err(Failed::Broken(suspects)) => self.broke(file, index, suspects).await,
                 Err(Failed::Busy) => tokio::time::sleep(PAUSE).await,
             }
@@ -238,6 +252,7 @@ impl Client {
     /// One attempt at all frames, at the same time; those that are acknowledged are taken out.
     async fn send(&self, file: &File, index: ChunkIndex, frames: &mut Vec<Frame>, chain: bool) -> Result<(), Failed> {
         let (grant, sent) = self.take_turns((file.inode, index.get()), frames).await?;
+        let before = self.net.checks.losses();
         let mut tasks = JoinSet::new();
         let mut asked = Vec::new();
         for (at, (write, request)) in sent.into_iter().enumerate() {
@@ -256,7 +271,7 @@ impl Client {
         // members apply in the order of serials: who has the later one has the earlier ones
         if let Some(last) = verdicts.iter().rposition(Result::is_ok) {
             verdicts[..last].fill_with(|| Ok(()));
-            self.note(&grant, &frames[..=last], &verdicts).await;
+            self.note(&grant, &frames[..=last], &verdicts, before).await;
         }
         let mut kept = verdicts.iter().map(Result::is_err);
         frames.retain(|_| kept.next().unwrap_or(true));
@@ -271,7 +286,7 @@ impl Client {
     ) -> Result<(Arc<ChunkGrant>, Vec<(Write, Request)>), Failed> {
         let session = self.session();
         let mut writing = self.writing.lock().await;
-        let held = writing.get_mut(&key).ok_or(Failed::Stale)?;
+        let held = writing.get_mut(&key).filter(|held| held.usable).ok_or(Failed::Stale)?;
         let mut sent = Vec::new();
         for frame in frames {
             let serial = held.next;
@@ -317,11 +332,12 @@ impl Client {
         }
     }
 
-    /// Some frames were acknowledged by all members.
-    async fn note(&self, grant: &ChunkGrant, frames: &[Frame], verdicts: &[Result<(), Failed>]) {
+    /// Some frames were acknowledged by all members. One that lost its memory since they were sent may have
+    /// acknowledged before.
+    async fn note(&self, grant: &ChunkGrant, frames: &[Frame], verdicts: &[Result<(), Failed>], before: [u32; 8]) {
         let first = first_unit(grant.index);
         for (frame, _) in frames.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_ok()) {
-            let reach = Reach::Acknowledged(members(grant));
+            let reach = Reach::Acknowledged(members(grant) & self.net.checks.spared(before));
             let units = first + frame.units.start;
             self.net.checks.file(grant.inode, |model| model.reach(frame.stamp, units, frame.units.len(), reach));
             self.net.checks.count(|counts| counts.writes += 1);
@@ -342,7 +358,7 @@ impl Client {
                 }
                 match self.flush_chunk(file, location.index).await {
                     Ok(()) => break,
-                    Err(Failed::Stale) => drop(self.writing.lock().await.remove(&(file.inode, location.index.get()))),
+                    Err(Failed::Stale) => drop(self.put_away(file.inode, location.index.get()).await),
                     Err(Failed::Broken(suspects)) => self.broke(file, location.index, suspects).await,
                     Err(Failed::Busy) => tokio::time::sleep(PAUSE).await,
                 }
@@ -354,7 +370,7 @@ impl Client {
     async fn flush_chunk(&self, file: &File, index: ChunkIndex) -> Result<(), Failed> {
         let (grant, creating) = {
             let writing = self.writing.lock().await;
-            let held = writing.get(&(file.inode, index.get())).ok_or(Failed::Stale)?;
+            let held = writing.get(&(file.inode, index.get())).filter(|held| held.usable).ok_or(Failed::Stale)?;
             (held.grant.clone(), held.creating)
         };
         if creating {

@@ -39,7 +39,7 @@ fn timings() -> Timings {
         quarantine: Duration::from_secs(3600),
         lease: Duration::from_secs(4),
         keep_alive: Duration::from_secs(1),
-        expiry: Duration::from_secs(10),
+        expiry: Duration::from_secs(30),
         command: Duration::from_millis(600),
         copy: Duration::from_secs(3),
         repair_patience: Duration::from_secs(3),

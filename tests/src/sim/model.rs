@@ -122,11 +122,17 @@ impl FileModel {
         (first..first + count).map(at).collect()
     }
 
+    /// True if something must be there that is not zero.
+    pub(super) fn must_be_there(&self, first: usize, count: usize) -> bool {
+        self.allowed(first, count).iter().any(|allowed| !allowed.contains(&0))
+    }
+
     /// Adds what was issued at a range since it was asked for.
     pub(super) fn allow_issued(&self, first: usize, allowed: &mut Allowed) {
         for (at, allowed) in allowed.iter_mut().enumerate() {
             if let Some(unit) = self.units.get(first + at) {
-                allowed.extend(unit.0.iter().map(|(stamp, _)| *stamp));
+                // memory may have been lost since, too
+                allowed.extend(unit.0.iter().map(|(stamp, _)| *stamp).chain(unit.allowed()));
             }
         }
     }

@@ -149,6 +149,12 @@ impl Net {
         self.state.lock().cut.remove(&(a.min(b), a.max(b)));
     }
 
+    /// Lets go of everything: who is there holds the network as well.
+    pub(super) fn clear(&self) {
+        let gone = std::mem::take(&mut *self.state.lock());
+        drop(gone);
+    }
+
     /// Mends everything and makes no more faults.
     pub(super) fn calm(&self) {
         let mut state = self.state.lock();

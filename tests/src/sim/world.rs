@@ -64,6 +64,16 @@ enum Stop {
     Midway,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.servers).into_values().for_each(ServerProcess::end);
+        if let Some(master) = self.master.take() {
+            master.end(&mut self.disks, None);
+        }
+        self.net.clear();
+    }
+}
+
 impl World {
     pub(super) fn new(seed: u64, trace: Trace) -> Self {
         let mut dice = Dice::new(seed);
