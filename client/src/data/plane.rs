@@ -61,7 +61,7 @@ pub struct DataPlane {
     pub(super) config: DataConfig,
     pub(super) request_timeout: Duration,
     pub(super) read_timeout: Duration,
-    pub(super) runtime: Handle,
+    pub(crate) runtime: Handle,
     pub(super) servers: Arc<Servers>,
     pub(super) cache: BlockCache,
     pub(super) memory: Memory,

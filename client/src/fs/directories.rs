@@ -209,7 +209,8 @@ impl Client {
 
     fn fetch_ahead(&self, directory: Arc<Directory>, after: DirCookie, with_attributes: bool) {
         let Some(me) = self.me.upgrade() else { return };
-        tokio::spawn(async move {
+        // the one who reads may be a thread of the kernel's requests, which is outside of every runtime
+        self.plane.runtime.spawn(async move {
             let _fetch = directory.fetch.lock().await;
             let there = directory.listing.lock().pages.iter().any(|page| page.rest(after, with_attributes).is_some());
             if !there {

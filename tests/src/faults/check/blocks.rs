@@ -225,6 +225,8 @@ impl Checker {
         for (offset, (found, (oldest, flushed))) in (0..).zip(found.iter().zip(due)) {
             let place = (from.0, from.1 + offset);
             let block = self.blocks.entry(place).or_default();
+            // what could be lost while it was read is not due to it
+            let oldest = if quiet { oldest } else { flushed };
             self.read += 1;
             self.read_flushed += u64::from(flushed > 0);
             match block.verdict(found, oldest, flushed) {
