@@ -57,7 +57,7 @@ pub(super) async fn ask<D: Disk>(
     peer: &Peer,
     read: &Read,
 ) -> Result<(DataReply, Answer), Failure> {
-    let answer = data(peer, node.peers.read(peer, cluster, read.clone(), READ_MAX).await)?;
+    let answer = data(peer, node.peers.read(peer, cluster, *read, READ_MAX).await)?;
     let reply =
         DataReply::decode(&answer.header).map_err(|error| Failure::told(FsError::Protocol, error.to_string()))?;
     let expected = reply.chunk_length.saturating_sub(read.offset).min(read.length);

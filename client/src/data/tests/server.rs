@@ -9,7 +9,6 @@ use gfs_proto::frame::{Ack, CAPABILITY_LENDS, DataError, DataReply, Kind, Lend, 
 use gfs_proto::ids::{
     ChunkHandle, ChunkVersion, Epoch, Incarnation, Sequence, Serial, ServerId, SessionId, TruncateGeneration,
 };
-use gfs_proto::limits::BLOCK_SIZE;
 use gfs_proto::wire;
 use parking_lot::Mutex;
 use prost::Message;
