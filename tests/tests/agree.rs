@@ -3,7 +3,6 @@
 
 use anyhow::{Context, Result, ensure};
 use gfs_tests::{Cluster, Options, Stream, scenario, until};
-use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -53,7 +52,7 @@ fn replicas_are_equal_though_a_chunkserver_and_the_writer_died_in_the_middle_of_
         let open = OpenOptions::new().write(true).open(&file)?;
         open.write_all_at(&old[..BLOCK], 0)?;
         open.sync_data()?;
-        cluster.chunkserver_process(2).signal(Signal::STOP)?;
+        cluster.pause_chunkserver(2)?;
         let written = new[AT as usize..][..OVERWRITTEN].to_vec();
         let writer = std::thread::spawn(move || open.write_all_at(&written, AT).and_then(|()| open.sync_data()));
         until("two replicas have the write", SETTLED, || {
