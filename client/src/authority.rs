@@ -9,7 +9,7 @@ use gfs_proto::caller::Caller;
 use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap};
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, ClusterId, InodeId, ServerId, SessionId};
 use gfs_proto::layout::ChunkSize;
-use gfs_proto::ops::{Op, OpResult};
+use gfs_proto::ops::{FlushedChunk, Op, OpResult};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl ChunkAuthority for MasterAuthority {
         .boxed()
     }
 
-    fn await_copies(&self, chunks: Vec<ChunkHandle>) -> BoxFuture<'_, Result<(), FsError>> {
+    fn await_copies(&self, chunks: Vec<FlushedChunk>) -> BoxFuture<'_, Result<(), FsError>> {
         async move { self.one(Op::AwaitCopies { chunks }).await.map(drop) }.boxed()
     }
 

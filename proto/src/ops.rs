@@ -400,11 +400,12 @@ pub enum Op {
         /// Which.
         chunks: Vec<HeldChunk>,
     },
-    /// Wait until each of these chunks has as many copies as an fsync is confirmed for, which are made at once if
-    /// need be; `Done`, at once for chunks that are gone. `Unavailable` after a while: ask again.
+    /// May an fsync be confirmed? `Done` if no copy that counts, or may count again, lacks what was flushed, and there
+    /// are as many as an fsync needs, which are made at once if need be; at once for chunks that are gone.
+    /// `StaleGrant`: flush again, the chunk has another version now. `Unavailable` after a while: ask again.
     AwaitCopies {
-        /// What was flushed, by fewer members than the session was told to want.
-        chunks: Vec<ChunkHandle>,
+        /// What was flushed.
+        chunks: Vec<FlushedChunk>,
     },
     /// What a writer knows of its file after flushing; `Attr`.
     ReportSize {
@@ -433,6 +434,17 @@ pub enum Op {
         /// Whose replica.
         server: ServerId,
     },
+}
+
+/// A chunk that was flushed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlushedChunk {
+    /// The chunk.
+    pub handle: ChunkHandle,
+    /// In this version.
+    pub version: ChunkVersion,
+    /// At these servers.
+    pub servers: Vec<ServerId>,
 }
 
 impl Op {

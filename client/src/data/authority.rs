@@ -6,8 +6,9 @@
 use futures_util::future::BoxFuture;
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap};
-use gfs_proto::ids::{ChunkHandle, ChunkIndex, ClusterId, InodeId, ServerId, SessionId};
+use gfs_proto::ids::{ChunkIndex, ClusterId, InodeId, ServerId, SessionId};
 use gfs_proto::layout::ChunkSize;
+use gfs_proto::ops::FlushedChunk;
 
 /// Locations and leases, from the master.
 ///
@@ -25,8 +26,8 @@ pub trait ChunkAuthority: Send + Sync + 'static {
     /// epoch comes back.
     fn broken(&self, grant: &ChunkGrant, suspects: Vec<ServerId>) -> BoxFuture<'_, Result<ChunkGrant, FsError>>;
 
-    /// Returns when each of these chunks, which were flushed, has as many copies as an fsync is confirmed for.
-    fn await_copies(&self, chunks: Vec<ChunkHandle>) -> BoxFuture<'_, Result<(), FsError>>;
+    /// Returns when an fsync that flushed this may be confirmed; `StaleGrant`: flush it again, elsewhere.
+    fn await_copies(&self, chunks: Vec<FlushedChunk>) -> BoxFuture<'_, Result<(), FsError>>;
 
     /// Members that have to confirm a flush, or copies are awaited.
     fn copies_min(&self) -> usize;

@@ -16,12 +16,12 @@ use crate::operation::Obstacle;
 use bytes::Bytes;
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkGrant, ChunkMap};
-use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, TruncateGeneration};
+use gfs_proto::ids::{ChunkIndex, InodeId, TruncateGeneration};
 use gfs_proto::limits::FILE_SIZE_MAX;
-use gfs_proto::ops::HeldChunk;
+use gfs_proto::ops::{FlushedChunk, HeldChunk};
 use gfs_proto::time::Timestamp;
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -86,8 +86,8 @@ pub(super) struct State {
     pub readahead: Readahead,
     pub fetches: Vec<Arc<Fetch>>,
     pub failures: Failures,
-    /// Chunks that fewer replicas have on stable storage than an fsync needs, as far as is known.
-    pub thin: HashSet<ChunkHandle>,
+    /// What was flushed, where that alone does not confirm an fsync.
+    pub flushed: HashMap<ChunkIndex, FlushedChunk>,
     /// What keeps written data, or kept it last.
     pub obstacle: Option<Obstacle>,
     /// Counts the times from which on there may be writes that this client does not know of.
@@ -239,7 +239,7 @@ impl InodeData {
             readahead: Readahead::new(plane.config.readahead_max),
             fetches: Vec::new(),
             failures: Failures::default(),
-            thin: HashSet::new(),
+            flushed: HashMap::new(),
             obstacle: None,
             // an empty file that nobody else has open: all that will be written comes by here
             unseen: u64::from(!open.exclusive || open.size > 0),

@@ -16,9 +16,10 @@ use crate::operation::{self, Cause, Obstacle};
 use crate::retry::Retry;
 use futures_util::future::join_all;
 use gfs_proto::FsError;
-use gfs_proto::chunk::{ChunkLocation, Replica};
+use gfs_proto::chunk::{ChunkGrant, ChunkLocation, Replica};
 use gfs_proto::frame::{DataError, SYNC_CHUNKS_MAX, SyncChunk};
-use gfs_proto::ids::{ChunkHandle, ChunkIndex, ServerId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, ChunkVersion, ServerId};
+use gfs_proto::ops::FlushedChunk;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +51,10 @@ impl Flushed {
             _ => Self::Done,
         }
     }
+}
+
+fn flushed_at(handle: ChunkHandle, version: ChunkVersion, replicas: &[Replica]) -> FlushedChunk {
+    FlushedChunk { handle, version, servers: replicas.iter().map(|replica| replica.server).collect() }
 }
 
 impl InodeData {
@@ -89,27 +94,65 @@ impl InodeData {
         Ok(())
     }
 
-    /// So many replicas have the chunk on stable storage; if those are few the next fsync awaits copies.
-    pub(super) fn note_flushed(&self, chunk: ChunkHandle, replicas: usize) {
-        if replicas < self.plane.authority.copies_min() {
-            self.state.lock().thin.insert(chunk);
+    /// These replicas have the chunk on stable storage. The members of a grant are all that count; if they are
+    /// enough, too, nothing more is needed.
+    pub(super) fn note_granted(&self, grant: &ChunkGrant) {
+        let mut state = self.state.lock();
+        if grant.replicas.len() < self.plane.authority.copies_min() {
+            state.flushed.insert(grant.index, flushed_at(grant.handle, grant.version, &grant.replicas));
+        } else {
+            state.flushed.remove(&grant.index);
         }
     }
 
-    /// Returns when what few replicas have on stable storage has been copied to others. That is at once where the
-    /// file is to have few copies; where servers have failed it takes a copy of each chunk.
+    /// The named replicas have the chunk on stable storage; whether others count that are not there now the master
+    /// knows.
+    fn note_named(&self, chunk: &ChunkLocation) {
+        let flushed = flushed_at(chunk.handle, chunk.version, &chunk.replicas);
+        self.state.lock().flushed.insert(chunk.index, flushed);
+    }
+
+    /// Returns when the master has confirmed what was flushed: no copy that counts lacks it, and they are enough. Where
+    /// servers have failed that takes another flush without them, or a copy of each chunk.
     async fn await_copies(&self) -> Result<(), FsError> {
-        let thin: Vec<ChunkHandle> = self.state.lock().thin.iter().copied().collect();
-        for chunks in thin.chunks(PAGE as usize) {
-            let awaited = self.plane.authority.await_copies(chunks.to_vec()).await;
-            awaited.inspect_err(|error| {
-                tracing::error!(inode = %self.id(), chunks = thin.len(), copies = self.plane.authority.copies_min(), %error,
-                    "an fsync is not confirmed: too few chunkservers have its data, and no other has taken a copy");
-            })?;
-            let state = &mut *self.state.lock();
-            state.thin.retain(|chunk| !chunks.contains(chunk));
+        let mut retry = Retry::eager(self.plane.config.timeout);
+        loop {
+            let flushed: Vec<(ChunkIndex, FlushedChunk)> =
+                self.state.lock().flushed.iter().map(|(index, chunk)| (*index, chunk.clone())).collect();
+            let Some(part) = flushed.chunks(PAGE as usize).next() else { return Ok(()) };
+            let chunks = part.iter().map(|(_, chunk)| chunk.clone()).collect();
+            match self.plane.authority.await_copies(chunks).await {
+                Ok(()) => {
+                    let state = &mut *self.state.lock();
+                    state
+                        .flushed
+                        .retain(|index, chunk| part.iter().all(|(of, confirmed)| (of, confirmed) != (index, &*chunk)));
+                }
+                Err(FsError::StaleGrant) => {
+                    retry.pause(FsError::NoReplica).await?;
+                    join_all(part.iter().map(|chunk| self.sync_again(chunk)))
+                        .await
+                        .into_iter()
+                        .collect::<Result<(), _>>()?;
+                }
+                Err(error) => {
+                    tracing::error!(inode = %self.id(), chunks = flushed.len(),
+                        copies = self.plane.authority.copies_min(), %error,
+                        "an fsync is not confirmed: too few chunkservers have its data, and no other has taken a copy");
+                    return Err(error);
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// Flushes a chunk once more, at whoever counts now. If that fails the next fsync does not take it for done.
+    async fn sync_again(&self, (index, before): &(ChunkIndex, FlushedChunk)) -> Result<(), FsError> {
+        self.state.lock().flushed.remove(index); // nothing comes in its place if it is a hole by now
+        let synced = self.sync_place(*index).await;
+        if synced.is_err() {
+            self.state.lock().flushed.entry(*index).or_insert_with(|| before.clone());
+        }
+        synced
     }
 
     /// Flushes what this client wrote; returns the chunks.
@@ -148,7 +191,7 @@ impl InodeData {
             match plane.servers.sync(&grant, self.sync_deadline(&retry)).await {
                 Ok(()) => {
                     self.state.lock().outbox(index).flushed(upto);
-                    self.note_flushed(grant.handle, grant.replicas.len());
+                    self.note_granted(&grant);
                     return Ok(());
                 }
                 Err(Failure::NoSpace) => return Err(FsError::NoSpace),
@@ -241,7 +284,7 @@ impl InodeData {
         let is_done = |replica: &Replica| done.get(&replica.server) == Some(&true);
         let is_flushed = |chunk: &&Arc<ChunkLocation>| !chunk.replicas.is_empty() && chunk.replicas.iter().all(is_done);
         let (flushed, missing): (Vec<_>, Vec<_>) = page.iter().partition(is_flushed);
-        flushed.iter().for_each(|chunk| self.note_flushed(chunk.handle, chunk.replicas.len()));
+        flushed.iter().for_each(|chunk| self.note_named(chunk));
         join_all(missing.into_iter().map(|chunk| self.sync_place(chunk.index))).await.into_iter().collect()
     }
 
@@ -254,7 +297,7 @@ impl InodeData {
                 Ok(Place::Hole) => return Ok(()),
                 Ok(Place::Chunk(chunk)) => match self.sync_replicas(&chunk, &retry).await {
                     Flushed::Done => {
-                        self.note_flushed(chunk.handle, chunk.replicas.len());
+                        self.note_named(&chunk);
                         return Ok(());
                     }
                     Flushed::Absent => return self.may_be_absent(&chunk).then_some(()).ok_or(FsError::NoReplica),

@@ -264,7 +264,7 @@ impl InodeData {
             match plane.servers.write(&ticket, frame, plane.authority.session(), deadline).await {
                 Ok(()) => {
                     if frame.sync {
-                        self.note_flushed(ticket.grant.handle, ticket.grant.replicas.len());
+                        self.note_granted(&ticket.grant);
                     }
                     return Ok(Delivered::Under(epoch));
                 }

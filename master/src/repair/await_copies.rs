@@ -1,14 +1,23 @@
 //! An fsync waits for copies: what fewer servers than that have on stable storage could be lost with the next
 //! failure, so it is not confirmed before another one has it (`copies_min`, INTERLEAVINGS E).
 //!
+//! Nor is it while a server that is entitled to the chunk may lack what was flushed: one that was down then, or is
+//! arriving. The version is raised without it, and the others are flushed again under that one.
+//!
 //! The chunk is repaired as one that a client waits for: whoever is expected back does not count, and a lease on it
 //! ends as soon as it is its turn.
 
 use super::Repair;
+use crate::grants::Generations;
+use crate::grants::install::Wanted;
 use crate::master::Master;
+use crate::servers::locations::Known;
 use gfs_master_core::ChunkRecord;
 use gfs_proto::FsError;
-use gfs_proto::ids::ChunkHandle;
+use gfs_proto::chunk::Numbering;
+use gfs_proto::control::ReplicaState;
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, ServerId};
+use gfs_proto::ops::FlushedChunk;
 use std::time::{Duration, Instant};
 
 /// A client is answered after this, and asks again for as long as it will.
@@ -59,32 +68,80 @@ impl Master {
         self.repair.copies_min().min(record.goal).min(servers)
     }
 
-    /// Returns when each of these chunks has the copies that an fsync needs. `Unavailable` after a while.
-    pub async fn await_copies(&self, chunks: &[ChunkHandle]) -> Result<(), FsError> {
+    /// Returns when an fsync that flushed this may be confirmed. `StaleGrant`: it has to be flushed again.
+    /// `Unavailable` after a while.
+    pub async fn await_copies(&self, chunks: &[FlushedChunk]) -> Result<(), FsError> {
         let deadline = Instant::now() + ANSWER_AFTER;
         let mut waiting: Vec<Waiter<'_>> = Vec::new();
-        for handle in chunks.iter().filter(|handle| !matches!(self.has_copies(**handle), Ok(true))) {
-            waiting.push(Waiter::of(&self.repair, *handle));
+        for chunk in chunks.iter().filter(|chunk| !matches!(self.confirmed(chunk), Ok(Confirmed::Enough))) {
+            waiting.push(Waiter::of(&self.repair, chunk.handle));
         }
-        for waiter in waiting {
+        for chunk in chunks {
             loop {
                 let ended = self.repair.steps.notified();
-                if self.has_copies(waiter.handle)? {
-                    break;
+                match self.confirmed(chunk)? {
+                    Confirmed::Enough => break,
+                    Confirmed::Changed => return Err(FsError::StaleGrant),
+                    Confirmed::Lacking(inode, index) => {
+                        self.leave_out_absent(inode, index).await?;
+                        return Err(FsError::StaleGrant);
+                    }
+                    Confirmed::Few if Instant::now() >= deadline => return Err(FsError::Unavailable),
+                    // Copies may also come with a server that is back.
+                    Confirmed::Few => drop(tokio::time::timeout(self.timings.tick, ended).await),
                 }
-                if Instant::now() >= deadline {
-                    return Err(FsError::Unavailable);
-                }
-                // Copies may also come with a server that is back.
-                let _ = tokio::time::timeout(self.timings.tick, ended).await;
             }
         }
         Ok(())
     }
 
-    /// As many as an fsync needs; a chunk that is gone needs none.
-    fn has_copies(&self, handle: ChunkHandle) -> Result<bool, FsError> {
-        let Some(record) = self.store.view().chunk(handle)? else { return Ok(true) };
-        Ok(self.live_replicas(handle, &record, Instant::now()) >= self.copies_min_of(&record).into())
+    /// A copy that is clean has what was written before the flush, wherever it was; that of a server that is down was
+    /// clean if it said so last, since a chunk is not written without it under the same version.
+    fn confirmed(&self, chunk: &FlushedChunk) -> Result<Confirmed, FsError> {
+        let Some(record) = self.store.view().chunk(chunk.handle)? else { return Ok(Confirmed::Enough) };
+        if record.version != chunk.version {
+            return Ok(Confirmed::Changed);
+        }
+        let (now, located) = (Instant::now(), self.locations.of(chunk.handle));
+        let is_clean = |server: &ServerId| {
+            let clean = Known::Reported(ReplicaState::Clean);
+            located.iter().any(|l| l.server == *server && l.version == record.version && l.known == clean)
+        };
+        let is_stable = |server: &&ServerId| chunk.servers.contains(server) || is_clean(server);
+        if !record.entitled.iter().all(|server| is_stable(&server)) {
+            return Ok(Confirmed::Lacking(record.inode, record.index));
+        }
+        let stable = record.entitled.iter().filter(is_stable);
+        let count = stable.filter(|server| self.servers.replica_up(**server, now).is_some()).count();
+        let enough = count >= self.copies_min_of(&record).into();
+        Ok(if enough { Confirmed::Enough } else { Confirmed::Few })
     }
+
+    /// An entitled server that did not flush must not count any more: after a power cut everywhere its copy would be
+    /// as good as those that did.
+    async fn leave_out_absent(&self, inode: InodeId, index: ChunkIndex) -> Result<(), FsError> {
+        let _turn = self.chunk_locks.lock((inode, index)).await;
+        let file = self.store.view().chunks(inode, index, 1)?;
+        let generations = Generations::from(&file);
+        let Some(chunk) = file.chunks.first() else { return Ok(()) };
+        let now = Instant::now();
+        if chunk.record.entitled.iter().all(|server| self.servers.replica_up(*server, now).is_some()) {
+            return Ok(()); // all are there: those that have not flushed are asked next
+        }
+        let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false };
+        self.leases.remove(chunk.handle);
+        self.agree(&wanted).await.map(drop)
+    }
+}
+
+/// How it stands with what was flushed.
+enum Confirmed {
+    /// No copy lacks it, and they are as many as an fsync needs.
+    Enough,
+    /// They are fewer.
+    Few,
+    /// A server that is entitled to this version may not have it on stable storage.
+    Lacking(InodeId, ChunkIndex),
+    /// The chunk has another version.
+    Changed,
 }

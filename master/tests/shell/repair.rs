@@ -6,10 +6,11 @@ use gfs_master::duties::DutyError;
 use gfs_master::servers::Presence;
 use gfs_master_core::ChunkRecord;
 use gfs_master_core::plan::Standing;
+use gfs_proto::FsError;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver, ReplicaRow, ReplicaState};
 use gfs_proto::ids::{ChunkHandle, InodeId, ServerId};
-use gfs_proto::ops::{HeldChunk, Op, OpResult};
+use gfs_proto::ops::{FlushedChunk, HeldChunk, Op, OpResult};
 use std::time::{Duration, Instant};
 
 /// Servers are lost soon; leases end soon after a restart.
@@ -68,6 +69,12 @@ fn broken(inode: InodeId, grant: &ChunkGrant, suspects: &[u32]) -> Op {
         epoch: grant.epoch,
         suspects: suspects.iter().map(|server| ServerId::new(*server)).collect(),
     }
+}
+
+/// Says that all members have flushed the chunk.
+fn flushed(grant: &ChunkGrant) -> Op {
+    let servers = grant.replicas.iter().map(|replica| replica.server).collect();
+    Op::AwaitCopies { chunks: vec![FlushedChunk { handle: grant.handle, version: grant.version, servers }] }
 }
 
 fn is_copy(command: &ChunkCommand) -> bool {
@@ -160,17 +167,59 @@ async fn who_waits_for_copies_gets_them_at_once_although_it_holds_the_lease() {
     let timings = Timings { lost_after: patient, repair_patience: patient, lease: patient, ..hasty() };
     let (_cluster, mut servers, fourth, client, inode, _) = four(timings).await;
     let grant = client.grant(inode, 0).await.expect("granted");
-    let wait = || client.ask(Op::AwaitCopies { chunks: vec![grant.handle] });
-    assert_eq!(wait().await, Ok(OpResult::Done), "three are enough");
+    assert_eq!(client.ask(flushed(&grant)).await, Ok(OpResult::Done), "three are enough");
     drop(servers.drain(1..));
     let Ok(OpResult::Grant(alone)) = client.ask(broken(inode, &grant, &[2, 3])).await else { panic!("a grant") };
     assert_eq!(alone.replicas.len(), 1);
-    assert_eq!(wait().await, Ok(OpResult::Done));
+    assert_eq!(client.ask(flushed(&alone)).await, Ok(OpResult::Done));
     assert_eq!(fourth.version(grant.handle), Some(alone.version), "a copy was made meanwhile");
     let after = client.grant(inode, 0).await.expect("granted");
     assert_eq!(after.replicas.len(), 2, "and is a member of what is granted next");
-    let gone = gfs_proto::ids::ChunkHandle::new(1 << 40);
-    assert_eq!(client.ask(Op::AwaitCopies { chunks: vec![gone] }).await, Ok(OpResult::Done), "nothing to wait for");
+    let gone = ChunkGrant { handle: ChunkHandle::new(1 << 40), ..after };
+    assert_eq!(client.ask(flushed(&gone)).await, Ok(OpResult::Done), "nothing to wait for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_not_flushed_and_may_count_again_is_left_out_before_an_fsync_is_confirmed() {
+    let patient = Duration::from_secs(3600);
+    let (cluster, mut servers, _fourth, client, inode, _) = four(Timings { lost_after: patient, ..hasty() }).await;
+    let grant = client.grant(inode, 0).await.expect("granted");
+    let absent = servers.remove(2);
+    let others: Vec<_> = grant.replicas.iter().filter(|r| r.server != absent.id()).cloned().collect();
+    let by_others = flushed(&ChunkGrant { replicas: others, ..grant.clone() });
+    assert_eq!(client.ask(by_others.clone()).await, Err(FsError::StaleGrant), "it is there: to be asked as well");
+    let dead = absent.kill();
+    let left_out = || record(&cluster, grant.handle).version > grant.version;
+    while !left_out() {
+        assert_eq!(client.ask(by_others.clone()).await, Err(FsError::StaleGrant));
+    }
+    assert_eq!(entitled(&cluster, grant.handle), ids(&servers));
+    assert_eq!(client.ask(by_others).await, Err(FsError::StaleGrant), "to be flushed under the new version");
+    let chunk = client.chunks(inode).await.chunks[0].clone();
+    let again = ChunkGrant { version: chunk.version, replicas: chunk.replicas, ..grant };
+    assert_eq!(client.ask(flushed(&again)).await, Ok(OpResult::Done));
+    drop(dead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_copy_was_clean_need_not_flush_it() {
+    let patient = Duration::from_secs(3600);
+    let (cluster, mut servers, _fourth, client, inode, grant) = four(Timings { lost_after: patient, ..hasty() }).await;
+    let absent = servers.remove(2);
+    let row = ReplicaRow { handle: grant.handle, version: grant.version, length: 100, state: ReplicaState::Clean };
+    let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
+    absent.tell(FromChunkserver::Report(report)).await;
+    let clean = gfs_master::servers::locations::Known::Reported(ReplicaState::Clean);
+    let master = cluster.node().master.clone();
+    until("it has reported", || {
+        master.locations.of(grant.handle).iter().any(|l| l.server == absent.id() && l.known == clean)
+    })
+    .await;
+    let replicas = grant.replicas.iter().filter(|r| r.server != absent.id()).cloned().collect();
+    let by_others = flushed(&ChunkGrant { replicas, ..grant.clone() });
+    drop(absent);
+    assert_eq!(client.ask(by_others).await, Ok(OpResult::Done));
+    assert_eq!(client.chunks(inode).await.chunks[0].version, grant.version);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,14 +230,24 @@ async fn copies_that_nobody_can_take_are_waited_for_in_vain_and_those_that_nobod
     let client = Client::start(&cluster.url()).await;
     let (inode, grant) = leased(&client, &servers).await;
     let single = client.create("single", 2).await;
-    assert!(client.ask(Op::SetGoal { inode: single.attr.inode.into(), goal: 1 }).await.is_ok());
     let one = single.grant.expect("a grant");
-    servers[0].create(one.handle, one.version, 10).await;
+    for server in &servers {
+        server.create(one.handle, one.version, 10).await;
+    }
+    give_back(&client, &one).await;
+    assert!(client.ask(Op::SetGoal { inode: single.attr.inode.into(), goal: 1 }).await.is_ok());
+    until("one copy is left", || entitled(&cluster, one.handle).len() == 1).await;
+    let holds = entitled(&cluster, one.handle);
+    let only = one.replicas.iter().filter(|r| holds.contains(&r.server)).cloned().collect();
+    let by_one = flushed(&ChunkGrant { replicas: only, ..one });
+    assert_eq!(client.ask(by_one).await, Ok(OpResult::Done), "one copy is all that is wanted");
     drop(servers.drain(1..));
-    let Ok(OpResult::Grant(_)) = client.ask(broken(inode, &grant, &[2, 3])).await else { panic!("a grant") };
-    let wait = |handle| client.ask(Op::AwaitCopies { chunks: vec![handle] });
-    assert_eq!(wait(one.handle).await, Ok(OpResult::Done), "one copy is all that is wanted");
-    assert_eq!(wait(grant.handle).await, Err(gfs_proto::FsError::Unavailable));
+    let Ok(OpResult::Grant(broke)) = client.ask(broken(inode, &grant, &[2, 3])).await else { panic!("a grant") };
+    let alone = |grant: &ChunkGrant| {
+        let replicas = grant.replicas.iter().filter(|r| r.server == servers[0].id()).cloned().collect();
+        flushed(&ChunkGrant { replicas, ..grant.clone() })
+    };
+    assert_eq!(client.ask(alone(&broke)).await, Err(FsError::Unavailable));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use crate::limits::{
     BATCH_OPS_MAX, CHUNKS_PER_REQUEST_MAX, REPLY_PAGE_BYTES_MAX, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 use crate::name::Name;
-use crate::ops::{Access, InodeRef, Make, MakeKind, Op, OpenSpec, RenameMode, XattrMode};
+use crate::ops::{Access, FlushedChunk, InodeRef, Make, MakeKind, Op, OpenSpec, RenameMode, XattrMode};
 use crate::wire::{self, op::Kind};
 use bytes::Bytes;
 
@@ -80,7 +80,7 @@ impl From<&Op> for Kind {
             }
             Op::ReturnChunks { chunks } => Self::ReturnChunks(wire::ReturnChunks { chunks: each_copy(chunks) }),
             Op::AwaitCopies { chunks } => {
-                Self::AwaitCopies(wire::AwaitCopies { chunks: chunks.iter().map(|chunk| chunk.get()).collect() })
+                Self::AwaitCopies(wire::AwaitCopies { chunks: chunks.iter().map(Into::into).collect() })
             }
             Op::ReportSize { inode: i, size, mtime, atime, ctime, truncate_generation, durable } => {
                 Self::ReportSize(wire::ReportSize {
@@ -377,7 +377,7 @@ decode!(BreakChunk, |raw, field| Self::BreakChunk {
 decode!(ReturnChunks, |raw, field| Self::ReturnChunks {
     chunks: field("chunks").list(raw.chunks, CHUNKS_RETURNED_MAX)?
 });
-decode!(AwaitCopies, |raw, field| Self::AwaitCopies { chunks: field("chunks").handles(&raw.chunks)? });
+decode!(AwaitCopies, |raw, field| Self::AwaitCopies { chunks: field("chunks").list(raw.chunks, CHUNKS_RETURNED_MAX)? });
 decode!(ReportSize, |raw, field| Self::ReportSize {
     inode: field("inode").required(raw.inode)?,
     size: field("size").file_size(raw.size)?,
@@ -392,6 +392,29 @@ decode!(ReportDamage, |raw, field| Self::ReportDamage {
     version: ChunkVersion::new(raw.version),
     server: field("server").server(raw.server)?,
 });
+
+impl From<&FlushedChunk> for wire::FlushedChunk {
+    fn from(chunk: &FlushedChunk) -> Self {
+        Self {
+            handle: chunk.handle.get(),
+            version: chunk.version.get(),
+            servers: chunk.servers.iter().map(|server| server.get()).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::FlushedChunk> for FlushedChunk {
+    type Error = WireError;
+
+    fn try_from(raw: wire::FlushedChunk) -> Result<Self, WireError> {
+        let field = |name| at("FlushedChunk", name);
+        Ok(Self {
+            handle: field("handle").handle(raw.handle)?,
+            version: ChunkVersion::new(raw.version),
+            servers: field("servers").suspects(&raw.servers)?,
+        })
+    }
+}
 
 impl TryFrom<wire::Make> for Make {
     type Error = WireError;
@@ -470,10 +493,6 @@ impl Field {
     fn chunk_count(self, raw: u32) -> Result<u32, WireError> {
         self.check((1..=CHUNKS_PER_REQUEST_MAX).contains(&raw), "is no number of chunks for one request")?;
         Ok(raw)
-    }
-    fn handles(self, raw: &[u64]) -> Result<Vec<ChunkHandle>, WireError> {
-        self.check_length(raw.len(), CHUNKS_RETURNED_MAX)?;
-        raw.iter().map(|handle| self.handle(*handle)).collect()
     }
     fn suspects(self, raw: &[u32]) -> Result<Vec<ServerId>, WireError> {
         self.check_length(raw.len(), REPLICAS_MAX)?;

@@ -13,6 +13,7 @@ use gfs_proto::ids::{
     TruncateGeneration,
 };
 use gfs_proto::layout::ChunkSize;
+use gfs_proto::ops::FlushedChunk;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -52,7 +53,9 @@ pub(super) struct Cluster {
     pub locates: AtomicUsize,
     pub reported: Mutex<Vec<ServerId>>,
     /// Chunks whose copies somebody waited for.
-    pub awaited: Mutex<Vec<ChunkHandle>>,
+    pub awaited: Mutex<Vec<FlushedChunk>>,
+    /// What the master says to the next flushes.
+    pub verdicts: Mutex<VecDeque<FsError>>,
     pub copies_stay_away: AtomicBool,
 }
 
@@ -84,6 +87,7 @@ impl Cluster {
             locates: AtomicUsize::new(0),
             reported: Mutex::default(),
             awaited: Mutex::default(),
+            verdicts: Mutex::default(),
             copies_stay_away: AtomicBool::new(false),
         })
     }
@@ -316,8 +320,12 @@ impl ChunkAuthority for Cluster {
         .boxed()
     }
 
-    fn await_copies(&self, chunks: Vec<ChunkHandle>) -> BoxFuture<'_, Result<(), FsError>> {
+    fn await_copies(&self, chunks: Vec<FlushedChunk>) -> BoxFuture<'_, Result<(), FsError>> {
         self.awaited.lock().extend(chunks);
+        let verdict = self.verdicts.lock().pop_front();
+        if let Some(error) = verdict {
+            return async move { Err(error) }.boxed();
+        }
         let answer = if self.copies_stay_away.load(Ordering::Relaxed) { Err(FsError::TimedOut) } else { Ok(()) };
         async move { answer }.boxed()
     }

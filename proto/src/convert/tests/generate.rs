@@ -44,6 +44,13 @@ any_id! {
 fn inode() -> impl Strategy<Value = InodeId> {
     (1..=u64::MAX).prop_map(InodeId::new)
 }
+fn flushed() -> impl Strategy<Value = FlushedChunk> {
+    (handle(), any::<u64>(), vec(server(), 0..4)).prop_map(|(handle, version, servers)| FlushedChunk {
+        handle,
+        version: ChunkVersion::new(version),
+        servers,
+    })
+}
 fn handle() -> impl Strategy<Value = ChunkHandle> {
     (1..=u64::MAX).prop_map(ChunkHandle::new)
 }
@@ -305,7 +312,7 @@ fn file_op() -> impl Strategy<Value = Op> {
             }
         ),
         vec(held(), 0..8).prop_map(|chunks| Op::ReturnChunks { chunks }),
-        vec(handle(), 0..8).prop_map(|chunks| Op::AwaitCopies { chunks }),
+        vec(flushed(), 0..8).prop_map(|chunks| Op::AwaitCopies { chunks }),
         report_size(),
         (handle(), version(), server()).prop_map(|(handle, version, server)| Op::ReportDamage {
             handle,

@@ -69,6 +69,9 @@ fn attr() -> wire::Attr {
 fn location() -> wire::ChunkLocation {
     wire::ChunkLocation { handle: 1, ..Default::default() }
 }
+fn flushed() -> wire::FlushedChunk {
+    wire::FlushedChunk { handle: 1, version: 1, servers: vec![1] }
+}
 fn grant() -> wire::ChunkGrant {
     wire::ChunkGrant { inode: 1, handle: 1, epoch: epoch(), replicas: vec![replica()], ..Default::default() }
 }
@@ -401,9 +404,11 @@ mod ops {
             "chunks": |m| m.chunks.push(held());
             "HeldChunk.handle": |m| m.chunks[0].handle = 0;
         });
-        refused!(Op, AwaitCopies, wire::AwaitCopies { chunks: vec![1; CHUNKS_RETURNED_MAX] }, {
-            "chunks": |m| m.chunks.push(1);
-            "chunks": |m| m.chunks[0] = 0;
+        refused!(Op, AwaitCopies, wire::AwaitCopies { chunks: vec![flushed(); CHUNKS_RETURNED_MAX] }, {
+            "chunks": |m| m.chunks.push(flushed());
+            "FlushedChunk.handle": |m| m.chunks[0].handle = 0;
+            "FlushedChunk.servers": |m| m.chunks[0].servers = vec![0];
+            "FlushedChunk.servers": |m| m.chunks[0].servers = vec![1; REPLICAS_MAX + 1];
         });
     }
 
