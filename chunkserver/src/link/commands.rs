@@ -235,6 +235,8 @@ fn adopt<D: Disk>(
         tracing::warn!(chunk = %handle, blocks = adopted.blocks_resummed,
             "an adopted replica had blocks whose checksums did not match: writes that were never finished");
     }
+    // what was known of its writes may be of some whose bytes it has lost
+    node.grants.remove(handle);
     node.outbox.touched(handle);
     Ok(adopted.row)
 }

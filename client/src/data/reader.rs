@@ -184,12 +184,13 @@ impl InodeData {
             Part::Joined(fetch, wanted) => {
                 let start = fetch.range().start;
                 match fetch.wait().await {
-                    // what was fetched may be damaged in places that nobody asks for here
-                    Err(FsError::Interrupted | FsError::Corrupt) => {
+                    // whoever fetched it began earlier, had another bound, and asked for places that may be damaged and
+                    // that nobody asks for here
+                    Err(_) => {
                         let (from, to) = (wanted.start / BLOCK * BLOCK, wanted.end.next_multiple_of(BLOCK));
                         Ok((from, self.load(from..to.min(fetch.range().end), false).await?))
                     }
-                    result => Ok((start, result?)),
+                    Ok(data) => Ok((start, data)),
                 }
             }
         }

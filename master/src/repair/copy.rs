@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 /// A writer is held up no longer than this: it gives up after twice as long.
-const HOLD_MAX: Duration = Duration::from_secs(OPERATION_TIMEOUT.as_secs() / 2);
+pub(super) const HOLD_MAX: Duration = Duration::from_secs(OPERATION_TIMEOUT.as_secs() / 2);
 
 /// What is to be copied.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@
 //! A grant that comes meanwhile does no harm: a server writes only over what does not match, under the lock that
 //! excludes writers, so what somebody wrote in between stays.
 
+use super::copy::HOLD_MAX;
 use super::{Repair, StepError};
 use crate::grants::Generations;
 use crate::grants::install::Wanted;
@@ -120,7 +121,8 @@ impl Master {
         let asked = self.copies_to_ask(handle, &chunk.record);
         let version = chunk.record.version;
         let command = ChunkCommand::Mend { handle, version, peers: peers.clone() };
-        let outcome = self.servers.command_within(server, command, self.timings.copy).await;
+        let bound = if hold { self.timings.copy.min(HOLD_MAX) } else { self.timings.copy };
+        let outcome = self.servers.command_within(server, command, bound).await;
         drop(held);
         match outcome {
             Ok(CommandOutcome::Mended(mended)) if mended.row.handle == handle => {
