@@ -229,7 +229,8 @@ impl Client {
         }
     }
 
-    /// The last descriptor is closed. Never waits; what must be told to the master is sent behind it.
+    /// The last descriptor is closed. Never waits; what must be told to the master is sent behind it. May be called
+    /// outside of every runtime.
     pub fn release(&self, handle: FileHandle) {
         match self.files.remove(handle) {
             Closed::Unknown => {}
@@ -249,7 +250,7 @@ impl Client {
         match self.me.upgrade() {
             Some(me) if !settled => {
                 // Written through a mapping after the descriptor was closed, or a flush that failed.
-                tokio::spawn(async move {
+                self.plane.runtime.spawn(async move {
                     let flushed = me.bounded("release", inode.id, me.flush_inode(&inode)).await;
                     if let Err(error) = &flushed {
                         warn!(inode = %inode.id, %error, "data of a closed file could not be written");
@@ -293,10 +294,10 @@ impl Client {
         if ops.is_empty() {
             return then(Ok(()));
         }
-        let (session, again) = (self.session.clone(), ops.clone());
+        let (session, again, runtime) = (self.session.clone(), ops.clone(), self.plane.runtime.clone());
         self.session.post(&root, ops, move |outcome| match outcome {
             Err(error) if error.is_retryable() => {
-                tokio::spawn(async move { then(session.call(&Caller::root(), again).await.map(|_| ())) });
+                runtime.spawn(async move { then(session.call(&Caller::root(), again).await.map(|_| ())) });
             }
             outcome => then(outcome.map(|_| ())),
         });

@@ -10,6 +10,8 @@ use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, MakeKind, RenameMode};
 use gfs_proto::time::Timestamp;
 
+mod threads;
+
 const ROOT: InodeId = InodeId::ROOT;
 
 async fn connect(master: &FakeMaster) -> Arc<Client> {
