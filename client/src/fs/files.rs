@@ -4,7 +4,7 @@ use super::Client;
 use super::names::get_attr;
 use crate::cache::Seen;
 use crate::data::OpenData;
-use crate::files::{Closed, OpenInode, Opening};
+use crate::files::{Closed, OpenInode, Opening, Unparked};
 use crate::{Entry, FileHandle, OpenFlags, Opened};
 use gfs_proto::FsError;
 use gfs_proto::attr::Mode;
@@ -128,7 +128,7 @@ impl Client {
         let recalled = self.files.was_recalled(attr.inode, opening);
         let exclusive = granted.opened.exclusive && !recalled;
         let given_up = granted.grant.take_if(|_| recalled);
-        let parked = self.files.unpark(&attr);
+        let Unparked { data: parked, noted } = self.files.unpark(&attr);
         let known = parked.as_ref().is_some_and(|(_, same)| *same);
         let parked = parked.map(|(data, same)| {
             if !same {
@@ -149,7 +149,11 @@ impl Client {
                     exclusive,
                 })
             });
-            OpenInode::new(&attr, data, buffered, granted.made)
+            let open = OpenInode::new(&attr, data, buffered, granted.made);
+            if let Some(noted) = noted {
+                open.inherit(noted);
+            }
+            open
         });
         let same_content = if fresh { known } else { inode.is_exclusive() || inode.has_content_of(&attr) };
         if !fresh {
