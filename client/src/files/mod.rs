@@ -4,4 +4,4 @@
 mod overlay;
 mod table;
 
-pub(crate) use table::{Closed, Files, OpenFile, OpenInode, Opening, UnsentReport};
+pub(crate) use table::{Closed, Files, OpenFile, OpenInode, Opening, Unparked, UnsentReport};

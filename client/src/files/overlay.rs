@@ -179,6 +179,11 @@ impl Overlay {
         }
     }
 
+    /// It was written here before it was opened: the master may still lose this.
+    pub(crate) const fn inherit(&mut self, noted: Noted) {
+        self.unlogged = Some(noted);
+    }
+
     /// What the master may lose.
     pub(crate) const fn noted(&self) -> Option<Noted> {
         self.unlogged

@@ -69,6 +69,9 @@ pub(crate) struct OpenInode {
     reports: AtomicU64,
     /// One is to be made soon, or is being made.
     report_due: AtomicBool,
+    /// When a master was last told what the overlay has from before the open; `None` once there is a report of this
+    /// open.
+    inherited: Mutex<Option<Instant>>,
 }
 
 /// What the master is to be told, and what to confirm to the data plane then.
@@ -90,7 +93,26 @@ impl OpenInode {
             stamp: Mutex::new(ContentStamp::of(attr)),
             reports: AtomicU64::new(0),
             report_due: AtomicBool::new(false),
+            inherited: Mutex::new(None),
         })
+    }
+
+    /// It was written here and closed, and the master may still lose what it was told then.
+    pub(crate) fn inherit(&self, (noted, told): (Noted, Instant)) {
+        *self.inherited.lock() = Some(told);
+        self.overlay.lock().inherit(noted);
+    }
+
+    /// What the master may lose. `None` also if it was told before `since`, and had the time to log it since the
+    /// close. Whoever asks tells it to the next one, who needs that time again.
+    fn noted(&self, since: Instant) -> Option<Noted> {
+        if let Some(told) = &mut *self.inherited.lock() {
+            if *told < since {
+                return None;
+            }
+            *told = Instant::now();
+        }
+        self.overlay.lock().noted()
     }
 
     /// This session alone has the file open, for writing.
@@ -151,6 +173,7 @@ impl OpenInode {
         if let Some(change) = change {
             self.data.reported(change);
         }
+        *self.inherited.lock() = None;
         self.overlay.lock().reported(report, attr, durable);
         self.set_stamp(attr);
         self.reports.fetch_add(1, Ordering::AcqRel);
@@ -263,7 +286,18 @@ struct Parked {
     data: Arc<InodeData>,
     unlogged: Unlogged,
     noted: Option<Noted>,
+    /// When a master was last told of it.
     since: Instant,
+}
+
+/// What was kept of a closed inode that is opened again.
+#[derive(Default)]
+pub(crate) struct Unparked {
+    /// What was known of the content, and whether it is still that. If not, what was not flushed to stable
+    /// storage is worth keeping.
+    pub(crate) data: Option<(Arc<InodeData>, bool)>,
+    /// What the master may still lose, and when it was told.
+    pub(crate) noted: Option<(Noted, Instant)>,
 }
 
 /// See the file's text.
@@ -456,18 +490,20 @@ impl Files {
         if inode.check().is_ok() {
             let (unlogged, noted) =
                 inode.with_overlay(|overlay, written| (overlay.unlogged_writes(written), overlay.noted()));
-            let (stamp, since) = (inode.stamp(), Instant::now());
+            let (stamp, since) = (inode.stamp(), inode.inherited.lock().unwrap_or_else(Instant::now));
             let parked = Parked { stamp, data: inode.data.clone(), unlogged, noted, since };
             self.parked.lock().push(inode.id, parked);
         }
     }
 
-    /// What was known of the content, and whether it is still that. If not, what was not flushed to stable
-    /// storage is worth keeping.
-    pub(crate) fn unpark(&self, attr: &Attr) -> Option<(Arc<InodeData>, bool)> {
-        let parked = self.parked.lock().pop(&attr.inode)?;
+    /// The inode is opened again.
+    pub(crate) fn unpark(&self, attr: &Attr) -> Unparked {
+        let Some(parked) = self.parked.lock().pop(&attr.inode) else { return Unparked::default() };
         let same = parked.stamp == ContentStamp::of(attr);
-        (same || !parked.data.is_dirty()).then_some((parked.data, same))
+        let noted = parked.noted.filter(|noted| noted.generation == attr.truncate_generation);
+        let noted = noted.map(|noted| (noted, parked.since));
+        let data = (same || !parked.data.is_dirty()).then_some((parked.data, same));
+        Unparked { data, noted }
     }
 
     /// The data of a closed inode, to make its writes durable.
@@ -490,13 +526,17 @@ impl Files {
         }
     }
 
-    /// What the master has noted, of files that are open or were closed after `since`, and may have lost.
+    /// What the master has noted, of files that are open or were closed or asked for here after `since`, and may have
+    /// lost. Whoever asks tells it to the next one, who needs time of its own to log it.
     pub(crate) fn noted(&self, since: Instant) -> Vec<(InodeId, Noted)> {
         let open = self.inodes();
-        let of_open = open.iter().filter_map(|inode| Some((inode.id, inode.with_overlay(|o, _| o.noted())?)));
-        let parked = self.parked.lock();
-        let of_parked = parked.iter().filter(|(_, parked)| parked.since >= since);
-        of_open.chain(of_parked.filter_map(|(inode, parked)| Some((*inode, parked.noted?)))).collect()
+        let of_open = open.iter().filter_map(|inode| Some((inode.id, inode.noted(since)?)));
+        let mut parked = self.parked.lock();
+        let of_parked = parked.iter_mut().filter(|(_, parked)| parked.since >= since).filter_map(|(inode, parked)| {
+            parked.since = Instant::now();
+            Some((*inode, parked.noted?))
+        });
+        of_open.chain(of_parked).collect()
     }
 
     /// Forgets all closed inodes.

@@ -4,7 +4,7 @@ use super::Client;
 use super::names::get_attr;
 use crate::cache::Seen;
 use crate::data::OpenData;
-use crate::files::{Closed, OpenInode, Opening};
+use crate::files::{Closed, OpenInode, Opening, Unparked};
 use crate::{Entry, FileHandle, OpenFlags, Opened};
 use gfs_proto::FsError;
 use gfs_proto::attr::Mode;
@@ -128,7 +128,7 @@ impl Client {
         let recalled = self.files.was_recalled(attr.inode, opening);
         let exclusive = granted.opened.exclusive && !recalled;
         let given_up = granted.grant.take_if(|_| recalled);
-        let parked = self.files.unpark(&attr);
+        let Unparked { data: parked, noted } = self.files.unpark(&attr);
         let known = parked.as_ref().is_some_and(|(_, same)| *same);
         let parked = parked.map(|(data, same)| {
             if !same {
@@ -149,7 +149,11 @@ impl Client {
                     exclusive,
                 })
             });
-            OpenInode::new(&attr, data, buffered, granted.made)
+            let open = OpenInode::new(&attr, data, buffered, granted.made);
+            if let Some(noted) = noted {
+                open.inherit(noted);
+            }
+            open
         });
         let same_content = if fresh { known } else { inode.is_exclusive() || inode.has_content_of(&attr) };
         if !fresh {
@@ -229,7 +233,8 @@ impl Client {
         }
     }
 
-    /// The last descriptor is closed. Never waits; what must be told to the master is sent behind it.
+    /// The last descriptor is closed. Never waits; what must be told to the master is sent behind it. May be called
+    /// outside of every runtime.
     pub fn release(&self, handle: FileHandle) {
         match self.files.remove(handle) {
             Closed::Unknown => {}
@@ -249,7 +254,7 @@ impl Client {
         match self.me.upgrade() {
             Some(me) if !settled => {
                 // Written through a mapping after the descriptor was closed, or a flush that failed.
-                tokio::spawn(async move {
+                self.plane.runtime.spawn(async move {
                     let flushed = me.bounded("release", inode.id, me.flush_inode(&inode)).await;
                     if let Err(error) = &flushed {
                         warn!(inode = %inode.id, %error, "data of a closed file could not be written");
@@ -293,10 +298,10 @@ impl Client {
         if ops.is_empty() {
             return then(Ok(()));
         }
-        let (session, again) = (self.session.clone(), ops.clone());
+        let (session, again, runtime) = (self.session.clone(), ops.clone(), self.plane.runtime.clone());
         self.session.post(&root, ops, move |outcome| match outcome {
             Err(error) if error.is_retryable() => {
-                tokio::spawn(async move { then(session.call(&Caller::root(), again).await.map(|_| ())) });
+                runtime.spawn(async move { then(session.call(&Caller::root(), again).await.map(|_| ())) });
             }
             outcome => then(outcome.map(|_| ())),
         });

@@ -86,7 +86,7 @@ impl Client {
     /// Fetches the other pages behind the caller's back.
     fn fetch_rest(&self, caller: Caller, parent: InodeId, first: DirPage, seen: Seen) {
         let Some(me) = self.me.upgrade() else { return };
-        tokio::spawn(async move {
+        self.plane.runtime.spawn(async move {
             let mut fetched = first.entries.len() as u64;
             let mut after = first.entries.last().map(|entry| entry.cookie);
             while let Some(cookie) = after.filter(|_| fetched <= LISTING_ENTRIES_MAX && Instant::now() < seen.expires) {

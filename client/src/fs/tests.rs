@@ -10,6 +10,8 @@ use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, MakeKind, RenameMode};
 use gfs_proto::time::Timestamp;
 
+mod threads;
+
 const ROOT: InodeId = InodeId::ROOT;
 
 async fn connect(master: &FakeMaster) -> Arc<Client> {
@@ -531,6 +533,43 @@ async fn another_leader_is_told_what_the_former_had_not_logged() {
         !master.take_seen().iter().any(|op| matches!(op, Op::ReportSize { .. })),
         "the same leader has forgotten nothing"
     );
+}
+
+#[tokio::test]
+async fn a_size_that_was_told_before_a_file_was_read_again_is_not_lost_with_the_leader() {
+    let master = FakeMaster::start().await;
+    let _servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    let file = written_and_closed(&client, "f").await;
+    let size = || master.with_namespace(|namespace| namespace.attr_of(file).size);
+    let opened = client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    master.take_over();
+    client.statfs().await.expect("answered by the next leader");
+    assert_eq!(size(), 100_000, "while it is open for reading");
+    client.release(opened.handle);
+    master.take_over();
+    client.statfs().await.expect("answered by the next leader");
+    assert_eq!(size(), 100_000, "after it was closed");
+}
+
+#[tokio::test]
+async fn a_leader_that_is_told_again_has_as_long_to_log_it_as_the_first() {
+    let master = FakeMaster::start().await;
+    let _servers = master.start_servers(2).await;
+    let client = connect(&master).await;
+    let began = Instant::now();
+    let file = written_and_closed(&client, "f").await;
+    let closed = Instant::now();
+    assert!(client.files.noted(closed).is_empty(), "whoever was told before that has logged it");
+    assert_eq!(client.files.noted(began).len(), 1);
+    assert_eq!(client.files.noted(closed).len(), 1, "told again");
+    let opened = client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    let open = Instant::now();
+    assert!(client.files.noted(open).is_empty(), "reading it is no reason to tell it");
+    assert_eq!((client.files.noted(closed).len(), client.files.noted(open).len()), (1, 1));
+    client.release(opened.handle);
+    let closed = Instant::now();
+    assert!(client.files.noted(closed).is_empty(), "nor is closing it then");
 }
 
 #[tokio::test]

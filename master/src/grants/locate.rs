@@ -6,9 +6,9 @@ use super::Generations;
 use super::install::Wanted;
 use crate::master::Master;
 use crate::servers::locations::Located;
-use gfs_master_core::{FileChunk, FileChunks};
+use gfs_master_core::{ChunkRecord, FileChunk, FileChunks};
 use gfs_proto::FsError;
-use gfs_proto::chunk::{ChunkLocation, ChunkMap, Numbering};
+use gfs_proto::chunk::{ChunkLocation, ChunkMap, Numbering, Replica};
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId};
 use std::time::Instant;
 use tracing::warn;
@@ -43,10 +43,19 @@ impl Master {
             leased: self.may_be_leased(chunk.handle, now),
             replicas: if self.is_unsettled(chunk.handle, now) {
                 Vec::new()
+            } else if located.is_empty() && self.unwritten.contains(chunk.handle) {
+                self.perhaps_begun(record, now)
             } else {
                 if whole.is_empty() { up(damaged) } else { whole }
             },
         }
+    }
+
+    /// Where a chunk is, if it is anywhere, under a lease of the master before this one: all that it was granted to
+    /// say for themselves whether they have it. None if one is away, for then it may be there alone.
+    fn perhaps_begun(&self, record: &ChunkRecord, now: Instant) -> Vec<Replica> {
+        let all: Option<Vec<_>> = record.entitled.iter().map(|server| self.servers.replica_up(*server, now)).collect();
+        all.unwrap_or_default()
     }
 
     /// Locations; where no replica can be named, first does what can be done about it.

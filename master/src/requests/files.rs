@@ -89,7 +89,16 @@ impl Request {
     /// Forgets an open; with the last one of a file that has no name any more, the file.
     pub(super) fn release(&self, open: OpenId) {
         if let Some(released) = self.master.opens.release(self.session.id, open) {
+            self.want_if_closed(released.inode);
             self.master.after_release(released);
+        }
+    }
+
+    /// The session does not write the file any more: soon it will not tell another master what it has told this one,
+    /// whoever else has the file open.
+    fn want_if_closed(&self, inode: InodeId) {
+        if self.master.opens.numbering(self.session.id, inode).is_none() {
+            self.master.sizes.want(inode);
         }
     }
 
@@ -107,8 +116,8 @@ impl Request {
         let noted = self.master.sizes.note(attr, report, now());
         if durable {
             self.master.log_size(inode).await?;
-        } else if !self.master.opens.is_open(inode) {
-            self.master.sizes.want(inode);
+        } else {
+            self.want_if_closed(inode);
         }
         Ok(noted)
     }

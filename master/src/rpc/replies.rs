@@ -9,6 +9,7 @@
 use crate::master::Master;
 use crate::requests;
 use crate::sessions::Session;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered, Stream, StreamExt};
 use gfs_proto::FsError;
@@ -128,7 +129,7 @@ impl Replies {
     }
 
     /// Starts anything but a command. An error is about the request as a whole.
-    fn start(&self, message: wire::ClientMessage) -> Result<Started, FsError> {
+    fn start(&mut self, message: wire::ClientMessage) -> Result<Started, FsError> {
         let (master, session, request) = (self.master.clone(), self.session.clone(), message.request);
         let kind = message.kind.ok_or(FsError::Protocol)?;
         if session.ended.is_open() {
@@ -147,8 +148,16 @@ impl Replies {
                 if requests::is_logged(&batch) {
                     return Ok(Started::Command(batch));
                 }
-                let place = if batch.ops.iter().all(Op::only_looks) { &self.looks } else { &self.commands };
-                place.push(Box::pin(carry_out(master, session, request, batch)));
+                let looks = batch.ops.iter().all(Op::only_looks);
+                let mut work = Box::pin(carry_out(master, session, request, batch));
+                if looks {
+                    self.looks.push(work);
+                } else if let Some(reply) = (&mut work).now_or_never() {
+                    // as far as it need not wait: what is asked for behind a report is answered with it
+                    self.ready.push_back(reply);
+                } else {
+                    self.commands.push(work);
+                }
             }
             client_message::Kind::Close(_) => self.commands.push(Box::pin(async move {
                 master.close_session(session.id).await;

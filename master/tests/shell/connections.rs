@@ -7,7 +7,7 @@ use gfs_proto::caller::Caller;
 use gfs_proto::ids::{ChunkIndex, InodeId, Sequence};
 use gfs_proto::limits::{BATCH_OPS_MAX, MESSAGE_BYTES_MAX, REPLY_PAGE_BYTES_MAX};
 use gfs_proto::message::{self, REQUESTS_PREFACE};
-use gfs_proto::ops::{Batch, HeldChunk, KeepAlive, Op, SlowServer};
+use gfs_proto::ops::{Batch, BatchReply, HeldChunk, KeepAlive, Op, OpResult, SlowServer};
 use gfs_proto::wire::{self, client_message, server_message};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -133,6 +133,40 @@ async fn a_client_that_takes_no_replies_holds_up_nobody() {
     // It waits for the chunk's lock, which the first grant has until its commands have timed out.
     let granted = soon("the grant", client.grant(made.attr.inode, 0)).await;
     assert!(granted.is_ok(), "{granted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_behind_a_report_is_answered_with_it() {
+    let cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    let attr = client.create("file", 1).await.attr;
+    let report = Op::ReportSize {
+        inode: attr.inode.into(),
+        size: 777,
+        mtime: None,
+        atime: None,
+        ctime: None,
+        truncate_generation: attr.truncate_generation,
+        durable: false,
+    };
+    // As a client that comes back does: what it has told before, then what it had asked and was not answered.
+    let look = Op::GetAttr { inode: attr.inode.into() };
+    let mut stream_of_both = connect(&cluster).await;
+    let bytes = stream(&[attach(client.attach()), batch(1, None, report), batch(2, None, look)]);
+    stream_of_both.write_all(&bytes).await.expect("sent");
+    let mut came = BytesMut::new();
+    let looked = async {
+        loop {
+            while let Some(message) = message::decode::<wire::ServerMessage>(&mut came).expect("a message") {
+                if let (2, Some(server_message::Kind::Reply(reply))) = (message.request, message.kind) {
+                    return BatchReply::try_from(reply).expect("a valid reply").results;
+                }
+            }
+            assert_ne!(stream_of_both.read_buf(&mut came).await.expect("read"), 0, "the connection is there");
+        }
+    };
+    let looked = soon("the attributes", looked).await;
+    assert!(matches!(&looked[..], [Ok(OpResult::Attr(attr))] if attr.size == 777), "{looked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,6 +65,25 @@ async fn a_chunk_whose_grant_was_lost_with_the_master_begins_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_was_not_written_yet_is_asked_for_where_it_was_granted() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = granted(&client).await;
+    cluster.crash().await;
+    let mut servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let client = resumed(&client, &cluster, inode).await;
+    let named = client.chunks(inode).await.chunks[0].clone();
+    assert!(named.leased && named.handle == first.handle, "{named:?}");
+    assert_eq!(named.replicas.len(), 3, "each says that it has nothing: nobody waits for the lease to run out");
+    drop(servers.pop());
+    cluster.all_up(2).await;
+    let named = client.chunks(inode).await.chunks[0].clone();
+    assert_eq!(named.replicas, [], "the one that is away may have it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_was_never_written_can_be_written_after_a_checkpoint() {
     let mut cluster = Cluster::start().await;
     let servers = cluster.servers().await;

@@ -150,6 +150,24 @@ async fn sizes_are_volatile_at_first_and_logged_soon_after_the_last_close() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_size_is_logged_soon_after_its_writer_has_closed_whoever_reads_the_file() {
+    let cluster = Cluster::start().await;
+    let (writer, reader) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let attr = writer.create("file", 1).await.attr;
+    writer.release(attr.inode, 1).await;
+    reader.open_file(attr.inode, 1, Access::Read).await.expect("opened");
+    let master = cluster.node().master.clone();
+    let logged = |size| master.store.view().attr(attr.inode).is_ok_and(|attr| attr.size == size);
+    writer.open_file(attr.inode, 2, Access::Write).await.expect("opened");
+    assert!(writer.ask(report(attr.inode, 777, attr.truncate_generation)).await.is_ok());
+    writer.release(attr.inode, 2).await;
+    until("the size is logged when its writer closes", || logged(777)).await;
+    // As a writer does that had closed the file when the master before this one died.
+    assert!(writer.ask(report(attr.inode, 888, attr.truncate_generation)).await.is_ok());
+    until("the size is logged when it is told again", || logged(888)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_closed_leaves_no_size_behind_that_is_not_logged() {
     // The first tick comes at once, no other.
     let tick = Duration::from_secs(3600);

@@ -2,11 +2,12 @@
 //!
 //! Invariant: every block has one writing thread, so that its values are ordered; sequences only grow.
 
-use super::{Teller, await_mount};
+use super::{ENOENT, ENOTCONN, Teller, await_mount};
 use crate::data::Stream;
 use crate::faults::history::{Op, Outcome};
 use crate::faults::tag::{self, BLOCK, Found};
 use anyhow::{Context, Result};
+use rustix::fs::{Mode, OFlags, openat};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -25,9 +26,24 @@ const SIZES: [u32; 12] = [48, 48, 24, 24, 1, 1, 1, 2, 2, 3, 4, 4];
 const SHARED: u32 = 2;
 const CUT: u32 = 4;
 
+fn name(file: u32) -> String {
+    format!("blocks-{file}")
+}
+
 /// Path of a file.
 fn path(directory: &Path, file: u32) -> PathBuf {
-    directory.join(format!("blocks-{file}"))
+    directory.join(name(file))
+}
+
+/// Opens a file for reading in a directory that is held meanwhile. So ENOENT is what the file system says of the file;
+/// a directory that is not there, as between a mount's death and the next one, is ENOTCONN.
+fn open_in(directory: &Path, name: &str) -> io::Result<File> {
+    let away = |error: io::Error| match error.raw_os_error() {
+        Some(ENOENT) => io::Error::from_raw_os_error(ENOTCONN),
+        _ => error,
+    };
+    let directory = File::open(directory).map_err(away)?;
+    Ok(openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
 /// Runs until the teller ends it. `base` is the number of the first file.
@@ -114,10 +130,10 @@ impl Thread {
     }
 
     fn read(&mut self, file: u32, first: u32, count: u32) {
-        let (number, path) = (self.base + file, path(&self.directory, self.base + file));
+        let number = self.base + file;
         self.teller.tell(Op::Read { file: number, first, count }, || {
             // opened each time: a file that was replaced is another one
-            let found = read_blocks(&File::open(path)?, number, first, count)?;
+            let found = read_blocks(&open_in(&self.directory, &name(number))?, number, first, count)?;
             Ok(Outcome::Blocks(found))
         });
     }
@@ -204,4 +220,19 @@ pub(crate) fn close(file: File) -> io::Result<()> {
     // SAFETY: the descriptor was owned by `file` alone, which is gone.
     let closed = unsafe { rustix::io::try_close(file.into_raw_fd()) };
     Ok(closed?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_gone_is_told_from_a_mount_that_is_away() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let fails_with = |directory: &Path| open_in(directory, "file").err().and_then(|error| error.raw_os_error());
+        assert_eq!(fails_with(parent.path()), Some(ENOENT));
+        assert_eq!(fails_with(&parent.path().join("round-0")), Some(ENOTCONN));
+        fs::write(parent.path().join("file"), "x").expect("written");
+        assert_eq!(fails_with(parent.path()), None);
+    }
 }
