@@ -191,7 +191,7 @@ impl Load {
     fn settle_sizes(&mut self) -> Result<()> {
         let (sizes, handles) = (std::mem::take(&mut self.sizes), std::mem::take(&mut self.written));
         self.apply(Action::RecordSizes(sizes))?;
-        self.apply(Action::Written { handles })?;
+        self.apply(Action::Written { handles, flushed: true })?;
         Ok(())
     }
 

@@ -182,9 +182,9 @@ impl Master {
     pub fn new(parts: Parts) -> Result<Self, FsError> {
         let Parts { store, log, timings, repair, reach, file_bytes } = parts;
         let started = Instant::now();
-        let (servers, sessions, unwritten, checkpoint) = {
+        let (servers, sessions, unwritten, unflushed, checkpoint) = {
             let view = store.view();
-            (view.servers()?, view.sessions()?, view.unwritten()?, store.durable().index)
+            (view.servers()?, view.sessions()?, view.unwritten()?, view.unflushed()?, store.durable().index)
         };
         Ok(Self {
             log,
@@ -200,7 +200,7 @@ impl Master {
             leases: Default::default(),
             garbage: Garbage::default(),
             repair: Repair::new(repair),
-            unwritten: Unwritten::of(unwritten),
+            unwritten: Unwritten::of(unwritten, unflushed),
             uneven: Uneven::default(),
             chunk_locks: Default::default(),
             room: DeltaRoom::new(checkpoint),

@@ -53,7 +53,7 @@ fn one(tx: &mut Tables<'_>, command: &Command) -> Result<CoreResult, FsError> {
         Action::CutApplied { cuts } => chunks::cut_applied(tx, cuts).map(done),
         Action::Collected { rows } => chunks::collected(tx, rows).map(done),
         Action::Abandon { chunks } => abandon::apply(tx, chunks).map(done),
-        Action::Written { handles } => written::apply(tx, handles).map(done),
+        Action::Written { handles, flushed } => written::apply(tx, handles, *flushed).map(done),
         Action::Quarantine { unclaimed } => quarantine::put_aside(tx, unclaimed, command.stamp.now).map(done),
         Action::Release { rows } => quarantine::release(tx, rows).map(done),
         Action::Discard { unclaimed } => quarantine::discard(tx, unclaimed).map(done),

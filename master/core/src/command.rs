@@ -126,6 +126,8 @@ pub enum Action {
     Written {
         /// What has no mark is left out.
         handles: Vec<ChunkHandle>,
+        /// Of each one that survives a power cut; otherwise they may all be gone after one.
+        flushed: bool,
     },
     /// These replicas are known to nobody: they are kept aside from the time of the command on. `Done`; what is aside
     /// already, or belongs to a chunk at that server, is left as it is.

@@ -128,8 +128,9 @@ impl From<&Action> for Wire {
                 };
                 Self::Abandon(wire::LoggedAbandon { chunks: chunks.iter().map(chunk).collect() })
             }
-            Action::Written { handles } => {
-                Self::Written(wire::LoggedWritten { handles: handles.iter().map(|handle| handle.get()).collect() })
+            Action::Written { handles, flushed } => {
+                let handles = handles.iter().map(|handle| handle.get()).collect();
+                Self::Written(wire::LoggedWritten { handles, unflushed: !flushed })
             }
             Action::Quarantine { unclaimed } => Self::Quarantine(wire::LoggedQuarantine {
                 replicas: unclaimed.iter().map(wire::LoggedUnclaimed::from).collect(),
@@ -214,7 +215,10 @@ impl TryFrom<Wire> for Action {
                 let chunk = |raw: wire::LoggedChunk| (ChunkHandle::new(raw.handle), ChunkVersion::new(raw.version));
                 Self::Abandon { chunks: raw.chunks.into_iter().map(chunk).collect() }
             }
-            Wire::Written(raw) => Self::Written { handles: raw.handles.into_iter().map(ChunkHandle::new).collect() },
+            Wire::Written(raw) => {
+                let handles = raw.handles.into_iter().map(ChunkHandle::new).collect();
+                Self::Written { handles, flushed: !raw.unflushed }
+            }
             Wire::Quarantine(raw) => Self::Quarantine { unclaimed: unclaimed(raw.replicas)? },
             Wire::Discard(raw) => Self::Discard { unclaimed: unclaimed(raw.replicas)? },
             Wire::Release(raw) => {
@@ -442,7 +446,8 @@ mod tests {
             Action::CutApplied { cuts: vec![(handle, TruncateGeneration::new(1))] },
             Action::Collected { rows: vec![(handle, server)] },
             Action::Abandon { chunks: vec![(handle, ChunkVersion::new(2))] },
-            Action::Written { handles: vec![handle, handle] },
+            Action::Written { handles: vec![handle, handle], flushed: true },
+            Action::Written { handles: vec![handle], flushed: false },
             Action::Quarantine { unclaimed: vec![replica(UnclaimedCause::NoChunk), replica(UnclaimedCause::Ahead)] },
             Action::Release { rows: vec![(handle, server)] },
             Action::Discard { unclaimed: vec![replica(UnclaimedCause::NoChunk)] },

@@ -171,7 +171,7 @@ impl Facts {
             orphans: Read::orphans(view)?.into_iter().map(|orphan| orphan.inode).collect(),
             garbage: garbage.into_iter().collect(),
             cuts: cuts.into_iter().collect(),
-            unwritten: Read::unwritten(view)?,
+            unwritten: Read::marks(view)?.into_iter().map(|(handle, _)| handle).collect(),
             quarantine: view.quarantine(None, all)?,
             sessions: Read::sessions(view)?.into_iter().map(|session| session.session).collect(),
             replies: replies.into_iter().collect(),
@@ -358,10 +358,10 @@ fn cuts_are_inside_chunks(facts: &Facts, found: &mut Found) {
     }
 }
 
-/// What is marked as perhaps never written is a live chunk.
+/// What is marked as perhaps never written, or never flushed, is a live chunk.
 fn unwritten_chunks_exist(facts: &Facts, found: &mut Found) {
     for handle in facts.unwritten.iter().filter(|handle| !facts.chunks.contains_key(handle)) {
-        found.push(format!("chunk {handle} is marked as unwritten and does not exist"));
+        found.push(format!("chunk {handle} is marked as unwritten or unflushed and does not exist"));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::outcome::{
     Applied, ChunkRecord, FileChunks, GarbageChunk, Orphan, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats,
 };
 use crate::queries::{self, PageSpec};
-use crate::record::State;
+use crate::record::{Mark, State};
 use crate::state::Read;
 use crate::state::layers::{Fault, Layers, Stack};
 use crate::state::table::{Table, first_number, unclaimed_key, unclaimed_server};
@@ -177,7 +177,11 @@ impl View<'_> {
     }
     /// All chunks of which no replica was seen: perhaps nothing was ever written into them.
     pub fn unwritten(&self) -> Result<Vec<ChunkHandle>, FsError> {
-        Read::unwritten(self)
+        self.marked(Mark::Unwritten)
+    }
+    /// All chunks of which replicas were seen, and none that was flushed: power cuts may take all of them.
+    pub fn unflushed(&self) -> Result<Vec<ChunkHandle>, FsError> {
+        self.marked(Mark::Unflushed)
     }
     /// The garbage entry of a chunk.
     pub fn garbage_chunk(&self, handle: ChunkHandle) -> Result<Option<GarbageChunk>, FsError> {

@@ -326,7 +326,10 @@ impl Master {
             info!(chunk = %chunk.handle, %version, members = ?entitled, ?lost, "version raised");
             self.repair.note(handle, !wanted.suspects.is_empty());
         }
-        self.unwritten.written(chunk.handle);
+        match target > chunk.record.version {
+            true => self.unwritten.flushed(chunk.handle), // a raise flushes the name
+            false => self.unwritten.seen(chunk.handle),
+        }
         self.uneven.forget(chunk.handle);
         let before = self.locations.of(chunk.handle);
         let is_damaged = |server: &ServerId| before.iter().any(|row| row.server == *server && row.known.is_damaged());

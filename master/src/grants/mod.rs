@@ -289,7 +289,9 @@ impl Master {
                 }
                 let begins = self.store.genesis().chunk_size.start_of(chunk.index);
                 let attr = self.sizes.overlay(self.store.view().attr(chunk.record.inode)?);
-                if !self.unwritten.contains(chunk.handle) && attr.size > begins {
+                // power cuts took what was never flushed, and no server may have been spared
+                let is_lost = away.is_empty() && self.unwritten.is_unflushed(chunk.handle);
+                if !is_lost && !self.unwritten.contains(chunk.handle) && attr.size > begins {
                     return Err(FsError::NoReplica);
                 }
                 self.create_again(wanted, &away).await?

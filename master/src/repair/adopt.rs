@@ -124,7 +124,7 @@ impl Master {
     /// It counts: readers and writers are told of it from here on.
     fn adopted(&self, row: &ReplicaRow, adoption: Adoption) -> Result<(), StepError> {
         let Adoption { handle, server, version: from, raise_to: version } = adoption;
-        self.unwritten.written(handle);
+        self.unwritten.flushed(handle);
         self.locations.set(handle, Located { server, version, known: Known::Reported(row.state) });
         self.discard_stale(handle);
         let view = self.store.view();

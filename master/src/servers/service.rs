@@ -145,7 +145,10 @@ impl Master {
                 let record = view.chunk(row.handle);
                 // An older version than the recorded one says nothing: the chunk may have begun again since.
                 if !matches!(&record, Ok(Some(record)) if row.version < record.version) {
-                    self.unwritten.written(row.handle);
+                    match row.state {
+                        ReplicaState::Dirty => self.unwritten.seen(row.handle),
+                        _ => self.unwritten.flushed(row.handle),
+                    }
                 }
                 if let Ok(record) = &record {
                     // what cannot be looked up now is reported again

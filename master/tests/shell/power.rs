@@ -1,12 +1,15 @@
 //! Power cuts: suspect replicas are replaced from one that was spared, or else one of them is adopted.
 
 use crate::repair::{entitled, give_back, hasty, leased, record};
+use crate::restart::report_size;
 use crate::support::server::Dead;
 use crate::support::{Client, Cluster, FakeServer, Manners, timings, until};
 use gfs_master::config::Timings;
+use gfs_proto::FsError;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver};
-use gfs_proto::ids::{ChunkHandle, ChunkVersion, InodeId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, ChunkVersion, InodeId};
+use gfs_proto::ops::Access;
 use std::time::Duration;
 
 /// A cluster whose three servers were killed while a chunk was written.
@@ -182,4 +185,78 @@ async fn a_server_that_has_not_reported_its_copy_is_asked_before_another_is_adop
     let all = [&a, &b, &c];
     whole(&cluster, &all, handle).await;
     assert_eq!(adoptions(&all, handle), []);
+}
+
+/// True if the file has no chunk: reads see zeroes.
+fn is_hole(cluster: &Cluster, inode: InodeId) -> bool {
+    cluster.node().master.store.view().chunks(inode, ChunkIndex::new(0), 1).expect("a file").chunks.is_empty()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_was_never_flushed_and_went_with_all_its_machines_is_a_hole() {
+    let Dark { cluster, client, inode, grant, dead: [a, b, c] } = dark(timings()).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    report_size(&client, inode, 100).await;
+    let _a = a.without(handle).start(&url).await;
+    let _b = b.without(handle).start(&url).await;
+    cluster.all_up(2).await;
+    assert_eq!(client.grant(inode, 0).await, Err(FsError::NoReplica), "one may have been spared");
+    assert!(!is_hole(&cluster, inode));
+    let _c = c.without(handle).start(&url).await;
+    until("nobody has anything", || is_hole(&cluster, inode)).await;
+    assert!(client.chunks(inode).await.chunks.is_empty(), "zeroes, not an error");
+    assert!(client.grant(inode, 0).await.expect("a new chunk").created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_machine_was_spared_of_a_chunk_that_was_never_flushed_stays() {
+    let Dark { cluster, client, inode, grant, dead: [a, b, c] } = dark(timings()).await;
+    let (url, handle) = (cluster.url(), grant.handle);
+    report_size(&client, inode, 100).await;
+    let _a = a.without(handle).start(&url).await;
+    let _b = b.without(handle).start(&url).await;
+    cluster.all_up(2).await;
+    assert_eq!(client.grant(inode, 0).await, Err(FsError::NoReplica));
+    let c = c.start(&url).await;
+    cluster.all_up(3).await;
+    let grant = client.grant(inode, 0).await.expect("one has it");
+    assert!(!grant.created && grant.replicas.iter().map(|r| r.server).eq([c.id()]), "{grant:?}");
+    assert!(!is_hole(&cluster, inode));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_master_knows_which_chunks_were_never_flushed() {
+    let lease = Duration::from_millis(500);
+    for flushed in [false, true] {
+        let Dark { mut cluster, client, inode, grant, dead: [a, b, c] } = dark(Timings { lease, ..timings() }).await;
+        let handle = grant.handle;
+        report_size(&client, inode, 100).await;
+        let url = cluster.url();
+        let a = a.start(&url).await;
+        if flushed {
+            a.flush(handle).await;
+        }
+        let expected = if flushed { vec![] } else { vec![handle] };
+        let marks = |cluster: &Cluster| {
+            let view = cluster.node().master.store.view();
+            (view.unwritten().expect("readable"), view.unflushed().expect("readable"))
+        };
+        until("it is logged", || marks(&cluster) == (vec![], expected.clone())).await;
+        let a = a.kill();
+        cluster.crash().await;
+        let url = cluster.url();
+        let client = client.resume(&url, &[(inode, 1, Access::ReadWrite)]).await.expect("resumed");
+        report_size(&client, inode, 100).await;
+        let (a, b, c) = (a.without(handle), b.without(handle), c.without(handle));
+        let _servers = (a.start(&url).await, b.start(&url).await, c.start(&url).await);
+        cluster.all_up(3).await;
+        if flushed {
+            let lost = || cluster.node().master.census().expect("readable").lost == 1;
+            until("it is known to be lost", lost).await;
+            assert_eq!(client.grant(inode, 0).await, Err(FsError::NoReplica), "what was flushed is never zeroes");
+            assert!(!is_hole(&cluster, inode));
+        } else {
+            until("it is a hole", || is_hole(&cluster, inode)).await;
+        }
+    }
 }

@@ -34,7 +34,7 @@ async fn resumed(client: &Client, cluster: &Cluster, inode: InodeId) -> Client {
     client.resume(&cluster.url(), &[(inode, 1, Access::ReadWrite)]).await.expect("resumed")
 }
 
-async fn report_size(client: &Client, inode: InodeId, size: u64) {
+pub(crate) async fn report_size(client: &Client, inode: InodeId, size: u64) {
     let report = Op::ReportSize {
         inode: inode.into(),
         size,
@@ -134,14 +134,17 @@ async fn a_chunk_whose_replicas_are_all_lost_is_no_hole() {
     for server in &servers {
         server.create(first.handle, first.version, 100).await;
     }
-    let master = cluster.node().master.clone();
-    until("it is known to be written", || master.store.view().unwritten() == Ok(vec![])).await;
-    drop(master);
-    let marks = |cluster: &Cluster| cluster.node().master.store.view().unwritten();
+    let marks = |cluster: &Cluster| {
+        let view = cluster.node().master.store.view();
+        (view.unwritten().expect("readable"), view.unflushed().expect("readable"))
+    };
+    until("it is known to be written", || marks(&cluster) == (vec![], vec![first.handle])).await;
+    servers[1].flush(first.handle).await;
+    until("it is known to be flushed", || marks(&cluster) == (vec![], vec![])).await;
     cluster.crash().await;
-    assert_eq!(marks(&cluster), Ok(vec![]), "it is in the log");
+    assert_eq!(marks(&cluster), (vec![], vec![]), "it is in the log");
     cluster.restart().await;
-    assert_eq!(marks(&cluster), Ok(vec![]), "it is in the checkpoint");
+    assert_eq!(marks(&cluster), (vec![], vec![]), "it is in the checkpoint");
     servers.iter().for_each(|server| server.lose(first.handle));
     let _servers = again(&cluster, servers).await;
     cluster.all_up(3).await;

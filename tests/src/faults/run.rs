@@ -81,6 +81,7 @@ pub fn run(scenario: &Scenario, count: u32, settings: &Settings) -> Result<Tally
         let text =
             format!("{}: {faults} {} after {:?}, {wrong} violations", scenario.name, scenario.unit, began.elapsed());
         (settings.progress)(&text);
+        rounds.iter_mut().for_each(|earlier: &mut Round| earlier.lose_with(&round.history));
         rounds.push(round);
     }
     // what was written first has been through everything
@@ -181,6 +182,11 @@ impl Round {
         self.history.losses.extend(done.loss.map(|lost| Loss { from: lost.from, to, mount: lost.mount }));
     }
 
+    /// What nobody flushed in this round can be lost by the power cuts of a later one; its mounts wrote out all they had.
+    fn lose_with(&mut self, later: &History) {
+        self.history.losses.extend(later.losses.iter().filter(|loss| !loss.mount));
+    }
+
     fn add(&mut self, events: &[Event], stale: Duration) -> Result<()> {
         self.processes += 1;
         self.history.add(self.processes, events, stale)
@@ -274,4 +280,35 @@ fn keep(evidence: &Path, name: &str, round: &Round, field: &Field) -> Result<()>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::history::{Operation, Records};
+
+    /// What is wrong if a record that was acknowledged is gone after a loss in a later round.
+    fn judged(mount: bool) -> Vec<Invariant> {
+        let operation = |op, at: u64, outcome| Operation {
+            process: 0,
+            op,
+            invoked: Moment(at),
+            seen_from: Moment(at),
+            returned: Some((Moment(at + 1), outcome)),
+        };
+        let mut round = Round::new(0);
+        round.history.operations = vec![
+            operation(Op::Append { file: 1, record: 0 }, 1, Outcome::Done),
+            operation(Op::ReadRecords { file: 1 }, 30, Outcome::Records(Records::default())),
+        ];
+        let losses = vec![Loss { from: Moment(10), to: Moment(20), mount }];
+        round.lose_with(&History { losses, ..History::default() });
+        round.findings(false).violations.into_iter().map(|it| it.invariant).collect()
+    }
+
+    #[test]
+    fn what_was_not_flushed_may_be_lost_by_power_cuts_of_later_rounds_only() {
+        assert_eq!(judged(false), []);
+        assert_eq!(judged(true), [Invariant::NeverBackwards]);
+    }
 }

@@ -2,7 +2,7 @@
 //! Keeps `chunks_are_referenced`, `garbage_is_not_live`, `cuts_are_inside_chunks`.
 
 use crate::outcome::{ChunkRecord, CoreResult, FileChunk};
-use crate::record::{Body, FileBody};
+use crate::record::{Body, FileBody, Mark};
 use crate::state::{File, Read, Tables};
 use gfs_proto::FsError;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId, TruncateGeneration};
@@ -74,13 +74,13 @@ pub(crate) fn raise(tx: &mut Tables<'_>, handle: ChunkHandle, raise: &Raise<'_>)
     }
     record.entitled = entitled(raise.servers)?;
     record.version = raise.version;
-    let marked = tx.is_unwritten(handle)?;
+    let mark = tx.mark(handle)?;
     // nothing above this line has changed anything
     tx.put_chunk(handle, &record);
-    match (marked, raise.unwritten) {
-        (false, true) => tx.put_unwritten(handle),
-        (true, false) => tx.remove_unwritten(handle),
-        (true, true) | (false, false) => {}
+    match (mark, raise.unwritten) {
+        (Some(Mark::Unwritten), true) | (None, false) => {}
+        (_, true) => tx.put_mark(handle, Mark::Unwritten, mark.is_none()),
+        (Some(_), false) => tx.remove_mark(handle),
     }
     Ok(())
 }

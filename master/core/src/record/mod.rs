@@ -79,13 +79,36 @@ pub(crate) fn decode_number(bytes: &[u8]) -> Option<u64> {
     from.end().map(|()| value)
 }
 
-/// A value that says nothing: the key does.
-pub(crate) fn encode_mark() -> Box<[u8]> {
-    Writer::versioned(FORMAT, 1).finish()
+/// What is known of a chunk that nobody has flushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mark {
+    /// No replica was seen: perhaps it was never written.
+    Unwritten,
+    /// Replicas were seen, and none that would survive a power cut for certain.
+    Unflushed,
 }
 
-pub(crate) fn decode_mark(bytes: &[u8]) -> Option<()> {
-    Reader::versioned(FORMAT, bytes)?.end()
+impl Mark {
+    /// Follows the version in the record of an unflushed chunk; in that of an unwritten one nothing does.
+    const UNFLUSHED: u8 = 1;
+
+    pub(crate) fn encode(self) -> Box<[u8]> {
+        let mut out = Writer::versioned(FORMAT, 2);
+        if self == Self::Unflushed {
+            out.byte(Self::UNFLUSHED);
+        }
+        out.finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut from = Reader::versioned(FORMAT, bytes)?;
+        let mark = match from.byte() {
+            None => Self::Unwritten,
+            Some(Self::UNFLUSHED) => Self::Unflushed,
+            Some(_) => return None,
+        };
+        from.end().map(|()| mark)
+    }
 }
 
 /// A value that is a list of sessions.

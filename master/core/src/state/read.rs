@@ -5,7 +5,7 @@ use super::table::{self, Table};
 use crate::outcome::{
     ChunkRecord, FileChunk, GarbageChunk, Orphan, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats,
 };
-use crate::record::{self, Body, Dentry, FileBody, Inode, State};
+use crate::record::{self, Body, Dentry, FileBody, Inode, Mark, State};
 use crate::store::Genesis;
 use gfs_proto::FsError;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, DirCookie, InodeId, ServerId, SessionId};
@@ -131,16 +131,22 @@ pub(crate) trait Read {
         self.rows().get(Table::Cuts, &table::handle_key(handle), PendingCut::decode)
     }
 
-    /// True unless a replica of the chunk was seen.
-    fn is_unwritten(&self, handle: ChunkHandle) -> Result<bool, FsError> {
-        Ok(self.rows().get(Table::Unwritten, &table::handle_key(handle), record::decode_mark)?.is_some())
+    /// What is known of a chunk that nobody has flushed; none of any other.
+    fn mark(&self, handle: ChunkHandle) -> Result<Option<Mark>, FsError> {
+        self.rows().get(Table::Unwritten, &table::handle_key(handle), Mark::decode)
     }
 
-    fn unwritten(&self) -> Result<Vec<ChunkHandle>, FsError> {
+    /// The chunks that have a mark.
+    fn marks(&self) -> Result<Vec<(ChunkHandle, Mark)>, FsError> {
         self.page(Table::Unwritten, &[], usize::MAX, |key, value| {
-            record::decode_mark(value)?;
-            table::first_number(key).map(ChunkHandle::new)
+            Some((table::first_number(key).map(ChunkHandle::new)?, Mark::decode(value)?))
         })
+    }
+
+    /// The chunks that have this mark.
+    fn marked(&self, wanted: Mark) -> Result<Vec<ChunkHandle>, FsError> {
+        let marks = self.marks()?.into_iter();
+        Ok(marks.filter(|(_, mark)| *mark == wanted).map(|(handle, _)| handle).collect())
     }
 
     fn garbage_chunk(&self, handle: ChunkHandle) -> Result<Option<GarbageChunk>, FsError> {

@@ -32,7 +32,7 @@ pub(crate) enum Table {
     Replies,
     /// server -> uuid, rack.
     Servers,
-    /// handle of a chunk that perhaps was never written -> nothing.
+    /// handle of a chunk that perhaps was never written, or never flushed -> which.
     Unwritten,
     /// (handle, server) of a replica that nobody knows -> version, length, why, since when.
     Quarantine,

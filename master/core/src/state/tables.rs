@@ -8,7 +8,7 @@ use super::layers::{Fault, Layers, Stack};
 use super::read::Read;
 use super::table::{self, Table};
 use crate::outcome::{ChunkRecord, GarbageChunk, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats};
-use crate::record::{self, Body, Dentry, Inode, State};
+use crate::record::{self, Body, Dentry, Inode, Mark, State};
 use crate::store::Genesis;
 use gfs_proto::FsError;
 use gfs_proto::attr::FileKind;
@@ -222,7 +222,7 @@ impl Tables<'_> {
         self.put(Table::Chunks, &table::handle_key(handle), chunk.encode(), true);
         let place = table::file_chunk_key(chunk.inode, chunk.index);
         self.put(Table::FileChunks, &place, record::encode_number(handle.get()), true);
-        self.put_unwritten(handle);
+        self.put_mark(handle, Mark::Unwritten, true);
     }
 
     pub(crate) fn put_chunk(&mut self, handle: ChunkHandle, chunk: &ChunkRecord) {
@@ -241,8 +241,8 @@ impl Tables<'_> {
         if self.cut(handle)?.is_some() {
             self.remove_cut(handle);
         }
-        if self.is_unwritten(handle)? {
-            self.remove_unwritten(handle);
+        if self.mark(handle)?.is_some() {
+            self.remove_mark(handle);
         }
         self.stats().chunks -= 1;
         self.remove(Table::Chunks, &table::handle_key(handle));
@@ -253,12 +253,12 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Marks a chunk that is not marked.
-    pub(crate) fn put_unwritten(&mut self, handle: ChunkHandle) {
-        self.put(Table::Unwritten, &table::handle_key(handle), record::encode_mark(), true);
+    /// Marks a chunk; `new` if it has no mark.
+    pub(crate) fn put_mark(&mut self, handle: ChunkHandle, mark: Mark, new: bool) {
+        self.put(Table::Unwritten, &table::handle_key(handle), mark.encode(), new);
     }
 
-    pub(crate) fn remove_unwritten(&mut self, handle: ChunkHandle) {
+    pub(crate) fn remove_mark(&mut self, handle: ChunkHandle) {
         self.remove(Table::Unwritten, &table::handle_key(handle));
     }
 
@@ -276,8 +276,8 @@ impl Tables<'_> {
         if self.cut(handle)?.is_some() {
             self.remove_cut(handle);
         }
-        if self.is_unwritten(handle)? {
-            self.remove_unwritten(handle);
+        if self.mark(handle)?.is_some() {
+            self.remove_mark(handle);
         }
         self.stats().chunks -= 1;
         self.remove(Table::Chunks, &table::handle_key(handle));

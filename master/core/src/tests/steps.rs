@@ -134,7 +134,7 @@ impl Stepper {
                     _ => Action::Discard { unclaimed: vec![replica] },
                 }
             }
-            9 if step.number.is_multiple_of(3) => Action::Written { handles: vec![handle] },
+            9 if step.number.is_multiple_of(3) => Action::Written { handles: vec![handle], flushed: step.who == 1 },
             9 => Action::Reap { inodes: vec![inode] },
             _ => Action::Batch(self.batch(step)),
         }

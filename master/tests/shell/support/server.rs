@@ -236,10 +236,19 @@ impl FakeServer {
 
     /// Finds its replica damaged, and reports it.
     pub(crate) async fn find_damage(&self, handle: ChunkHandle) {
+        self.change(handle, ReplicaState::Damaged).await;
+    }
+
+    /// Has its replica on stable storage, and reports it.
+    pub(crate) async fn flush(&self, handle: ChunkHandle) {
+        self.change(handle, ReplicaState::Clean).await;
+    }
+
+    async fn change(&self, handle: ChunkHandle, now: ReplicaState) {
         let row = {
             let mut state = self.state.lock();
             let row = state.replicas.get_mut(&handle).expect("has it");
-            row.state = ReplicaState::Damaged;
+            row.state = now;
             *row
         };
         let report = ChunkReport { full: false, last: true, present: vec![row], removed: Vec::new() };
