@@ -39,6 +39,8 @@ pub(crate) fn unclaimed(
 ) -> Result<Option<Unclaimed>, FsError> {
     let cause = match record {
         None => UnclaimedCause::NoChunk,
+        // In this history it is what a raise left that was not logged: a stray one, of use to nobody.
+        Some(_) if view.was_given_out(row.handle) => return Ok(None),
         Some(record) if row.version > record.version && !record.entitled.contains(&server) => UnclaimedCause::Ahead,
         Some(_) => return Ok(None),
     };

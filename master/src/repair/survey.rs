@@ -62,17 +62,22 @@ impl Master {
         Urgency { need, live_file, blocking }
     }
 
-    /// Servers with a replica of the current version, or an older one, that the record does not entitle, and
-    /// that is not being made just now. Not if nobody who is entitled has one that can be read.
+    /// Servers with a replica that the record does not entitle, and that is not being made just now. Not if nobody who
+    /// is entitled has one that can be read. One above the current version only if this history gave out the
+    /// chunk: it is of a raise that was not logged. Otherwise it may be of a future that was lost with a restore.
     pub fn strays(&self, handle: ChunkHandle) -> Vec<(ServerId, SyncChunk)> {
         let being_made = self.repair.target(handle);
-        let Ok(Some(record)) = self.store.view().chunk(handle) else { return Vec::new() };
+        let (record, is_ours) = {
+            let view = self.store.view();
+            let Ok(Some(record)) = view.chunk(handle) else { return Vec::new() };
+            (record, view.was_given_out(handle))
+        };
         if self.live_replicas(handle, &record, std::time::Instant::now()) == 0 {
             return Vec::new();
         }
         let located = self.locations.of(handle);
         let stray = located.iter().filter(|row| {
-            row.version <= record.version
+            (is_ours || row.version <= record.version)
                 && !record.entitled.contains(&row.server)
                 && Some(row.server) != being_made
                 && !self.is_aside(handle, row.server)

@@ -6,7 +6,7 @@ use gfs_master::config::Timings;
 use gfs_proto::chunk::ChunkGrant;
 use gfs_proto::control::ChunkCommand;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, InodeId};
-use gfs_proto::ops::{HeldChunk, Op};
+use gfs_proto::ops::{Access, HeldChunk, Op};
 use std::time::Duration;
 
 const V: ChunkVersion = ChunkVersion::new(1);
@@ -128,11 +128,20 @@ async fn after_a_restore_nothing_of_the_generations_before_is_deleted_by_itself(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_ahead_of_its_record_at_a_server_that_is_not_entitled_outlives_the_record() {
-    let cluster = Cluster::start().await;
+async fn after_a_restore_a_replica_ahead_of_its_record_at_a_server_that_is_not_entitled_outlives_the_record() {
+    let mut cluster = Cluster::start().await;
     let servers = cluster.servers().await;
     let client = Client::start(&cluster.url()).await;
     let (inode, grant) = written(&client, &servers, "file").await;
+    drop(client);
+    cluster.restart_as(true).await;
+    let mut back = Vec::new();
+    for server in servers {
+        back.push(server.again(&cluster.url()).await);
+    }
+    cluster.all_up(3).await;
+    let client = Client::start(&cluster.url()).await;
+    client.open_file(inode, 2, Access::ReadWrite).await.expect("it was backed up");
     let fourth = FakeServer::start(&cluster.url(), 4).await;
     cluster.all_up(4).await;
     fourth.create(grant.handle, grant.version.next(), 100).await;

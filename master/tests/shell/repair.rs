@@ -323,6 +323,30 @@ async fn a_copy_that_a_grant_found_complete_is_not_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_raise_left_that_was_not_logged_keeps_no_copy_away() {
+    let cluster = Cluster::with(hasty()).await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (_, grant) = written(&client, &servers).await;
+    let fourth = FakeServer::start(&cluster.url(), 4).await;
+    cluster.all_up(4).await;
+    // It was a member of several attempts, and of none that succeeded; nobody else is there when it says so.
+    let down: Vec<_> = servers.drain(..).map(FakeServer::kill).collect();
+    cluster.all_up(1).await;
+    fourth.create(grant.handle, grant.version.next().next(), 100).await;
+    let reported = || cluster.node().master.locations.of(grant.handle).iter().any(|row| row.server == fourth.id());
+    until("it is reported", reported).await;
+    assert_eq!(fourth.version(grant.handle), Some(grant.version.next().next()));
+    for server in down {
+        servers.push(server.start(&cluster.url()).await);
+    }
+    until("it is deleted", || fourth.version(grant.handle).is_none()).await;
+    drop(servers.remove(0));
+    until("the only server with room has a copy", || entitled(&cluster, grant.handle).contains(&fourth.id())).await;
+    assert_eq!(fourth.version(grant.handle), Some(grant.version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_result_is_lost_does_not_count_and_is_made_again() {
     let (cluster, mut servers, fourth, _client, _, grant) =
         four(Timings { copy: Duration::from_millis(300), ..hasty() }).await;

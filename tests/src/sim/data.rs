@@ -15,7 +15,7 @@ use gfs_proto::FsError;
 use gfs_proto::checksum::{block_sums, decode_sums, encode_sums, piece_sums};
 use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap, Replica};
 use gfs_proto::frame::{DataError, Extent, Hop, Kind, Read, Sync, SyncChunk, Write};
-use gfs_proto::ids::{ChunkIndex, InodeId, Sequence, Serial, ServerId};
+use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, Sequence, Serial, ServerId};
 use gfs_proto::ops::{HeldChunk, Op, OpResult};
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use tokio::time::Instant;
 /// For one frame.
 const BOUND: Duration = Duration::from_millis(2500);
 const PAUSE: Duration = Duration::from_millis(30);
+/// An fsync awaits copies of a chunk that fewer members have flushed: what the master says by default.
+const COPIES_MIN: usize = 2;
 
 /// A chunk that the client may write.
 pub(super) struct Writing {
@@ -348,33 +350,43 @@ impl Client {
         }
     }
 
-    /// Has all members of every chunk flush what was acknowledged.
+    /// Has all members of every chunk flush what was acknowledged; where these are few, waits for copies.
     pub(super) async fn flush(&self, file: &File) -> bool {
         let map = self.map(file.inode).await;
+        let mut thin = Vec::new();
         for location in map.chunks {
             loop {
                 if self.net.checks.violation().is_some() || !self.ready(file, location.index).await {
                     return false;
                 }
                 match self.flush_chunk(file, location.index).await {
-                    Ok(()) => break,
+                    Ok(few) => {
+                        thin.extend(few);
+                        break;
+                    }
                     Err(Failed::Stale) => drop(self.put_away(file.inode, location.index.get()).await),
                     Err(Failed::Broken(suspects)) => self.broke(file, location.index, suspects).await,
                     Err(Failed::Busy) => tokio::time::sleep(PAUSE).await,
                 }
             }
         }
-        true
+        thin.is_empty() || self.await_copies(thin).await
     }
 
-    async fn flush_chunk(&self, file: &File, index: ChunkIndex) -> Result<(), Failed> {
+    async fn await_copies(&self, chunks: Vec<ChunkHandle>) -> bool {
+        let awaited = self.ask("await copies", Op::AwaitCopies { chunks: chunks.clone() }).await;
+        awaited.inspect_err(|error| self.net.checks.fail(|| format!("no copies of {chunks:?}: {error}"))).is_ok()
+    }
+
+    /// The chunk, if its members are few.
+    async fn flush_chunk(&self, file: &File, index: ChunkIndex) -> Result<Option<ChunkHandle>, Failed> {
         let (grant, creating) = {
             let writing = self.writing.lock().await;
             let held = writing.get(&(file.inode, index.get())).filter(|held| held.usable).ok_or(Failed::Stale)?;
             (held.grant.clone(), held.creating)
         };
         if creating {
-            return Ok(()); // nothing of it was ever acknowledged
+            return Ok(None); // nothing of it was ever acknowledged
         }
         let mut outcomes = Vec::new();
         for replica in &grant.replicas {
@@ -390,7 +402,8 @@ impl Client {
             let ends = (self.place, place_of(replica.address.tcp));
             outcomes.push(ack(self.net.call(ends, BOUND, "sync", serve).await.ok().flatten()));
         }
-        verdict(&grant.replicas, &outcomes)
+        verdict(&grant.replicas, &outcomes)?;
+        Ok((grant.replicas.len() < COPIES_MIN).then_some(grant.handle))
     }
 
     async fn map(&self, inode: InodeId) -> ChunkMap {

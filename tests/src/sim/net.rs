@@ -164,9 +164,13 @@ impl Net {
 
     /// True if a message from one place gets to the other now.
     pub(super) fn passes(&self, from: Place, to: Place) -> bool {
-        let state = self.state.lock();
-        let alive = |place: &Place| state.up.get(place).is_some_and(|up| !(up.is_dead)());
-        !state.cut.contains(&(from.min(to), from.max(to))) && alive(&from) && alive(&to)
+        let cut = self.state.lock().cut.contains(&(from.min(to), from.max(to)));
+        !cut && self.is_alive(from) && self.is_alive(to)
+    }
+
+    /// A process runs there, and its machine too.
+    fn is_alive(&self, place: Place) -> bool {
+        self.state.lock().up.get(&place).is_some_and(|up| !(up.is_dead)())
     }
 
     fn chance(&self, per_mille: u64) -> bool {
@@ -253,7 +257,8 @@ impl Net {
         let (answer, net) = (serve(endpoint), Arc::clone(self));
         runtime.spawn(async move {
             let answer = answer.await;
-            if net.chance(10) {
+            // a machine that has stopped in the middle of it says nothing, whatever its program makes of that
+            if !net.is_alive(to) || net.chance(10) {
                 return net.state.lock().lost.push(Box::new(tell));
             }
             net.after(net.delay(), move |net| {

@@ -14,6 +14,8 @@ use super::net::{Endpoint, Net, Place, TICK};
 use super::panics;
 use super::server::{Machine, ServerProcess};
 use super::trace::Trace;
+use gfs_chunkserver::node::Node;
+use gfs_chunkserver::store::mem::MemDisk;
 use gfs_master::master::Master;
 use gfs_proto::ids::{ChunkHandle, LogIndex};
 use parking_lot::Mutex;
@@ -62,6 +64,18 @@ enum Stop {
     Power,
     /// Power goes in the middle of one of the next operations of the disk.
     Midway,
+}
+
+/// A replica that neither counts nor is kept aside, if nothing is garbage any more.
+fn unwanted(master: &Master, place: Place, node: &Node<MemDisk>) -> Option<String> {
+    let (view, server) = (master.store.view(), node.server());
+    let is_known = |handle: ChunkHandle| {
+        let counts = matches!(view.chunk(handle), Ok(Some(record)) if record.entitled.contains(&server));
+        counts || matches!(view.quarantined(handle, server), Ok(Some(_)))
+    };
+    let row = node.store.rows().into_iter().find(|row| !is_known(row.handle))?;
+    let record = view.chunk(row.handle);
+    Some(format!("{place:?}, {server}, has {row:?}, which nobody wants: {record:?}"))
 }
 
 impl Drop for World {
@@ -398,19 +412,7 @@ impl World {
                 return format!("inode {inode} has {copies} copies of {chunk:?}");
             }
         }
-        let record = |handle: ChunkHandle| master.store.view().chunk(handle).ok().flatten();
-        for (place, node) in servers {
-            // what the master knows nothing of is left alone
-            let stray = node
-                .store
-                .rows()
-                .into_iter()
-                .find(|row| record(row.handle).is_some_and(|record| !record.entitled.contains(&node.server())));
-            if let Some(row) = stray {
-                return format!("{place:?} has {row:?}, which nobody wants");
-            }
-        }
-        String::new()
+        servers.iter().find_map(|(place, node)| unwanted(&master, *place, node)).unwrap_or_default()
     }
 
     /// All copies are equal, names and sizes are what clients know.
