@@ -15,8 +15,8 @@ use gfs_proto::FsError;
 use gfs_proto::checksum::{block_sums, decode_sums, encode_sums, piece_sums};
 use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap, Replica};
 use gfs_proto::frame::{DataError, Extent, Hop, Kind, Read, Sync, SyncChunk, Write};
-use gfs_proto::ids::{ChunkHandle, ChunkIndex, InodeId, Sequence, Serial, ServerId};
-use gfs_proto::ops::{HeldChunk, Op, OpResult};
+use gfs_proto::ids::{ChunkIndex, InodeId, Sequence, Serial, ServerId};
+use gfs_proto::ops::{FlushedChunk, HeldChunk, Op, OpResult};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -352,12 +352,30 @@ impl Client {
 
     /// Has all members of every chunk flush what was acknowledged; where these are few, waits for copies.
     pub(super) async fn flush(&self, file: &File) -> bool {
+        loop {
+            let Some(thin) = self.flush_once(file).await else { return false };
+            if thin.is_empty() {
+                return true;
+            }
+            match self.ask("await copies", Op::AwaitCopies { chunks: thin.clone() }).await {
+                Ok(_) => return true,
+                Err(FsError::StaleGrant) => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    self.net.checks.fail(|| format!("no copies of {thin:?}: {error}"));
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// What few members have flushed; none: it could not be.
+    async fn flush_once(&self, file: &File) -> Option<Vec<FlushedChunk>> {
         let map = self.map(file.inode).await;
         let mut thin = Vec::new();
         for location in map.chunks {
             loop {
                 if self.net.checks.violation().is_some() || !self.ready(file, location.index).await {
-                    return false;
+                    return None;
                 }
                 match self.flush_chunk(file, location.index).await {
                     Ok(few) => {
@@ -370,16 +388,11 @@ impl Client {
                 }
             }
         }
-        thin.is_empty() || self.await_copies(thin).await
+        Some(thin)
     }
 
-    async fn await_copies(&self, chunks: Vec<ChunkHandle>) -> bool {
-        let awaited = self.ask("await copies", Op::AwaitCopies { chunks: chunks.clone() }).await;
-        awaited.inspect_err(|error| self.net.checks.fail(|| format!("no copies of {chunks:?}: {error}"))).is_ok()
-    }
-
-    /// The chunk, if its members are few.
-    async fn flush_chunk(&self, file: &File, index: ChunkIndex) -> Result<Option<ChunkHandle>, Failed> {
+    /// Who has flushed the chunk, if they are few.
+    async fn flush_chunk(&self, file: &File, index: ChunkIndex) -> Result<Option<FlushedChunk>, Failed> {
         let (grant, creating) = {
             let writing = self.writing.lock().await;
             let held = writing.get(&(file.inode, index.get())).filter(|held| held.usable).ok_or(Failed::Stale)?;
@@ -403,7 +416,9 @@ impl Client {
             outcomes.push(ack(self.net.call(ends, BOUND, "sync", serve).await.ok().flatten()));
         }
         verdict(&grant.replicas, &outcomes)?;
-        Ok((grant.replicas.len() < COPIES_MIN).then_some(grant.handle))
+        let servers = grant.replicas.iter().map(|replica| replica.server).collect();
+        let flushed = FlushedChunk { handle: grant.handle, version: grant.version, servers };
+        Ok((grant.replicas.len() < COPIES_MIN).then_some(flushed))
     }
 
     async fn map(&self, inode: InodeId) -> ChunkMap {
