@@ -182,23 +182,27 @@ async fn install<D: Disk>(node: &Node<D>, install: Install) -> Result<InstallRep
 
 /// The same command may come twice: the version that it raises to is as good as the one it names.
 fn check_version(row: &ReplicaRow, install: &Install) -> Result<(), Failure> {
+    let text = || format!("the replica has version {}, not {}", row.version, install.version);
+    if row.version < install.version {
+        // What is older, suspect or not, was left behind when the chunk was raised or began again: nothing of this
+        // version is here.
+        return Err(Failure::told(FsError::NotFound, text()));
+    }
     if row.state.is_suspect() {
         return Err(DataError::Suspect.into());
     }
     if row.version == install.version || Some(row.version) == install.raise_to {
         return Ok(());
     }
-    let text = format!("the replica has version {}, not {}", row.version, install.version);
-    // What is older was left behind when the chunk was raised or began again: nothing of this version is here.
-    let error = if row.version < install.version { FsError::NotFound } else { FsError::Stale };
-    Err(Failure::told(error, text))
+    Err(Failure::told(FsError::Stale, text()))
 }
 
 /// Length and sums afterwards. The cut comes first: a replica of the new version never has bytes from beyond it.
 fn change<D: Disk>(node: &Node<D>, install: &Install, version: ChunkVersion) -> Result<(u32, Vec<u8>), Failure> {
     let handle = install.handle;
     let row = node.store.row(handle).ok_or(DataError::NoChunk)?;
-    check_version(&row, install)?;
+    // the master takes it for absent, or would: it hears of what is there once more, and has it deleted
+    check_version(&row, install).inspect_err(|_| node.outbox.touched(handle))?;
     if let Some(length) = install.cut {
         node.store.cut(handle, row.version, length)?;
     }
@@ -270,5 +274,74 @@ fn bury<D: Disk>(node: &Node<D>, chunk: SyncChunk) {
     node.grants.bury(chunk.handle, chunk.version, node.clock.now());
     if matches!(may_block(|| node.store.delete(&[chunk])).pop(), Some(Ok(()))) {
         node.outbox.removed(chunk.handle, chunk.version);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::BootClock;
+    use crate::node::Patience;
+    use crate::outbox::Change;
+    use crate::store::mem::MemDisk;
+    use crate::store::{ChunkStore, StoreConfig};
+    use gfs_proto::chunk::Numbering;
+    use gfs_proto::control::ReplicaState;
+    use gfs_proto::ids::{ClusterId, ServerUuid, TruncateGeneration};
+    use gfs_proto::layout::ChunkSize;
+    use std::time::Duration;
+
+    const HANDLE: ChunkHandle = ChunkHandle::new(1);
+
+    fn install_of(version: ChunkVersion) -> Install {
+        Install {
+            handle: HANDLE,
+            version,
+            raise_to: None,
+            epoch: Epoch { term: Term::new(1), counter: 1 },
+            cut: None,
+            truncate_generation: TruncateGeneration::new(0),
+            numbering: Numbering::Client,
+            members: Vec::new(),
+            lease: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_of_another_version_is_reported_again() {
+        let config = StoreConfig {
+            directories: vec!["/chunks".into()],
+            reserve_bytes: 1 << 20,
+            watermark_bytes: 2 << 20,
+            boot_id: "boot".to_owned(),
+            uuid_if_new: ServerUuid::new([1; 16]),
+            open_files_max: 16,
+            pack_bytes: 0,
+        };
+        let store = ChunkStore::open(config, MemDisk::default()).expect("a new store");
+        store.join(ClusterId::new([7; 16]), ChunkSize::new(64 << 10).expect("within limits")).expect("joined");
+        let patience = Patience { turn: Duration::ZERO, hop: Duration::ZERO, idle: Duration::ZERO };
+        let node = Node::new(store, Arc::new(BootClock), "boot".to_owned(), patience);
+        node.store.create(HANDLE, ChunkVersion::new(1), 1).expect("there is room");
+        node.outbox.start();
+        let outcome = install(&node, install_of(ChunkVersion::new(2))).await;
+        assert_eq!(outcome.map_err(|failure| failure.error()), Err(FsError::NotFound));
+        assert_eq!(node.outbox.take().changes, [(HANDLE, Change::Touched)]);
+    }
+
+    #[test]
+    fn what_is_older_is_absent_whatever_its_state() {
+        let [first, second, third] = [1, 2, 3].map(ChunkVersion::new);
+        let install = install_of(second);
+        let answer = |version, state| {
+            let row = ReplicaRow { handle: HANDLE, version, length: 0, state };
+            check_version(&row, &install).map_err(|failure| failure.error())
+        };
+        for state in [ReplicaState::Clean, ReplicaState::Suspect, ReplicaState::DamagedSuspect] {
+            assert_eq!(answer(first, state), Err(FsError::NotFound));
+        }
+        assert_eq!(answer(second, ReplicaState::Suspect), Err(FsError::NoReplica));
+        assert_eq!(answer(second, ReplicaState::Clean), Ok(()));
+        assert_eq!(answer(third, ReplicaState::Clean), Err(FsError::Stale));
     }
 }
