@@ -329,6 +329,7 @@ async fn replicas_ahead_of_the_record_are_brought_to_one_version() {
     let master = cluster.node().master.clone();
     let reported = || master.locations.of(first.handle).iter().filter(|row| row.version >= ahead).count() == 3;
     until("all report what they have", reported).await;
+    cluster.all_up(3).await;
     let map = client.chunks(inode).await;
     assert_eq!(map.chunks[0].version, ahead.next());
     assert_eq!(map.chunks[0].replicas.len(), 3);

@@ -9,7 +9,8 @@ pub(crate) use client::Client;
 pub(crate) use server::{FakeServer, Manners};
 
 use gfs_master::config::{Config, Settings, Timings};
-use gfs_master::node::Node;
+use gfs_master::data_dir::DataDirError;
+use gfs_master::node::{Node, StartError};
 use gfs_proto::layout::ChunkSize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -85,7 +86,17 @@ impl Cluster {
             node.stop().await;
         }
         let config = Config { restored, ..config(self.directory.path(), self.timings) };
-        self.node = Some(Node::start(&config).await.expect("the master starts"));
+        let deadline = Instant::now() + DEADLINE;
+        self.node = loop {
+            match Node::start(&config).await {
+                Ok(node) => break Some(node),
+                // A task of the former one is still on its way out; a process would have taken it along.
+                Err(StartError::DataDir(DataDirError::InUse(_))) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => panic!("the master starts: {error}"),
+            }
+        };
     }
 
     /// Starts a master on what a crash at this moment would have left. There must be nothing under way,
