@@ -124,9 +124,8 @@ impl Master {
         let file = self.store.view().chunks(inode, index, 1)?;
         let generations = Generations::from(&file);
         let Some(chunk) = file.chunks.first() else { return Ok(()) };
-        let now = Instant::now();
-        if chunk.record.entitled.iter().all(|server| self.servers.replica_up(*server, now).is_some()) {
-            return Ok(()); // all are there: those that have not flushed are asked next
+        if self.live_replicas(chunk.handle, &chunk.record, Instant::now()) == chunk.record.entitled.len() {
+            return Ok(()); // all can be asked: those that have not flushed are asked next
         }
         let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false };
         self.leases.remove(chunk.handle);
