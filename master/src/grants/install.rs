@@ -208,8 +208,12 @@ impl Master {
             }
         }
         let confirmed: Vec<ServerId> = round.confirmed.iter().map(|(member, _)| member.replica.server).collect();
-        let revoke = || ChunkCommand::Revoke { handle, epoch };
-        confirmed.iter().for_each(|server| self.servers.hint(*server, revoke()));
+        // Who is away was not compared: while it is, the others remember what may be missing there, beyond a restart of
+        // this master too.
+        if record.entitled.iter().all(|server| confirmed.contains(server)) {
+            let revoke = || ChunkCommand::Revoke { handle, epoch };
+            confirmed.iter().for_each(|server| self.servers.hint(*server, revoke()));
+        }
         confirmed
     }
 
