@@ -388,22 +388,19 @@ impl Master {
     }
 
     async fn fence_one(&self, server: ServerId, incarnation: Option<Incarnation>) -> Option<Silence<'_>> {
-        let (until, replica, silence) = match self.servers.fence(server, incarnation, Instant::now()) {
-            Fence::Passed => return None,
-            Fence::Until(until, replica) => (until, replica, None),
-            Fence::Silenced(until, replica, silence) => (until, replica, Some(silence)),
-        };
+        let Fence { until, replica, run, silence } = self.servers.fence(server, incarnation, Instant::now())?;
         loop {
             let now = Instant::now();
-            let back = incarnation.is_some() && self.servers.incarnation(server) != incarnation;
+            // another run is silent from its beginning
+            let back = run.is_some() && self.servers.incarnation(server) != run;
             if now >= until || back || self.servers.presence(server, now) == Presence::Left {
-                return silence;
+                return Some(silence);
             }
             // one that is connected here lives, whatever its port says
             if let Some(replica) = replica.as_ref().filter(|_| !self.servers.is_connected(server))
                 && self.reach.refuses(&replica.address).await
             {
-                return silence;
+                return Some(silence);
             }
             tokio::time::sleep(PROBE_PAUSE.min(until - now)).await;
         }
