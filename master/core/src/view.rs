@@ -30,7 +30,7 @@ pub struct View<'a> {
 
 /// The layers, as they change or as they were.
 enum Held<'a> {
-    Live(RwLockReadGuard<'a, Layers>, Alone),
+    Live { layers: RwLockReadGuard<'a, Layers>, _alone: Alone },
     Copied(&'a Layers),
 }
 
@@ -38,7 +38,7 @@ impl Deref for Held<'_> {
     type Target = Layers;
     fn deref(&self) -> &Layers {
         match self {
-            Self::Live(guard, _) => guard,
+            Self::Live { layers, .. } => layers,
             Self::Copied(layers) => layers,
         }
     }
@@ -74,8 +74,8 @@ impl Read for View<'_> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn new((layers, alone): (RwLockReadGuard<'a, Layers>, Alone), genesis: &'a Genesis) -> Self {
-        Self { layers: Held::Live(layers, alone), genesis, fault: Fault::default() }
+    pub(crate) fn new((layers, _alone): (RwLockReadGuard<'a, Layers>, Alone), genesis: &'a Genesis) -> Self {
+        Self { layers: Held::Live { layers, _alone }, genesis, fault: Fault::default() }
     }
 
     pub(crate) fn into_fault(self) -> Option<StoreError> {
