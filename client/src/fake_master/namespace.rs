@@ -5,13 +5,15 @@ use gfs_proto::FsError;
 use gfs_proto::attr::{Attr, FileKind, SetTime};
 use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap, Numbering};
 use gfs_proto::ids::{
-    ChunkHandle, ChunkIndex, ChunkVersion, DirCookie, Epoch, InodeId, MapGeneration, Term, TruncateGeneration,
+    ChunkHandle, ChunkIndex, ChunkVersion, DirCookie, Epoch, InodeId, MapGeneration, OpenId, Term, TruncateGeneration,
 };
 use gfs_proto::limits::LEASE;
 use gfs_proto::name::Name;
-use gfs_proto::ops::{DirEntry, DirPage, FsStats, InodeRef, Made, Make, MakeKind, Op, OpResult, Opened, RenameMode};
+use gfs_proto::ops::{
+    DirEntry, DirPage, FsStats, InodeRef, Made, Make, MakeKind, Op, OpResult, OpenSpec, Opened, RenameMode,
+};
 use gfs_proto::time::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,6 +33,8 @@ pub(crate) struct Namespace {
     /// Attributes before they were reported and not logged.
     logged: HashMap<InodeId, Attr>,
     last: InodeId,
+    /// Opens for writing.
+    writers: BTreeSet<(InodeId, OpenId)>,
 }
 
 impl Default for Namespace {
@@ -46,6 +50,7 @@ impl Default for Namespace {
             epochs: 0,
             logged: HashMap::new(),
             last: InodeId::ROOT,
+            writers: BTreeSet::new(),
         };
         namespace.attrs.insert(InodeId::ROOT, namespace.attr(InodeId::ROOT, FileKind::Directory));
         namespace.children.insert(InodeId::ROOT, BTreeMap::new());
@@ -202,10 +207,15 @@ impl Namespace {
                     self.cut(id(*inode)?, 0);
                 }
                 let attr = self.get(*inode)?;
-                let exclusive = exclusive && spec.access.writes();
+                self.register(attr.inode, spec);
+                let exclusive = exclusive && self.is_written(attr.inode);
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))
             }
-            Op::Release { .. } | Op::ReturnChunks { .. } | Op::AwaitCopies { .. } => Ok(OpResult::Done),
+            Op::Release { inode, open } => {
+                self.writers.remove(&(id(*inode)?, *open));
+                Ok(OpResult::Done)
+            }
+            Op::ReturnChunks { .. } | Op::AwaitCopies { .. } => Ok(OpResult::Done),
             Op::ReportSize { inode, size, mtime, ctime, durable, truncate_generation, .. } => {
                 let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
                 if *truncate_generation != attr.truncate_generation {
@@ -227,6 +237,17 @@ impl Namespace {
             Op::GrantChunk { inode, index } => self.grant(id(*inode)?, *index).map(OpResult::Grant),
             _ => Err(FsError::NotSupported),
         }
+    }
+
+    fn register(&mut self, inode: InodeId, spec: &OpenSpec) {
+        if spec.access.writes() {
+            self.writers.insert((inode, spec.open));
+        }
+    }
+
+    /// Somebody has it open for writing, as far as was told.
+    pub(crate) fn is_written(&self, inode: InodeId) -> bool {
+        self.writers.iter().any(|(written, _)| *written == inode)
     }
 
     /// As if another session had set the size.
@@ -288,6 +309,7 @@ impl Namespace {
         self.entries(make.parent)?.insert(make.name.as_bytes().to_vec(), inode);
         let attr = Attr { mode: make.mode, ..self.attr(inode, make.kind.file_kind()) };
         self.attrs.insert(inode, attr.clone());
+        make.open.iter().for_each(|spec| self.register(inode, spec));
         match &make.kind {
             MakeKind::Directory => {
                 self.children.insert(inode, BTreeMap::new());

@@ -237,6 +237,25 @@ async fn a_second_open_of_a_file_that_is_ours_asks_nobody() {
 }
 
 #[tokio::test]
+async fn an_open_for_writing_that_asks_nobody_relies_on_one_for_writing() {
+    let master = FakeMaster::start().await;
+    master.set_exclusive(false);
+    let client = connect(&master).await;
+    let (file, first) = create(&client, "f").await;
+    master.set_exclusive(true);
+    // the other mount has closed it: by this open we learn that we are alone, thanks to the first
+    let reader = client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    client.release(first.handle);
+    let writer = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    // behind everything that was sent before
+    client.statfs().await.expect("answered");
+    assert!(master.with_namespace(|namespace| namespace.is_written(file)), "it may not write what it buffers");
+    client.release(reader.handle);
+    client.release(writer.handle);
+    eventually("released", || !master.with_namespace(|namespace| namespace.is_written(file))).await;
+}
+
+#[tokio::test]
 async fn an_open_that_finds_another_size_than_was_told_reads_past_the_kernel() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;

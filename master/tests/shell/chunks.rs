@@ -1,6 +1,7 @@
 //! Grants, versions, locations and garbage, between clients and chunkservers.
 
-use crate::support::{Client, Cluster, DEADLINE, FakeServer, Manners, until};
+use crate::support::{Client, Cluster, DEADLINE, FakeServer, Manners, timings, until};
+use gfs_master::config::Timings;
 use gfs_proto::FsError;
 use gfs_proto::attr::SetAttr;
 use gfs_proto::chunk::ChunkGrant;
@@ -8,7 +9,7 @@ use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver};
 use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId};
 use gfs_proto::ops::{HeldChunk, Op, OpResult};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A file with one written chunk, whose lease was given back.
 async fn written(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
@@ -374,6 +375,39 @@ async fn a_cut_inside_a_chunk_clips_reads_until_the_replicas_made_it() {
     assert!(grant.truncate_generation > first.truncate_generation);
     assert!(servers.iter().all(|server| server.installs(first.handle)[0].cut == Some(40)));
     assert_eq!(client.chunks(inode).await.chunks[0].clip, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_made_though_nobody_writes_the_chunk_again_by_the_next_master_too() {
+    for next in [false, true] {
+        let mut cluster = Cluster::with(Timings { lease: Duration::from_millis(500), ..timings() }).await;
+        let mut servers = cluster.servers().await;
+        let client = Client::start(&cluster.url()).await;
+        let (inode, first) = written(&client, &servers).await;
+        all_reported(&cluster, &first).await;
+        for server in &servers {
+            server.flush(first.handle).await; // what is clean is nobody's cause to look at
+        }
+        if next {
+            servers[2].manners(Manners::Mute);
+        }
+        let changes = SetAttr { size: Some(40), ..SetAttr::default() };
+        assert!(client.ask(Op::SetAttr { inode: inode.into(), changes }).await.is_ok());
+        if next {
+            cluster.restart().await;
+            for server in std::mem::take(&mut servers) {
+                servers.push(server.again(&cluster.url()).await);
+            }
+            cluster.all_up(3).await;
+            servers[2].manners(Manners::Good);
+            let _ = client.resume(&cluster.url(), &[]).await.expect("resumed");
+        }
+        let made = |server: &FakeServer| server.installs(first.handle).iter().any(|install| install.cut == Some(40));
+        until("all have made it", || servers.iter().all(made)).await;
+        let master = cluster.node().master.clone();
+        let pending = || master.store.view().pending_cut(first.handle).expect("readable").is_some();
+        until("nothing is left to be cut", || !pending()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
