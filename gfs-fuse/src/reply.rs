@@ -191,7 +191,21 @@ pub(crate) fn directory_plus(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gfs_client::FileHandle;
     use gfs_proto::ids::DirCookie;
+
+    #[test]
+    fn who_appends_or_shares_a_file_goes_past_the_page_cache() {
+        for (direct, append, past) in [(false, false, false), (true, false, true), (false, true, true)] {
+            for keep_cache in [false, true] {
+                let opened = Opened { handle: FileHandle::new(1), keep_cache, direct };
+                let flags = open_flags(&opened, append);
+                assert_eq!(flags.contains(FopenFlags::FOPEN_DIRECT_IO), past);
+                assert_eq!(flags.contains(FopenFlags::FOPEN_KEEP_CACHE), keep_cache);
+                assert!(!flags.contains(FopenFlags::FOPEN_NOFLUSH), "the kernel would not tell of a close");
+            }
+        }
+    }
 
     #[test]
     fn a_listing_begins_with_the_dots_once() {

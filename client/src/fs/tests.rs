@@ -10,6 +10,7 @@ use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, MakeKind, RenameMode};
 use gfs_proto::time::Timestamp;
 
+mod coherence;
 mod links;
 mod threads;
 
