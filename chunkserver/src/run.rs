@@ -16,7 +16,7 @@ use crate::store::real::RealDisk;
 use crate::store::{StoreConfig, StoreError};
 use crate::workers::{self, Compactor, Flusher, PackMaker, Worker};
 use gfs_proto::chunk::ServerAddress;
-use gfs_proto::ids::ServerUuid;
+use gfs_proto::ids::{RunId, ServerUuid};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -103,6 +103,7 @@ impl Chunkserver {
                 host: boot_id,
             },
             rack: config.rack,
+            run: RunId::new(u64::from_le_bytes(random()?)),
         };
         let (refused, refusal) = oneshot::channel();
         let link = link::run(Arc::clone(&node), settings, stopped.clone());
@@ -187,16 +188,20 @@ async fn join(task: JoinHandle<()>) {
     }
 }
 
-fn open_store(config: &Config, boot_id: String) -> Result<Store, StartError> {
-    let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid)
+fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
         .map_err(|error| StartError::Machine { what: "random bytes", source: io::Error::other(error.to_string()) })?;
+    Ok(bytes)
+}
+
+fn open_store(config: &Config, boot_id: String) -> Result<Store, StartError> {
     let store = StoreConfig {
         directories: config.directories.clone(),
         reserve_bytes: config.reserve_bytes,
         watermark_bytes: config.watermark_bytes,
         boot_id,
-        uuid_if_new: ServerUuid::new(uuid),
+        uuid_if_new: ServerUuid::new(random()?),
         open_files_max: open_files_max(),
         pack_bytes: PACK_BYTES,
     };

@@ -34,13 +34,16 @@ pub enum Name {
     Unavailable,
     /// None.
     Lost,
+    /// Blocks of it are damaged in every copy.
+    Damaged,
     /// Allocated; no server has been seen to have it.
     Unwritten,
 }
 
 impl Name {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Healthy, Self::Missing, Self::Unavailable, Self::Lost, Self::Unwritten];
+    pub const ALL: [Self; 6] =
+        [Self::Healthy, Self::Missing, Self::Unavailable, Self::Lost, Self::Damaged, Self::Unwritten];
 
     /// As printed.
     pub const fn text(self) -> &'static str {
@@ -49,6 +52,7 @@ impl Name {
             Self::Missing => "missing",
             Self::Unavailable => "unavailable",
             Self::Lost => "lost",
+            Self::Damaged => "damaged",
             Self::Unwritten => "unwritten",
         }
     }
@@ -100,6 +104,7 @@ impl Master {
             let copies = self.copies_of(handle, &record);
             let health = match health(&servers, &copies) {
                 _ if self.unwritten.contains(handle) => Name::Unwritten,
+                _ if self.repair.has_given_up(handle) => Name::Damaged,
                 Health::Healthy => Name::Healthy,
                 Health::Missing(_) => Name::Missing,
                 Health::Unavailable => Name::Unavailable,

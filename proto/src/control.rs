@@ -4,8 +4,8 @@ use crate::chunk::{Numbering, Replica, ServerAddress};
 use crate::error::FsError;
 use crate::frame::SyncChunk;
 use crate::ids::{
-    ChunkHandle, ChunkVersion, ClusterId, Epoch, Incarnation, Sequence, Serial, ServerId, ServerUuid, SessionId, Term,
-    TruncateGeneration,
+    ChunkHandle, ChunkVersion, ClusterId, Epoch, Incarnation, RunId, Sequence, Serial, ServerId, ServerUuid, SessionId,
+    Term, TruncateGeneration,
 };
 use crate::layout::ChunkSize;
 use crate::ops::{Capabilities, HeldChunk};
@@ -38,6 +38,8 @@ pub struct Register {
     pub uuid: ServerUuid,
     /// Raised durably at each start.
     pub incarnation: Incarnation,
+    /// Of this start.
+    pub run: RunId,
     /// Data ports.
     pub address: ServerAddress,
     /// Label of its failure domain; may be empty.

@@ -62,6 +62,11 @@ id!(
     Incarnation, u64, "{}"
 );
 id!(
+    /// Drawn at random by each start of a chunkserver. Two with the same incarnation are two of it: a storage directory
+    /// was copied, or put back.
+    RunId, u64, "{:016x}"
+);
+id!(
     /// Order of a mutation of one chunk under one lease epoch, from 1 (GFS paper, 3.1).
     Serial, u64, "{}"
 );

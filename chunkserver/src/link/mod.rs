@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::store::disk::Disk;
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{FromChunkserver, Register};
-use gfs_proto::ids::{ClusterId, Term};
+use gfs_proto::ids::{ClusterId, RunId, Term};
 use gfs_proto::ops::Capabilities;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub struct LinkSettings {
     pub address: ServerAddress,
     /// Its failure domain.
     pub rack: String,
+    /// Of this start.
+    pub run: RunId,
 }
 
 /// Why a stream ended.
@@ -180,6 +182,7 @@ pub fn register<D: Disk>(node: &Node<D>, settings: &LinkSettings) -> FromChunkse
         cluster: identity.cluster,
         uuid: identity.uuid,
         incarnation: identity.incarnation,
+        run: settings.run,
         address: settings.address.clone(),
         rack: settings.rack.clone(),
         software: env!("CARGO_PKG_VERSION").to_owned(),

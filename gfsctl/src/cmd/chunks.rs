@@ -14,15 +14,15 @@ const PAGE: u32 = 500;
 /// Show chunks and how they stand, or replicas that belong to none
 #[derive(clap::Args, Debug)]
 #[command(after_help = "A chunk is healthy (as many copies as its goal), missing (fewer, at least one), unavailable \
-(none for the time being: a server that may have one is expected back), lost (none) or unwritten (nothing was written \
-into it yet).\n\n\
+(none for the time being: a server that may have one is expected back), lost (none), damaged (blocks \
+of it do not match their checksums in any copy) or unwritten (nothing was written into it yet).\n\n\
 A replica is orphaned if the master knows of no chunk that it belongs to, or only of an older version: it was restored \
 from a backup. It is kept for the time that the setting quarantine-retention of the master says (7d), never read, and \
 then deleted.\n\n\
 Examples:\n  gfsctl chunks --health lost         # which files have lost data\n  gfsctl chunks --server cs2          # what a chunkserver has or should have\n  gfsctl chunks --orphaned")]
 pub(crate) struct Args {
     /// Only chunks that are so
-    #[arg(long, value_name = "HEALTH", value_parser = ["healthy", "missing", "unavailable", "lost", "unwritten"], conflicts_with = "orphaned")]
+    #[arg(long, value_name = "HEALTH", value_parser = ["healthy", "missing", "unavailable", "lost", "damaged", "unwritten"], conflicts_with = "orphaned")]
     health: Option<String>,
     /// Only what is, or should be, at this chunkserver: its number, as cs2 or 2
     #[arg(long, value_name = "SERVER", value_parser = number)]

@@ -106,12 +106,14 @@ impl From<MasterStatus> for Master {
     }
 }
 
-/// In one word: `critical` if something cannot be read, `degraded` if copies are missing.
+/// In one word: `critical` if something cannot be read, or nobody is there to write to; `degraded` if copies are missing;
+/// `full` if there is no room to write.
 fn health(reply: &StatusReply) -> &'static str {
-    match (reply.chunks_missing, reply.chunks_degraded) {
-        (0, 0) => "healthy",
-        (0, _) => "degraded",
-        _ => "critical",
+    match reply {
+        _ if reply.chunks_missing + reply.chunks_incurable > 0 || reply.chunkservers_up == 0 => "critical",
+        _ if reply.chunks_degraded > 0 => "degraded",
+        _ if reply.bytes_free == 0 => "full",
+        _ => "healthy",
     }
 }
 
@@ -234,7 +236,15 @@ mod tests {
 
     #[test]
     fn bad_news_is_shown_only_when_there_is_some() {
-        let reply = StatusReply { chunks: 5, chunks_healthy: 5, goal_default: 3, ..StatusReply::default() };
+        let (up, room) = (3, 1 << 30);
+        let reply = StatusReply {
+            chunks: 5,
+            chunks_healthy: 5,
+            goal_default: 3,
+            chunkservers_up: up,
+            bytes_free: room,
+            ..StatusReply::default()
+        };
         assert_eq!(Status::from(reply.clone()).chunks_text(), "5, 5 with all copies");
         let bad = Status::from(StatusReply { chunks_healthy: 4, chunks_missing: 1, ..reply.clone() });
         assert_eq!(bad.chunks_text(), "5, 4 with all copies, 1 WITHOUT ANY COPY");
@@ -248,12 +258,15 @@ mod tests {
             Status::from(StatusReply { chunks_healthy: 4, chunks_degraded: 1, repair_queue: 1, ..reply.clone() });
         assert_eq!(fewer.repair_text(), "1 chunks wait, 0 being copied, 0 B/s");
         let damaged = StatusReply { replicas_damaged: 2, chunks_incurable: 1, ..reply.clone() };
+        assert_eq!(health(&damaged), "critical");
         assert_eq!(
             Status::from(damaged).chunks_text(),
             "5, 5 with all copies, 2 copies damaged, 1 WITH BLOCKS THAT ARE DAMAGED IN EVERY COPY"
         );
-        let words = [Status::from(reply).health, fewer.health, bad.health];
-        assert_eq!(words, ["healthy", "degraded", "critical"]);
+        let full = Status::from(StatusReply { bytes_free: 0, ..reply.clone() });
+        let alone = Status::from(StatusReply { chunkservers_up: 0, ..reply.clone() });
+        let words = [Status::from(reply).health, fewer.health, bad.health, full.health, alone.health];
+        assert_eq!(words, ["healthy", "degraded", "critical", "full", "critical"]);
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl Repair {
         }
     }
 
+    /// True if no copy has all blocks of the chunk as they should be.
+    pub fn has_given_up(&self, handle: ChunkHandle) -> bool {
+        self.incurable.lock().get(&handle).is_some_and(|known| known.since.elapsed() < INCURABLE_FOR)
+    }
+
     /// Chunks with blocks that no copy has as they should be.
     pub fn incurable(&self) -> u64 {
         let mut incurable = self.incurable.lock();

@@ -307,7 +307,7 @@ impl wire::admin_server::Admin for AdminService {
     async fn chunks(&self, request: Request<wire::ChunksRequest>) -> Result<Response<wire::ChunksReply>, Status> {
         let request = request.into_inner();
         let wanted = wanted(&request).map_err(|()| {
-            FsError::InvalidArgument.into_status("a chunk is healthy, missing, unavailable, lost or unwritten")
+            FsError::InvalidArgument.into_status("a chunk is healthy, missing, unavailable, lost, damaged or unwritten")
         })?;
         tokio::task::block_in_place(|| self.chunks(&wanted)).map(Response::new).map_err(failed)
     }

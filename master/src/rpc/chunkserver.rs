@@ -29,7 +29,7 @@ fn turned_away(error: &RegisterError) -> Status {
     let code = match error {
         // It gives up at this one, and tries again after all others.
         RegisterError::Cluster { .. } => FsError::InvalidArgument,
-        RegisterError::OlderRun => FsError::Stale,
+        RegisterError::OlderRun | RegisterError::Elsewhere(_) => FsError::Stale,
         RegisterError::Deposed { .. } => FsError::NotLeader,
         RegisterError::NotLogged(error) => *error,
     };

@@ -9,6 +9,7 @@
 
 pub mod link;
 pub mod locations;
+pub mod runs;
 pub mod service;
 mod slowness;
 mod standing;
@@ -399,12 +400,13 @@ impl Servers {
         self.table.lock().values_mut().for_each(|entry| entry.recent /= 2);
     }
 
-    /// Total and free bytes of all servers that are up.
+    /// Total bytes of all servers that are up, and how many are free at those that take new chunks.
     pub fn room(&self, now: Instant) -> (u64, u64) {
         let table = self.table.lock();
         let up = table.values().filter(|s| s.presence(self.started, now, &self.timings) == Presence::Up);
         up.fold((0, 0), |(total, free), s| {
-            (total + s.space.iter().map(|d| d.bytes_total).sum::<u64>(), free + s.bytes_free())
+            let room = if s.duty.draining { 0 } else { s.bytes_free() };
+            (total + s.space.iter().map(|d| d.bytes_total).sum::<u64>(), free + room)
         })
     }
 
@@ -445,16 +447,17 @@ impl Servers {
 mod tests {
     use super::*;
     use gfs_proto::chunk::ServerAddress;
-    use gfs_proto::ids::Term;
+    use gfs_proto::ids::{RunId, Term};
     use gfs_proto::ops::Capabilities;
 
-    const SERVER: ServerId = ServerId::new(1);
+    pub(super) const SERVER: ServerId = ServerId::new(1);
 
-    fn register(incarnation: u64) -> Register {
+    pub(super) fn register(incarnation: u64) -> Register {
         Register {
             cluster: None,
             uuid: ServerUuid::new([1; 16]),
             incarnation: Incarnation::new(incarnation),
+            run: RunId::new(incarnation),
             address: ServerAddress { tcp: "127.0.0.1:1".parse().expect("address"), unix: None, host: String::new() },
             rack: String::new(),
             software: String::new(),
@@ -463,7 +466,7 @@ mod tests {
             highest_term: Term::new(0),
         }
     }
-    fn link() -> Arc<Link> {
+    pub(super) fn link() -> Arc<Link> {
         Arc::new(Link::new(tokio::sync::mpsc::channel(1).0, Term::new(1)))
     }
 

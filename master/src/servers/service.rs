@@ -7,6 +7,7 @@
 
 use super::link::{Link, OUTGOING_MAX};
 use super::locations::{Known, Located};
+use super::runs::RunError;
 use crate::blocking::may_block;
 use crate::master::Master;
 use crate::quarantine;
@@ -19,6 +20,7 @@ use gfs_proto::ids::{ChunkHandle, ServerId};
 use gfs_proto::mutant;
 use gfs_proto::ops::Capabilities;
 use parking_lot::Mutex;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
@@ -52,12 +54,29 @@ pub enum RegisterError {
         /// Of this master.
         ours: gfs_proto::ids::Term,
     },
-    /// Its directory was copied or set back.
-    #[error("a newer run of this chunkserver is known: were its directories copied or restored?")]
+    /// Its directory was set back.
+    #[error(
+        "this chunkserver has run since its directories were as they are: were they copied, or restored from a backup? \
+        What they hold may be old; remove them and start with empty ones"
+    )]
     OlderRun,
+    /// Its directory was copied.
+    #[error(
+        "this chunkserver is connected from {0} already: were its directories copied? Start this one with empty ones"
+    )]
+    Elsewhere(SocketAddr),
     /// The registration could not be logged.
     #[error("the registration was not logged: {0}")]
     NotLogged(#[from] FsError),
+}
+
+impl From<RunError> for RegisterError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Older => Self::OlderRun,
+            RunError::Elsewhere(address) => Self::Elsewhere(address),
+        }
+    }
 }
 
 /// A registered stream.
@@ -89,9 +108,7 @@ impl Master {
             None => self.log_server(&register).await?,
         };
         self.took_leave(server, None).await?;
-        if self.servers.incarnation(server).is_some_and(|known| known > register.incarnation) {
-            return Err(RegisterError::OlderRun);
-        }
+        self.servers.check_run(server, &register, Instant::now())?;
         let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
         let link = Arc::new(Link::new(sender, self.term()));
         info!(%server, address = %register.address.tcp, incarnation = %register.incarnation, "chunkserver registered");

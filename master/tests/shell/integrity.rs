@@ -2,6 +2,7 @@
 
 use crate::repair::{entitled, four, hasty, leased};
 use crate::support::{Client, Cluster, FakeServer, Manners, until};
+use gfs_master::chunk_list::{Name, Wanted};
 use gfs_master::config::Timings;
 use gfs_master::servers::locations::Known;
 use gfs_proto::control::ReplicaState;
@@ -92,6 +93,9 @@ async fn what_no_copy_has_is_counted_and_not_asked_for_again_and_again() {
     servers.iter().for_each(|server| server.manners(Manners::NoMends));
     servers[0].find_damage(handle).await;
     until("it is given up", || cluster.node().master.repair.incurable() == 1).await;
+    let wanted = Wanted { health: Some(Name::Damaged), server: None, after: None, limit: 10 };
+    let listed = cluster.node().master.list_chunks(&wanted).expect("readable").chunks;
+    assert_eq!(listed.iter().map(|chunk| chunk.handle).collect::<Vec<_>>(), [handle]);
     until("the others look at theirs", || servers[1].looks(handle) + servers[2].looks(handle) == 2).await;
     cluster.node().master.repair.look_everywhere();
     let again = until("it is asked again", || servers[0].mends(handle).len() > 1);

@@ -14,7 +14,7 @@ use crate::control::{
 use crate::error::FsError;
 use crate::frame::SyncChunk;
 use crate::ids::{
-    ChunkVersion, ClusterId, Incarnation, Sequence, Serial, ServerUuid, SessionId, Term, TruncateGeneration,
+    ChunkVersion, ClusterId, Incarnation, RunId, Sequence, Serial, ServerUuid, SessionId, Term, TruncateGeneration,
 };
 use crate::layout::ChunkSize;
 use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, DELETIONS_MAX, LOST_BLOCKS_MAX, PROTOCOL_VERSION};
@@ -68,6 +68,7 @@ impl From<&Register> for wire::Register {
             space: Some(space_report(&register.space)),
             capabilities: register.capabilities.get(),
             highest_term: register.highest_term.get(),
+            run: register.run.get(),
         }
     }
 }
@@ -82,6 +83,7 @@ impl TryFrom<wire::Register> for Register {
             cluster: cluster.map(|id| field("cluster_id").uuid(id, ClusterId::from_slice)).transpose()?,
             uuid: field("server_uuid").uuid(&raw.server_uuid, ServerUuid::from_slice)?,
             incarnation: Incarnation::new(raw.incarnation),
+            run: RunId::new(raw.run),
             address: address("Register", &raw.tcp, raw.unix, raw.host)?,
             rack: field("rack").text(raw.rack)?,
             software: field("software").text(raw.software)?,

@@ -16,7 +16,7 @@ use gfs_chunkserver::workers::{self, Compactor, Flusher, PackMaker, Worker};
 use gfs_master::servers::service::{Attached, Reader};
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{ChunkCommand, FromChunkserver, Register, Registered, ToChunkserver};
-use gfs_proto::ids::{ChunkHandle, ChunkVersion, ServerUuid};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, RunId, ServerUuid};
 use gfs_proto::wire;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -144,6 +144,7 @@ impl Machine {
                 master: "master".to_owned(),
                 address: ServerAddress { tcp: address(self.number), unix: None, host: boot_id },
                 rack: String::new(),
+                run: RunId::new(node.incarnation.get()),
             };
             tokio::spawn(stay_linked(net.clone(), node.clone(), self.place(), settings));
             let jobs: [Arc<dyn Worker>; 3] =

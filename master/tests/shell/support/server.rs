@@ -9,7 +9,7 @@ use gfs_proto::control::{
     WriteOutcome,
 };
 use gfs_proto::frame::SyncChunk;
-use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, ServerId, ServerUuid, Term};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, ClusterId, Incarnation, RunId, ServerId, ServerUuid, Term};
 use gfs_proto::ops::Capabilities;
 use gfs_proto::wire;
 use gfs_proto::wire::chunkserver_link_client::ChunkserverLinkClient;
@@ -99,6 +99,7 @@ pub(crate) fn register(number: u8, incarnation: u64, cluster: Option<ClusterId>)
         cluster,
         uuid: ServerUuid::new([number; 16]),
         incarnation: Incarnation::new(incarnation),
+        run: RunId::new(incarnation),
         // A port that nobody listens at: a connection is refused at once.
         address: ServerAddress { tcp: "127.0.0.1:1".parse().expect("address"), unix: None, host: "here".to_owned() },
         rack: String::new(),

@@ -432,12 +432,13 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
     any::<u64>().prop_map(Capabilities::new)
 }
 fn register() -> impl Strategy<Value = Register> {
-    let ids = (any::<Option<[u8; 16]>>(), any::<[u8; 16]>(), incarnation(), address());
+    let ids = (any::<Option<[u8; 16]>>(), any::<[u8; 16]>(), incarnation(), any::<u64>(), address());
     (ids, text(), text(), space(), capabilities(), term()).prop_map(
-        |((cluster, uuid, incarnation, address), rack, software, space, capabilities, highest_term)| Register {
+        |((cluster, uuid, incarnation, run, address), rack, software, space, capabilities, highest_term)| Register {
             cluster: cluster.map(ClusterId::new),
             uuid: ServerUuid::new(uuid),
             incarnation,
+            run: RunId::new(run),
             address,
             rack,
             software,
