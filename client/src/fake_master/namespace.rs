@@ -20,6 +20,8 @@ pub(crate) const PAGE_ENTRIES: usize = 4;
 
 pub(crate) struct Namespace {
     pub(crate) index: u64,
+    /// An open for reading is answered as if the session had the file open for writing, too, and were alone.
+    pub(crate) readers_alone: bool,
     attrs: HashMap<InodeId, Attr>,
     children: HashMap<InodeId, BTreeMap<Vec<u8>, InodeId>>,
     targets: HashMap<InodeId, Vec<u8>>,
@@ -37,6 +39,7 @@ impl Default for Namespace {
     fn default() -> Self {
         let mut namespace = Self {
             index: 1,
+            readers_alone: false,
             attrs: HashMap::new(),
             children: HashMap::new(),
             targets: HashMap::new(),
@@ -202,7 +205,7 @@ impl Namespace {
                     self.cut(id(*inode)?, 0);
                 }
                 let attr = self.get(*inode)?;
-                let exclusive = exclusive && spec.access.writes();
+                let exclusive = exclusive && (spec.access.writes() || self.readers_alone);
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))
             }
             Op::Release { .. } | Op::ReturnChunks { .. } | Op::AwaitCopies { .. } => Ok(OpResult::Done),

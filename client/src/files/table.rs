@@ -437,7 +437,8 @@ impl Files {
         if entry.handles == 0 {
             return Closed::Inode(entry.inode.clone());
         }
-        if entry.covered > 0 {
+        // being alone rests on a registration for writing: the master forgets it with the last of these
+        if entry.covered > 0 || entry.inode.is_exclusive() {
             return Closed::Handle(Vec::new());
         }
         Closed::Handle(entry.inherited.drain(..).map(|reclaim| (id, reclaim.open)).collect())
