@@ -246,6 +246,8 @@ impl InodeData {
                 Ok(())
             }
             Err(error) => {
+                // the bytes are gone: nobody may take it for a flush that another open can make good
+                let error = if error == FsError::BadHandle { FsError::Io } else { error };
                 self.gave_up((order, frame.index()), error, told);
                 Err(error)
             }

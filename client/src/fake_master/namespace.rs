@@ -22,6 +22,8 @@ pub(crate) const PAGE_ENTRIES: usize = 4;
 
 pub(crate) struct Namespace {
     pub(crate) index: u64,
+    /// An open for reading is answered as if the session had the file open for writing, too, and were alone.
+    pub(crate) readers_alone: bool,
     attrs: HashMap<InodeId, Attr>,
     children: HashMap<InodeId, BTreeMap<Vec<u8>, InodeId>>,
     targets: HashMap<InodeId, Vec<u8>>,
@@ -41,6 +43,7 @@ impl Default for Namespace {
     fn default() -> Self {
         let mut namespace = Self {
             index: 1,
+            readers_alone: false,
             attrs: HashMap::new(),
             children: HashMap::new(),
             targets: HashMap::new(),
@@ -208,7 +211,7 @@ impl Namespace {
                 }
                 let attr = self.get(*inode)?;
                 self.register(attr.inode, spec);
-                let exclusive = exclusive && self.is_written(attr.inode);
+                let exclusive = exclusive && (self.is_written(attr.inode) || self.readers_alone);
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))
             }
             Op::Release { inode, open } => {

@@ -126,7 +126,8 @@ impl Client {
     async fn adopt(&self, mut granted: Granted, opening: &Opening<'_>) -> Result<Opened, FsError> {
         let attr = granted.opened.attr.clone();
         let recalled = self.files.was_recalled(attr.inode, opening);
-        let exclusive = granted.opened.exclusive && !recalled;
+        // An open for reading is told so because of another for writing, which may be closed by now.
+        let exclusive = granted.opened.exclusive && granted.flags.access.writes() && !recalled;
         let given_up = granted.grant.take_if(|_| recalled);
         let Unparked { data: parked, noted } = self.files.unpark(&attr);
         let known = parked.as_ref().is_some_and(|(_, same)| *same);

@@ -160,7 +160,7 @@ impl Client {
         open.learn(&opened.attr);
         open.data.invalidate();
         self.cache.put_attr(&opened.attr, answer.seen);
-        self.settle_mode(open, opened.exclusive, &opening).await
+        self.settle_mode(open, opened.exclusive && reclaim.access.writes(), &opening).await
     }
 
     /// Everything of an inode to replicas and master, at the end.

@@ -257,6 +257,60 @@ async fn an_open_for_writing_that_asks_nobody_relies_on_one_for_writing() {
 }
 
 #[tokio::test]
+async fn an_open_for_reading_does_not_make_this_mount_the_only_writer() {
+    let master = FakeMaster::start().await;
+    master.start_servers(3).await;
+    let client = connect(&master).await;
+    let file = written_and_closed(&client, "f").await;
+    // answered while the writer was open, which has been closed since
+    master.with_namespace(|namespace| namespace.readers_alone = true);
+    let reader = client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    master.take_seen();
+    let writer = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    let seen = master.take_seen();
+    assert!(matches!(&seen[..], [Op::Open { .. }]), "the master knows who writes: {seen:?}");
+    client.release(writer.handle);
+    client.release(reader.handle);
+}
+
+#[tokio::test]
+async fn a_file_that_is_ours_alone_stays_registered_for_writing_while_it_is_read() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let file = master.with_namespace(|namespace| namespace.add_file(ROOT, "f"));
+    let open = async |access| client.open(&root(), file, OpenFlags::new(access)).await.expect("opened");
+    let reader = open(Access::Read).await;
+    let writer = open(Access::Write).await;
+    master.take_seen();
+    client.release(writer.handle);
+    let again = open(Access::Write).await;
+    client.statfs().await.expect("answered, after whatever was posted before");
+    let seen = master.take_seen();
+    assert!(matches!(&seen[..], [Op::StatFs]), "it is alone as the master sees it, too: {seen:?}");
+    client.release(reader.handle);
+    client.release(again.handle);
+    let mut seen = Vec::new();
+    let both = || {
+        seen.extend(master.take_seen());
+        seen.iter().filter(|op| matches!(op, Op::Release { .. })).count() == 2
+    };
+    eventually("released", both).await;
+}
+
+#[tokio::test]
+async fn an_fsync_after_written_data_was_given_up_fails_whatever_the_reason() {
+    let master = FakeMaster::start().await;
+    master.start_servers(3).await;
+    let client = connect(&master).await;
+    let file = written_and_closed(&client, "f").await;
+    let writer = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    client.write(writer.handle, 0, b"lost").await.expect("buffered");
+    master.inject(Fault::Refuse(FsError::BadHandle));
+    assert_eq!(client.fsync(writer.handle, true).await, Err(FsError::Io));
+    assert_eq!(client.fsync(writer.handle, true).await, Ok(()), "it has been told");
+}
+
+#[tokio::test]
 async fn an_open_that_finds_another_size_than_was_told_reads_past_the_kernel() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;
