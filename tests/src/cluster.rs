@@ -154,6 +154,11 @@ impl Cluster {
         self.path(&format!("c{number}"))
     }
 
+    /// Where the master keeps its data.
+    pub fn master_directory(&self) -> PathBuf {
+        self.options.master_data.clone().unwrap_or_else(|| self.path("master"))
+    }
+
     /// Address of the master.
     pub fn address(&self) -> &str {
         &self.address

@@ -60,13 +60,7 @@ pub fn images(cluster: &Cluster, number: usize) -> Result<BTreeMap<u64, Image>> 
     let mut found = BTreeMap::new();
     for subdirectory in fs::read_dir(directory.join("chunks"))? {
         for file in fs::read_dir(subdirectory?.path())? {
-            let path = file?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let handle = u64::from_str_radix(name.split('.').next().unwrap_or_default(), 16)?;
-            let mut header = [0; FIELDS];
-            File::open(&path)?.read_exact_at(&mut header, 0)?;
-            let length = length_in(&header);
-            found.insert(handle, Image { path, at: 0, length, record: None, unclean: name.ends_with(".d") });
+            found.extend(alone(file?.path())?);
         }
     }
     for pack in fs::read_dir(directory.join("packs"))? {
@@ -75,23 +69,52 @@ pub fn images(cluster: &Cluster, number: usize) -> Result<BTreeMap<u64, Image>> 
     Ok(found)
 }
 
+/// What was removed since it was listed is none.
+fn if_there<T>(outcome: std::io::Result<T>, path: &Path) -> Result<Option<T>> {
+    match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some).with_context(|| path.display().to_string()),
+    }
+}
+
+/// A replica with a file of its own; none if it was removed meanwhile, or has no header yet.
+fn alone(path: PathBuf) -> Result<Option<(u64, Image)>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let handle = u64::from_str_radix(name.split('.').next().unwrap_or_default(), 16)?;
+    let Some(file) = if_there(File::open(&path), &path)? else { return Ok(None) };
+    let mut header = [0; FIELDS];
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        outcome => outcome?,
+    }
+    let unclean = name.ends_with(".d");
+    Ok(Some((handle, Image { path, at: 0, length: length_in(&header), record: None, unclean })))
+}
+
 fn length_in(image: &[u8]) -> usize {
     u32::from_le_bytes(image[FIELDS - 8..FIELDS - 4].try_into().expect("four bytes")) as usize
 }
 
+/// Replicas in a pack; none if it was removed meanwhile, or has no header yet.
 fn packed(path: &Path) -> Result<Vec<(u64, Image)>> {
-    let raw = fs::read(path)?;
-    let long = |at: usize| u64::from_le_bytes(raw[at..at + 8].try_into().expect("eight bytes"));
-    let units = u32::from_le_bytes(raw[16..20].try_into().expect("four bytes")) as usize;
+    let raw = if_there(fs::read(path), path)?.unwrap_or_default();
+    let Some(units) = raw.get(16..20) else { return Ok(Vec::new()) };
+    let units = u32::from_le_bytes(units.try_into().expect("four bytes")) as usize;
     let data = (BLOCK + units * SLOT).next_multiple_of(BLOCK);
-    let slots = (0..units).map(|first| (first, BLOCK + first * SLOT));
-    let records = slots.filter(|(_, at)| raw[*at..at + SLOT].iter().any(|byte| *byte != 0));
-    let image = |(first, record): (usize, usize)| {
-        let at = data + first * BLOCK;
-        let (length, unclean) = (length_in(&raw[at..]), raw[record + 25] == 1);
-        (long(record), Image { path: path.to_owned(), at, length, record: Some(record), unclean })
-    };
-    Ok(records.map(image).collect())
+    let slots = (0..units).filter_map(|first| {
+        let (record, at) = (BLOCK + first * SLOT, data + first * BLOCK);
+        let (slot, header) = (raw.get(record..record + SLOT)?, raw.get(at..at + FIELDS)?);
+        let handle = u64::from_le_bytes(slot[..8].try_into().expect("eight bytes"));
+        let image = Image {
+            path: path.to_owned(),
+            at,
+            length: length_in(header),
+            record: Some(record),
+            unclean: slot[25] == 1,
+        };
+        slot.iter().any(|byte| *byte != 0).then_some((handle, image))
+    });
+    Ok(slots.collect())
 }
 
 /// Changes one bit on the disk; the page cache forgets what it had of the file.

@@ -127,6 +127,13 @@ impl Namespace {
         self.attrs[&inode].clone()
     }
 
+    /// A name of it is gone.
+    fn unlinked(&mut self, inode: InodeId) {
+        if let Some(attr) = self.attrs.get_mut(&inode).filter(|attr| attr.kind != FileKind::Directory) {
+            attr.nlink -= 1;
+        }
+    }
+
     fn get(&self, inode: InodeRef) -> Result<Attr, FsError> {
         self.attrs.get(&id(inode)?).cloned().ok_or(FsError::Stale)
     }
@@ -166,8 +173,9 @@ impl Namespace {
                 Ok(OpResult::Attr(attr.clone()))
             }
             Op::Unlink { parent, name } | Op::Rmdir { parent, name } => {
-                self.find(*parent, name)?;
+                let removed = self.find(*parent, name)?;
                 self.entries(*parent)?.remove(name.as_bytes());
+                self.unlinked(removed);
                 Ok(OpResult::Done)
             }
             Op::Rename { from_parent, from_name, to_parent, to_name, mode } => {
@@ -176,7 +184,8 @@ impl Namespace {
                     return Err(FsError::Exists);
                 }
                 self.entries(*from_parent)?.remove(from_name.as_bytes());
-                self.entries(*to_parent)?.insert(to_name.as_bytes().to_vec(), moved);
+                let replaced = self.entries(*to_parent)?.insert(to_name.as_bytes().to_vec(), moved);
+                replaced.into_iter().for_each(|replaced| self.unlinked(replaced));
                 Ok(OpResult::Done)
             }
             Op::SetAttr { inode, changes } => {

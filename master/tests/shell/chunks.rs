@@ -118,6 +118,31 @@ async fn a_stale_replica_that_comes_back_is_neither_named_nor_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_while_the_others_agree_answers_no_reads_of_what_it_missed() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let dead = servers.remove(2).kill();
+    cluster.all_up(2).await;
+    // The others are asked, and one does not answer: time enough to come back with what counts until they are done.
+    servers[0].manners(Manners::Mute);
+    let asked = || servers[1].installs(first.handle).len() > 0;
+    let back = async {
+        until("the others are asked", asked).await;
+        let back = dead.start(&cluster.url()).await;
+        until("it may answer reads", || back.acknowledged() > 0).await;
+        back
+    };
+    let (grant, back) = tokio::join!(client.grant(inode, 0), back);
+    let grant = grant.expect("granted without it");
+    assert!(grant.version > first.version && grant.replicas.iter().all(|replica| replica.server != back.id()));
+    let served = back.served_from().expect("acknowledged before").elapsed();
+    assert!(served >= cluster.timings.read_lease, "it may still answer reads of the old version: {served:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_nobody_knows_are_never_deleted() {
     let cluster = Cluster::start().await;
     let mut servers = cluster.servers().await;

@@ -175,18 +175,64 @@ async fn a_chunk_begun_under_the_former_master_is_found_before_it_is_reported() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_begun_again_while_another_writer_may_hold_the_grant() {
+async fn a_master_that_has_not_seen_a_server_does_not_count_on_what_it_may_have() {
+    let mut cluster = cluster().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = granted(&client).await;
+    for server in &servers {
+        server.create(first.handle, first.version, 100).await;
+    }
+    let master = cluster.node().master.clone();
+    until("it is known to be written", || master.store.view().unwritten() == Ok(vec![])).await;
+    drop(master);
+    cluster.crash().await;
+    let late = servers.pop().expect("three");
+    let late_id = late.id();
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(2).await;
+    let client = resumed(&client, &cluster, inode).await;
+    report_size(&client, inode, 100).await;
+    let grant = client.grant(inode, 0).await.expect("granted without it");
+    assert_eq!((grant.version, grant.replicas.len()), (first.version.next(), 2));
+    let record = cluster.node().master.store.view().chunk(first.handle).expect("readable").expect("known");
+    assert_eq!(record.entitled.len(), 2, "logged");
+    let late = late.again(&cluster.url()).await;
+    until("what it has is deleted", || late.version(first.handle).is_none()).await;
+    let map = client.chunks(inode).await;
+    assert!(map.chunks[0].replicas.iter().all(|replica| replica.server != late_id), "{map:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_begun_again_while_another_writer_may_have_begun_it_at_a_server_that_is_away() {
     let mut cluster = cluster().await;
     let servers = cluster.servers().await;
     let (client, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
     let (inode, _) = granted(&client).await;
     cluster.crash().await;
+    let mut servers = servers;
+    let _away = servers.pop();
     let _servers = again(&cluster, servers).await;
-    cluster.all_up(3).await;
+    cluster.all_up(2).await;
     let client = resumed(&client, &cluster, inode).await;
     assert_eq!(client.grant(inode, 0).await, Err(FsError::Unavailable), "the other one is not back yet");
     let _other = other.resume(&cluster.url(), &[]).await.expect("resumed");
     assert!(client.grant(inode, 0).await.expect("granted").created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_all_its_servers_say_is_not_there_begins_again_though_a_writer_has_died() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let (dead, client) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let (inode, first) = granted(&dead).await;
+    cluster.crash().await;
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let client = client.resume(&cluster.url(), &[]).await.expect("resumed");
+    client.open_file(inode, 1, Access::ReadWrite).await.expect("opened");
+    let grant = client.grant(inode, 0).await.expect("nobody waits until the session of the dead one has expired");
+    assert!(grant.created && grant.handle == first.handle && grant.version == first.version.next());
 }
 
 #[tokio::test(flavor = "multi_thread")]

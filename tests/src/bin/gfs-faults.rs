@@ -32,6 +32,9 @@ struct Arguments {
     /// Faults between two quiet moments in which everything is read and judged
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     per_round: u32,
+    /// Of the other faults only one of so many
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    share: u32,
     /// What everything is drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -141,6 +144,7 @@ const fn count(scenario: &Scenario, arguments: &Arguments) -> u32 {
     match scenario.amount {
         Amount::OfKills(percent) => arguments.kills.saturating_mul(percent).div_ceil(100),
         Amount::OfCuts(percent) => arguments.cuts.saturating_mul(percent).div_ceil(100),
+        Amount::Times(count) => count.div_ceil(arguments.share),
     }
 }
 

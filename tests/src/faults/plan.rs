@@ -26,14 +26,16 @@ pub enum Amount {
     OfKills(u32),
     /// A percentage of `--cuts`.
     OfCuts(u32),
+    /// So often, or one of `--share` of it.
+    Times(u32),
 }
 
 /// All of them.
 pub const fn scenarios() -> &'static [Scenario] {
     use Fault::{
-        CutChunkserver, CutChunkservers, CutMaster, CutServers, KillChunkserver, KillChunkserverAtFlush,
-        KillChunkserverAtRename, KillChunkservers, KillMaster, KillMasterAtFlush, KillMount, KillServers,
-        StopChunkserver, StopMaster,
+        CutChunkserver, CutChunkservers, CutMaster, CutServers, FlipLogBit, FlipReplicaBit, FlipTableBit,
+        KillChunkserver, KillChunkserverAtFlush, KillChunkserverAtRename, KillChunkservers, KillMaster,
+        KillMasterAtFlush, KillMount, KillServers, StopChunkserver, StopMaster,
     };
     const KILLED: Scenario = Scenario {
         name: "kill-chunkservers",
@@ -81,6 +83,27 @@ pub const fn scenarios() -> &'static [Scenario] {
             faults: &[CutChunkserver, CutMaster, CutServers],
             amount: Amount::OfCuts(20),
             ..CUT
+        },
+        Scenario {
+            name: "flip-replicas",
+            unit: "flipped bits of replicas",
+            faults: &[FlipReplicaBit],
+            amount: Amount::Times(500),
+            ..KILLED
+        },
+        Scenario {
+            name: "flip-log",
+            unit: "flipped bits of the operation log",
+            faults: &[FlipLogBit],
+            amount: Amount::Times(50),
+            ..KILLED
+        },
+        Scenario {
+            name: "flip-tables",
+            unit: "flipped bits of the master's tables",
+            faults: &[FlipTableBit],
+            amount: Amount::Times(50),
+            ..KILLED
         },
     ]
 }

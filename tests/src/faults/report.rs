@@ -24,6 +24,8 @@ pub struct Tally {
     pub errors: BTreeMap<(&'static str, i32), u64>,
     /// The longest time of each kind of operation.
     pub longest: BTreeMap<&'static str, Duration>,
+    /// What else came of the faults: how often the servers did what.
+    pub notes: BTreeMap<&'static str, u64>,
     /// From the first start to the last end.
     pub took: Duration,
 }
@@ -40,6 +42,7 @@ impl Tally {
             violations: Vec::new(),
             errors: BTreeMap::new(),
             longest: BTreeMap::new(),
+            notes: BTreeMap::new(),
             took: Duration::ZERO,
         }
     }
@@ -52,6 +55,17 @@ impl Tally {
     /// This was wrong.
     pub fn wrong(&mut self, invariant: Invariant, what: String) {
         self.violations.push(Violation { invariant, what });
+    }
+
+    /// So much more came of the faults.
+    pub fn note(&mut self, what: &'static str, count: u64) {
+        *self.notes.entry(what).or_default() += count;
+    }
+
+    /// What is counted, and what else came of it.
+    fn unit(&self) -> String {
+        let notes: Vec<String> = self.notes.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        if notes.is_empty() { self.unit.to_owned() } else { format!("{} ({})", self.unit, notes.join(", ")) }
     }
 
     /// What checkers found.
@@ -75,7 +89,12 @@ impl Tally {
         let seconds = self.took.as_secs_f64();
         format!(
             "{}: {} {} in {seconds:.0} s, {} operations, {wrong} violations, longest {:?}, errors {:?}",
-            self.name, self.faults, self.unit, self.operations, self.longest, self.errors
+            self.name,
+            self.faults,
+            self.unit(),
+            self.operations,
+            self.longest,
+            self.errors
         )
     }
 }
@@ -86,7 +105,7 @@ pub fn table(tallies: &[Tally]) -> String {
     Invariant::ALL.iter().for_each(|it| put(&mut text, &format!(" {} |", it.title())));
     put(&mut text, &format!("\n|{}\n", "---|".repeat(3 + Invariant::ALL.len())));
     for tally in tallies {
-        put(&mut text, &format!("| {} | {} {} | {} |", tally.name, tally.faults, tally.unit, tally.operations));
+        put(&mut text, &format!("| {} | {} {} | {} |", tally.name, tally.faults, tally.unit(), tally.operations));
         Invariant::ALL.iter().for_each(|it| put(&mut text, &format!(" {} |", tally.cell(*it))));
         put(&mut text, "\n");
     }
@@ -107,9 +126,12 @@ mod tests {
         tally.looked(Invariant::NoWrongBytes, 10);
         tally.wrong(Invariant::NoWrongBytes, "x".to_owned());
         tally.wrong(Invariant::Bounded, "y".to_owned());
+        tally.note("were noticed", 2);
+        tally.note("were noticed", 1);
         let text = table(&[tally]);
         assert!(text.lines().all(|line| line.matches('|').count() == 4 + Invariant::ALL.len()), "{text}");
         assert!(text.contains("| not checked | 1 of 10 |"), "{text}");
         assert!(text.contains("1 of 0"), "{text}");
+        assert!(text.contains("| 0 SIGKILLs (3 were noticed) |"), "{text}");
     }
 }

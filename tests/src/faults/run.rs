@@ -93,6 +93,12 @@ pub fn run(scenario: &Scenario, count: u32, settings: &Settings) -> Result<Tally
         }
         tally.take(findings);
     }
+    if scenario.faults.contains(&Fault::FlipReplicaBit) {
+        // of chunkservers that were never restarted: what was written over was not there to be found
+        let (found, mended) = check::mended::counts(&field.cluster)?;
+        tally.note("replicas found damaged", found);
+        tally.note("mended", mended);
+    }
     tally.took = began.elapsed();
     Ok(tally)
 }
@@ -149,6 +155,7 @@ impl Round {
             let done = strike(field, fault, &mut drawn.chance).with_context(|| format!("{fault:?}"))?;
             self.note(done);
             tally.faults += done.count;
+            field.take_notes().into_iter().for_each(|(what, count)| tally.note(what, count));
             field.note_health()?;
         }
         field.start_all()?;
@@ -205,14 +212,25 @@ impl Round {
         let unread = self.verify(field)?;
         self.take(tally, unread);
         if healed.is_ok() {
-            field.heal()?; // what the reading found
-            self.take(tally, check::replicas::check(&field.directories())?);
+            self.look_deeper(field, tally)?;
         }
         let mut findings = self.findings(true);
         findings.join(check::bounds::check(&self.history, Moment::now()));
         findings.join(check::stuck::check()?);
         findings.join(check::stuck::panics(field.cluster.directory())?);
         self.take(tally, findings);
+        Ok(())
+    }
+
+    /// What only those see who look at copies and tables, when all copies are there.
+    fn look_deeper(&mut self, field: &mut Field, tally: &mut Tally) -> Result<()> {
+        if field.take_flipped() > 0 {
+            self.take(tally, check::mended::check(&field.cluster)?);
+        }
+        field.heal()?; // what the reading found
+        self.take(tally, check::replicas::check(&field.directories())?);
+        self.take(tally, check::fsck::check(&field.cluster)?);
+        self.take(tally, check::verify::check(&field.cluster)?);
         Ok(())
     }
 

@@ -149,11 +149,13 @@ async fn a_fetch_that_a_write_overtook_is_neither_joined_nor_kept() {
         tokio::spawn(async move { file.read(4096, 4096).await.expect("read") })
     };
     let early = read(&file);
-    eventually("the read to be asked", || cluster.reads() == 1).await;
+    eventually("the read to be asked", || cluster.reads() > 0).await;
     file.write(0, &new).await.expect("buffered");
     file.flush().await.expect("flushed");
+    // on a busy machine the early one may have been asked a second time
+    let asked = cluster.reads();
     let late = read(&file);
-    eventually("another read to be asked", || cluster.reads() == 2).await;
+    eventually("another read to be asked", || cluster.reads() > asked).await;
     for server in &cluster.servers {
         server.faults.lock().reads_held = false;
         server.changed.notify_waiters();

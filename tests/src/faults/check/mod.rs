@@ -5,11 +5,14 @@
 
 pub mod blocks;
 pub mod bounds;
+pub mod fsck;
 pub mod linear;
+pub mod mended;
 pub mod names;
 pub mod records;
 pub mod replicas;
 pub mod stuck;
+pub mod verify;
 
 use serde::Serialize;
 
@@ -24,7 +27,7 @@ pub enum Invariant {
     NeverBackwards,
     /// Operations on names took effect once, in one order that agrees with the clock.
     Linearizable,
-    /// Replicas of one chunk and version are equal.
+    /// Replicas of one chunk and version are equal, in their files and for `gfsctl verify`.
     ReplicasEqual,
     /// `gfsctl fsck` finds nothing.
     FsckClean,

@@ -4,7 +4,7 @@ use crate::cluster::{Cluster, Options};
 use crate::faults::disk::{Disk, Format, Memory};
 use crate::wait::until;
 use anyhow::Result;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -35,6 +35,9 @@ pub struct Field {
     pub(super) master_disk: Option<Disk>,
     /// Chunkservers whose machines lost power since all copies were there.
     pub(super) cut: BTreeSet<usize>,
+    /// Bits of replicas that were changed and not looked for since.
+    pub(super) flipped: u32,
+    notes: BTreeMap<&'static str, u64>,
     copies: usize,
     _memory: Option<Memory>,
     _parent: TempDir,
@@ -65,8 +68,33 @@ impl Field {
             cluster.add_chunkserver_at(point)?;
         }
         let mounts = (0..mounts).map(|_| cluster.mount()).collect::<Result<_>>()?;
-        let cut = BTreeSet::new();
-        Ok(Self { cluster, mounts, disks: own, master_disk, cut, copies, _memory: memory, _parent: parent })
+        Ok(Self {
+            cluster,
+            mounts,
+            disks: own,
+            master_disk,
+            cut: BTreeSet::new(),
+            flipped: 0,
+            notes: BTreeMap::new(),
+            copies,
+            _memory: memory,
+            _parent: parent,
+        })
+    }
+
+    /// So often the servers did this.
+    pub(super) fn note(&mut self, what: &'static str, count: u64) {
+        *self.notes.entry(what).or_default() += count;
+    }
+
+    /// What the servers did since this was asked for.
+    pub fn take_notes(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Bits of replicas that were changed since this was asked for.
+    pub fn take_flipped(&mut self) -> u32 {
+        std::mem::take(&mut self.flipped)
     }
 
     /// How many chunkservers there are, running or not.

@@ -4,6 +4,7 @@
 
 mod cut;
 mod field;
+mod flip;
 mod inject;
 mod kill;
 mod stop;
@@ -45,6 +46,12 @@ pub enum Fault {
     KillChunkserverAtRename,
     /// SIGKILL to the master at its N-th flush.
     KillMasterAtFlush,
+    /// One bit of a replica of the first chunkserver, while it runs.
+    FlipReplicaBit,
+    /// One bit of the operation log, while the master is down.
+    FlipLogBit,
+    /// One bit of the master's tables, while it is down.
+    FlipTableBit,
 }
 
 /// What was done.
@@ -82,5 +89,8 @@ pub fn strike(field: &mut Field, fault: Fault, chance: &mut Stream) -> Result<St
         Fault::KillChunkserverAtFlush => inject::chunkserver(field, inject::FLUSHES, chance),
         Fault::KillChunkserverAtRename => inject::chunkserver(field, inject::RENAMES, chance),
         Fault::KillMasterAtFlush => inject::master(field, inject::FLUSHES, chance),
+        Fault::FlipReplicaBit => flip::replica(field, chance),
+        Fault::FlipLogBit => flip::log(field, chance),
+        Fault::FlipTableBit => flip::table(field, chance),
     }
 }
