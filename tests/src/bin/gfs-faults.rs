@@ -89,7 +89,7 @@ fn work(kind: &str, base: u32, seed: u64, directories: &[PathBuf]) -> Result<()>
         "verify" => {
             let teller = Teller::new();
             blocks::verify(&teller, directory, base)?;
-            records::verify(&teller, directory)?;
+            records::verify(&teller, directory, base)?;
             names::verify(&teller, &directory.join("names"));
             Ok(())
         }

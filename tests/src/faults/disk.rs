@@ -6,11 +6,16 @@
 
 use crate::mounts::detach;
 use crate::script::sh;
+use crate::wait::until;
 use anyhow::{Context, Result};
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 use rustix::mount::{MountFlags, mount};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bound on a file system being mounted again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Which file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +93,17 @@ impl Disk {
     }
 
     /// The machine starts again: the journal is replayed. Nobody may have a file of it open.
+    ///
+    /// A process that looks at the mounts at that moment keeps the file system that has no power for a little longer, and
+    /// mounting the device then gives the same one again.
     pub fn restart(&self) -> Result<()> {
-        rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::empty())
-            .with_context(|| format!("unmounting {}", self.point.display()))?;
-        self.attach()
+        until("the file system has power again", AGAIN, || {
+            rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::empty())
+                .with_context(|| format!("unmounting {}", self.point.display()))?;
+            self.attach()?;
+            let probe = self.point.join("probe");
+            Ok(File::create(&probe).and_then(|_| fs::remove_file(&probe)).is_ok())
+        })
     }
 }
 

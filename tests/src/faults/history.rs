@@ -91,6 +91,11 @@ pub enum Op {
         /// File of the appends workload.
         file: u32,
     },
+    /// unlink(2).
+    RemoveRecords {
+        /// File of the appends workload.
+        file: u32,
+    },
     /// The whole file is read.
     ReadRecords {
         /// File of the appends workload.

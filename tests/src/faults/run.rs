@@ -217,6 +217,7 @@ impl Round {
         let mut findings = self.findings(true);
         findings.join(check::bounds::check(&self.history, Moment::now()));
         findings.join(check::stuck::check()?);
+        findings.join(check::stuck::panics(field.cluster.directory())?);
         self.take(tally, findings);
         Ok(())
     }

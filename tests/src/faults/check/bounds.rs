@@ -44,6 +44,7 @@ pub fn kind(op: &Op) -> &'static str {
         Op::Close { .. } => "close",
         Op::Sync { .. } | Op::SyncRecords { .. } => "fsync",
         Op::Read { .. } | Op::ReadRecords { .. } => "read",
+        Op::RemoveRecords { .. } => "unlink",
         Op::Append { .. } => "append",
         Op::Name(_) => "name",
     }

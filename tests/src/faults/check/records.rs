@@ -3,11 +3,14 @@
 //! Length and bytes of a record are a function of file and number, so the place of each is known. Each file has one
 //! writer, which goes on with another file after an error. A record that was flushed is whole in every later read;
 //! one that was acknowledged is, too, unless unflushed bytes could be lost since. What is behind these may be whole,
-//! missing, or zeroes.
+//! missing, or zeroes. A file that was not removed is there.
 
 use super::{Findings, Invariant};
 use crate::faults::history::{History, Op, Outcome, Records, Step};
 use std::collections::BTreeMap;
+
+/// `errno` of a file that is not there.
+const ENOENT: i32 = 2;
 
 /// Counts of records of a file, from the beginning.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,6 +25,8 @@ struct File {
     flushed: u32,
     /// An error was reported: nothing more is covered.
     failed: bool,
+    /// Its removal has begun.
+    removed: bool,
 }
 
 /// Looks at every read of the history.
@@ -37,6 +42,7 @@ pub fn check(history: &History) -> Findings {
                 if let Op::Append { record, .. } = history.operations[index].op {
                     file.issued = file.issued.max(record + 1);
                 }
+                file.removed |= matches!(history.operations[index].op, Op::RemoveRecords { .. });
                 began.insert(index, *file);
             }
             Step::End(index) => {
@@ -49,6 +55,10 @@ pub fn check(history: &History) -> Findings {
                     (Op::ReadRecords { .. }, Some(Outcome::Records(found))) => {
                         looked += u64::from(found.whole);
                         judge(number, found, before, file.issued, &mut findings);
+                    }
+                    (Op::ReadRecords { .. }, Some(Outcome::Failed(ENOENT))) if file.issued > 0 && !file.removed => {
+                        findings
+                            .wrong(Invariant::NothingAcknowledgedLost, format!("records of file {number} are gone"));
                     }
                     (Op::Append { .. } | Op::SyncRecords { .. }, Some(Outcome::Failed(_))) => file.fail(),
                     _ => {}
@@ -67,7 +77,9 @@ pub fn check(history: &History) -> Findings {
 
 fn file_of(op: &Op) -> Option<u32> {
     match op {
-        Op::Append { file, .. } | Op::SyncRecords { file } | Op::ReadRecords { file } => Some(*file),
+        Op::Append { file, .. } | Op::SyncRecords { file } | Op::ReadRecords { file } | Op::RemoveRecords { file } => {
+            Some(*file)
+        }
         _ => None,
     }
 }
@@ -163,6 +175,15 @@ mod tests {
         assert_eq!(judged(written(read(1, &["zeroes"])), vec![loss]), []);
         assert_eq!(judged(written(read(1, &["wrong bytes"])), vec![loss]), [Invariant::NoWrongBytes]);
         assert_eq!(judged(written(read(0, &[])), vec![loss]), [Invariant::NothingAcknowledgedLost]);
+    }
+
+    #[test]
+    fn a_file_is_there_until_it_is_removed() {
+        let remove = || operation(Op::RemoveRecords { file: 1 }, 8, Outcome::Failed(5));
+        let missing = || operation(Op::ReadRecords { file: 1 }, 90, Outcome::Failed(2));
+        assert_eq!(judged(vec![append(0, 1), missing()], vec![]), [Invariant::NothingAcknowledgedLost]);
+        assert_eq!(judged(vec![append(0, 1), remove(), missing()], vec![]), []);
+        assert_eq!(judged(vec![missing()], vec![]), [], "it was never made");
     }
 
     #[test]

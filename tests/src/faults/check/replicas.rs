@@ -1,14 +1,28 @@
 //! Replicas of one chunk and version are equal, in the files of the chunkservers themselves.
 
 use super::{Findings, Invariant};
+use crate::wait::until;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// Compares the replicas in these storage directories. Nobody may write.
+/// Replicas that may differ are looked at by the master some time after nobody writes them any more, again and again
+/// while a server is away.
+const SETTLED: Duration = Duration::from_secs(120);
+
+/// Compares the replicas in these storage directories until they are equal. Nobody may write.
 pub fn check(directories: &[PathBuf]) -> Result<Findings> {
-    let all = directories.iter().map(|directory| crate::replicas(directory)).collect::<Result<Vec<_>>>()?;
-    Ok(compare(&all))
+    let look = || {
+        let all = directories.iter().map(|directory| crate::replicas(directory)).collect::<Result<Vec<_>>>()?;
+        Ok::<_, anyhow::Error>(compare(&all))
+    };
+    let mut findings = look()?;
+    let _ = until("replicas are equal", SETTLED, || {
+        findings = look()?;
+        Ok(findings.violations.is_empty())
+    }); // what still differs is what is found
+    Ok(findings)
 }
 
 /// One map for each server: replica to digest.

@@ -1,5 +1,5 @@
-//! No server and no mount is left in uninterruptible sleep. Workloads have ended: one that could not is found by the
-//! bound on its end.
+//! No server and no mount is left in uninterruptible sleep, and none of their tasks has panicked: whoever waits for one that
+//! has may wait for ever. Workloads have ended: one that could not is found by the bound on its end.
 
 use super::{Findings, Invariant};
 use anyhow::Result;
@@ -23,6 +23,20 @@ pub fn check() -> Result<Findings> {
     findings.looked(Invariant::NoneStuck, 1);
     for process in stuck {
         findings.wrong(Invariant::NoneStuck, format!("process {process} sleeps uninterruptibly"));
+    }
+    Ok(findings)
+}
+
+/// What panics the processes have logged in this directory.
+pub fn panics(directory: &Path) -> Result<Findings> {
+    let mut findings = Findings::default();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+            let found = text.lines().filter(|line| line.contains("panicked at"));
+            found.for_each(|line| findings.wrong(Invariant::NoneStuck, format!("{}: {line}", path.display())));
+        }
     }
     Ok(findings)
 }
@@ -55,6 +69,17 @@ fn state(process: &Path) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_found_in_the_logs() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let wrong = || panics(directory.path()).expect("readable").violations.len();
+        fs::write(directory.path().join("master.log"), "all is well\n").expect("written");
+        assert_eq!(wrong(), 0);
+        let line = "thread 'tokio-rt-worker' (7) panicked at master/src/x.rs:1:1:\nwhy\n";
+        fs::write(directory.path().join("master.log"), line).expect("written");
+        assert_eq!(wrong(), 1);
+    }
 
     #[test]
     fn a_process_is_known_by_state_and_parent() {

@@ -1,4 +1,5 @@
-//! Appends records to a file of its own, and syncs it at times; after an error it goes on with another file.
+//! Appends records to a file of its own, and syncs it at times; after an error it goes on with another file. The oldest
+//! files are removed, so that small disks are not filled however long it runs.
 
 use super::blocks::close;
 use super::{Teller, await_mount};
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 /// Records of a file: then the next one is begun.
 const RECORDS_MAX: u32 = 400;
+/// Files that stay, of 600 KB each: with the other workloads well below what the smallest disks have.
+const FILES_MAX: u32 = 40;
 /// Bytes of a record at most; files cross several chunks of 64 KiB.
 const LENGTH_MAX: u64 = 3000;
 /// A record is at least its number.
@@ -37,6 +40,11 @@ pub fn run(directory: &Path, base: u32, seed: u64) -> Result<()> {
         }
         await_mount(&teller, directory)?;
         append_to(&teller, directory, file, &mut chance);
+        if let Some(oldest) = file.checked_sub(FILES_MAX).filter(|oldest| *oldest >= base) {
+            teller.tell(Op::RemoveRecords { file: oldest }, || {
+                fs::remove_file(path(directory, oldest)).map(|()| Outcome::Done)
+            });
+        }
     }
     Ok(())
 }
@@ -62,11 +70,14 @@ fn append_to(teller: &Teller, directory: &Path, file: u32, chance: &mut Stream) 
     let _ = close(open); // the fsync before has said it
 }
 
-/// Reads every file that is there once.
-pub fn verify(teller: &Arc<Teller>, directory: &Path) -> Result<()> {
+/// Reads every file once, up to the last that is there.
+pub fn verify(teller: &Arc<Teller>, directory: &Path, base: u32) -> Result<()> {
+    let mut last = None;
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let Some(file) = name.strip_prefix("records-").and_then(|number| number.parse().ok()) else { continue };
+        last = last.max(name.strip_prefix("records-").and_then(|number| number.parse().ok()));
+    }
+    for file in last.map_or(base..base, |last: u32| base..last + 1) {
         teller
             .tell(Op::ReadRecords { file }, || Ok(Outcome::Records(compare(file, &fs::read(path(directory, file))?))));
     }
