@@ -39,6 +39,8 @@ struct Opened {
 pub(crate) enum Fault {
     /// The next mutation is done, the connection breaks before its answer.
     CutAfterMutation,
+    /// The next mutation is done and never answered, until it is sent again.
+    SwallowAnswer,
     /// The next batch is refused as a whole.
     Refuse(FsError),
     /// The next batch is never answered.
@@ -207,18 +209,19 @@ impl FakeMaster {
         state.seen.extend(batch.ops.iter().cloned());
         let mutation = batch.sequence.is_some();
         let fault = match state.faults.front() {
-            Some(Fault::CutAfterMutation) if !mutation => None,
+            Some(Fault::CutAfterMutation | Fault::SwallowAnswer) if !mutation => None,
             _ => state.faults.pop_front(),
         };
         match fault {
             Some(Fault::Refuse(error)) => return Ok(Some(server_message::Kind::Error(error.code()))),
             Some(Fault::Swallow) => return Ok(None),
-            Some(Fault::CutAfterMutation) | None => {}
+            Some(Fault::CutAfterMutation | Fault::SwallowAnswer) | None => {}
         }
         let Some(reply) = state.apply(session, &batch) else {
             return Ok(Some(server_message::Kind::Error(FsError::SessionExpired.code())));
         };
         match fault {
+            Some(Fault::SwallowAnswer) => Ok(None),
             Some(_) => Err(Status::unavailable("the connection breaks")),
             None => Ok(Some(server_message::Kind::Reply((&reply).into()))),
         }

@@ -1,11 +1,11 @@
-//! The callbacks: each converts its arguments, makes one call, maps the answer.
+//! The callbacks: each converts its arguments, makes one call, has its answer mapped ([`reply`]).
 //!
 //! What can be answered without waiting is answered on the session thread. Everything else begins there, so
 //! that its request leaves at once, and goes on as a task of the runtime ([`call`]): no session thread ever
 //! waits for a server.
 
-use crate::call;
-use crate::convert::{self, GENERATION, caller, errno, file_attr, inode, name};
+use crate::convert::{self, caller, errno, inode, name};
+use crate::{call, reply};
 use fuser::{
     BsdFileFlags, Errno, FileHandle as FuseHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
     OpenFlags as FuseOpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
@@ -13,15 +13,13 @@ use fuser::{
     WriteFlags as FuseWriteFlags,
 };
 use gfs_client::data::Tried;
-use gfs_client::{
-    Allocate, Client, DirHandle, DirItems, Entry, FileHandle, Lookup, OpenFlags, Opened, Seek, WriteFlags,
-};
+use gfs_client::{Allocate, Client, DirHandle, Entry, FileHandle, OpenFlags, Seek, WriteFlags};
 use gfs_proto::FsError;
 use gfs_proto::attr::{Mode, SetAttr};
 use gfs_proto::ids::{DirCookie, InodeId};
 use gfs_proto::layout::ChunkSize;
-use gfs_proto::limits::{BLOCK_SIZE, FRAME_PAYLOAD_MAX, NAME_MAX};
-use gfs_proto::ops::{FsStats, MakeKind, XattrMode};
+use gfs_proto::limits::FRAME_PAYLOAD_MAX;
+use gfs_proto::ops::{MakeKind, XattrMode};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -34,9 +32,6 @@ use tracing::warn;
 const BACKGROUND_MAX: u16 = 64;
 /// A read(2) whose read-ahead failed is made once more by the kernel, for the page that is wanted.
 const READS_PER_CALL: u32 = 2;
-/// Cookies of the two entries that every directory begins with.
-const COOKIE_DOT: u64 = 1;
-const COOKIE_DOT_DOT: u64 = 2;
 
 /// The file system as fuser wants it.
 pub(crate) struct GfsFilesystem {
@@ -56,134 +51,43 @@ impl GfsFilesystem {
         call::begin(&self.runtime, call);
     }
 
-    fn done(&self, reply: ReplyEmpty, call: impl Future<Output = Result<(), FsError>> + Send + 'static) {
-        self.spawn(async move { reply_done(reply, call.await) });
+    /// Makes a call within the bound on one operation, and answers.
+    fn serve<T, C>(
+        &self,
+        (name, on): (&'static str, INodeNo),
+        call: impl FnOnce(Arc<Client>) -> C,
+        answer: impl FnOnce(Result<T, FsError>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        C: Future<Output = Result<T, FsError>> + Send + 'static,
+    {
+        let client = self.client.clone();
+        let call = call(client.clone());
+        self.spawn(async move { answer(client.bounded(name, inode(on), call).await) });
     }
 
-    fn entry(&self, reply: ReplyEntry, call: impl Future<Output = Result<Entry, FsError>> + Send + 'static) {
+    fn done<C>(&self, what: (&'static str, INodeNo), reply: ReplyEmpty, call: impl FnOnce(Arc<Client>) -> C)
+    where
+        C: Future<Output = Result<(), FsError>> + Send + 'static,
+    {
+        self.serve(what, call, |result| reply::done(reply, result));
+    }
+
+    fn entry<C>(&self, what: (&'static str, INodeNo), reply: ReplyEntry, call: impl FnOnce(Arc<Client>) -> C)
+    where
+        C: Future<Output = Result<Entry, FsError>> + Send + 'static,
+    {
         let chunk_size = self.chunk_size;
-        self.spawn(async move {
-            match call.await {
-                Ok(entry) => reply.entry(&entry.ttl, &file_attr(&entry.attr, chunk_size), GENERATION),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
+        self.serve(what, call, move |result| reply::entry(reply, result, chunk_size));
     }
-}
 
-fn reply_done(reply: ReplyEmpty, result: Result<(), FsError>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
+    fn attr<C>(&self, what: (&'static str, INodeNo), reply: ReplyAttr, call: impl FnOnce(Arc<Client>) -> C)
+    where
+        C: Future<Output = Result<Entry, FsError>> + Send + 'static,
+    {
+        let chunk_size = self.chunk_size;
+        self.serve(what, call, move |result| reply::attr(reply, result, chunk_size));
     }
-}
-
-fn reply_data(reply: ReplyData, result: Result<impl AsRef<[u8]>, FsError>) {
-    match result {
-        Ok(data) => reply.data(data.as_ref()),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_lookup(reply: ReplyEntry, found: Result<Lookup, FsError>, chunk_size: ChunkSize) {
-    match found {
-        Ok(Lookup::Found(entry)) => reply.entry(&entry.ttl, &file_attr(&entry.attr, chunk_size), GENERATION),
-        Ok(Lookup::Missing { ttl }) => reply.entry(&ttl, &convert::no_such_file(), GENERATION),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: Result<Entry, FsError>, chunk_size: ChunkSize) {
-    match result {
-        Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attr, chunk_size)),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_open(reply: ReplyOpen, result: Result<Opened, FsError>, append: bool) {
-    match result {
-        Ok(opened) => reply.opened(FuseHandle(opened.handle.get()), open_reply_flags(&opened, append)),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-/// Appenders and shared writers go past the page cache: its idea of the end of the file may be old.
-fn open_reply_flags(opened: &Opened, append: bool) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct || append);
-    flags
-}
-
-/// `size` 0 asks for the length.
-fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, FsError>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn join_names(names: Vec<Vec<u8>>) -> Vec<u8> {
-    names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect()
-}
-
-/// Bytes for a user: what the servers have, divided by the copies that each byte takes.
-fn reply_statfs(reply: ReplyStatfs, stats: &FsStats) {
-    let per_block = u64::from(BLOCK_SIZE) * u64::from(stats.goal.max(1));
-    let (total, free) = (stats.bytes_total / per_block, stats.bytes_free / per_block);
-    let inodes_free = u64::from(u32::MAX);
-    reply.statfs(total, free, free, stats.inodes + inodes_free, inodes_free, BLOCK_SIZE, NAME_MAX as u32, BLOCK_SIZE);
-}
-
-/// `.` and `..` as far as they come after `offset`, with the cookies that go on after them. The kernel
-/// knows the parent itself, so `..` need not be looked up.
-fn dots(directory: InodeId, offset: u64) -> impl Iterator<Item = (INodeNo, u64, &'static str)> {
-    let dots = [(COOKIE_DOT, "."), (COOKIE_DOT_DOT, "..")];
-    dots.into_iter()
-        .filter(move |(cookie, _)| *cookie > offset)
-        .map(move |(cookie, name)| (INodeNo(directory.get()), cookie, name))
-}
-
-fn fill_directory(mut reply: ReplyDirectory, directory: InodeId, offset: u64, page: &DirItems) {
-    for (number, cookie, name) in dots(directory, offset) {
-        if reply.add(number, cookie, fuser::FileType::Directory, name) {
-            return reply.ok();
-        }
-    }
-    for item in &page.items {
-        let name = OsStr::from_bytes(item.name.as_bytes());
-        if reply.add(INodeNo(item.inode.get()), item.cookie.get(), convert::file_type(item.kind), name) {
-            break;
-        }
-    }
-    reply.ok();
-}
-
-fn fill_directory_plus(
-    mut reply: ReplyDirectoryPlus,
-    (directory, offset): (InodeId, u64),
-    page: &DirItems,
-    chunk_size: ChunkSize,
-) {
-    let dot =
-        fuser::FileAttr { ino: INodeNo(directory.get()), kind: fuser::FileType::Directory, ..convert::no_such_file() };
-    for (number, cookie, name) in dots(directory, offset) {
-        if reply.add(number, cookie, name, &Duration::ZERO, &dot, GENERATION) {
-            return reply.ok();
-        }
-    }
-    for item in &page.items {
-        let name = OsStr::from_bytes(item.name.as_bytes());
-        // Never left out in silence: a listing without an entry that is there loses files for its reader.
-        let Some(entry) = &item.entry else { return reply.error(Errno::EIO) };
-        let attr = file_attr(&entry.attr, chunk_size);
-        if reply.add(attr.ino, item.cookie.get(), name, &entry.ttl, &attr, GENERATION) {
-            break;
-        }
-    }
-    reply.ok();
 }
 
 /// The kernel's flags for `fallocate(2)`.
@@ -232,17 +136,16 @@ impl Filesystem for GfsFilesystem {
             Ok(name) => name,
             Err(error) => return reply.error(errno(error)),
         };
+        let chunk_size = self.chunk_size;
         if let Some(found) = self.client.try_lookup(inode(parent), &name) {
-            return reply_lookup(reply, Ok(found), self.chunk_size);
+            return reply::lookup(reply, Ok(found), chunk_size);
         }
-        let (client, caller, chunk_size) = (self.client.clone(), caller(request), self.chunk_size);
-        self.spawn(async move {
-            reply_lookup(
-                reply,
-                client.bounded("lookup", inode(parent), client.lookup(&caller, inode(parent), &name)).await,
-                chunk_size,
-            );
-        });
+        let caller = caller(request);
+        self.serve(
+            ("lookup", parent),
+            |client| async move { client.lookup(&caller, inode(parent), &name).await },
+            move |found| reply::lookup(reply, found, chunk_size),
+        );
     }
 
     /// The client keeps no table of inodes: a number is all that the kernel holds.
@@ -250,16 +153,10 @@ impl Filesystem for GfsFilesystem {
 
     fn getattr(&self, request: &Request, number: INodeNo, _handle: Option<FuseHandle>, reply: ReplyAttr) {
         if let Some(entry) = self.client.try_getattr(inode(number)) {
-            return reply_attr(reply, Ok(entry), self.chunk_size);
+            return reply::attr(reply, Ok(entry), self.chunk_size);
         }
-        let (client, caller, chunk_size) = (self.client.clone(), caller(request), self.chunk_size);
-        self.spawn(async move {
-            reply_attr(
-                reply,
-                client.bounded("getattr", inode(number), client.getattr(&caller, inode(number))).await,
-                chunk_size,
-            )
-        });
+        let caller = caller(request);
+        self.attr(("getattr", number), reply, |client| async move { client.getattr(&caller, inode(number)).await });
     }
 
     fn setattr(
@@ -290,14 +187,9 @@ impl Filesystem for GfsFilesystem {
             ctime: None,
             by_open_handle: handle.is_some() && size.is_some(),
         };
-        let (client, caller, chunk_size) = (self.client.clone(), caller(request), self.chunk_size);
-        let open = handle.map(|handle| FileHandle::new(handle.0));
-        self.spawn(async move {
-            reply_attr(
-                reply,
-                client.bounded("setattr", inode(number), client.setattr(&caller, inode(number), changes, open)).await,
-                chunk_size,
-            );
+        let (caller, open) = (caller(request), handle.map(|handle| FileHandle::new(handle.0)));
+        self.attr(("setattr", number), reply, |client| async move {
+            client.setattr(&caller, inode(number), changes, open).await
         });
     }
 
@@ -305,10 +197,12 @@ impl Filesystem for GfsFilesystem {
         if let Some(target) = self.client.try_readlink(inode(number)) {
             return reply.data(&target);
         }
-        let (client, caller) = (self.client.clone(), caller(request));
-        self.spawn(async move {
-            reply_data(reply, client.bounded("readlink", inode(number), client.readlink(&caller, inode(number))).await)
-        });
+        let caller = caller(request);
+        self.serve(
+            ("readlink", number),
+            |client| async move { client.readlink(&caller, inode(number)).await },
+            |target| reply::data(reply, target),
+        );
     }
 
     fn mknod(
@@ -321,55 +215,41 @@ impl Filesystem for GfsFilesystem {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (client, caller) = (self.client.clone(), caller(request));
         let asked = name(raw).and_then(|name| Ok((name, convert::node_kind(mode, rdev)?)));
-        self.entry(reply, async move {
+        let (caller, mode) = (caller(request), Mode::new(mode & !umask));
+        self.entry(("mknod", parent), reply, |client| async move {
             let (name, kind) = asked?;
-            client
-                .bounded(
-                    "mknod",
-                    inode(parent),
-                    client.make(&caller, inode(parent), &name, kind, Mode::new(mode & !umask)),
-                )
-                .await
+            client.make(&caller, inode(parent), &name, kind, mode).await
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, raw: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        self.entry(reply, async move {
-            client
-                .bounded(
-                    "mkdir",
-                    inode(parent),
-                    client.make(&caller, inode(parent), &name?, MakeKind::Directory, Mode::new(mode & !umask)),
-                )
-                .await
+        let (caller, name, mode) = (caller(request), name(raw), Mode::new(mode & !umask));
+        self.entry(("mkdir", parent), reply, |client| async move {
+            client.make(&caller, inode(parent), &name?, MakeKind::Directory, mode).await
         });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, raw: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
+        let (caller, name) = (caller(request), name(raw));
         let kind = MakeKind::Symlink(target.as_os_str().as_bytes().to_vec());
-        self.entry(reply, async move {
-            client
-                .bounded("symlink", inode(parent), client.make(&caller, inode(parent), &name?, kind, Mode::new(0o777)))
-                .await
+        self.entry(("symlink", parent), reply, |client| async move {
+            client.make(&caller, inode(parent), &name?, kind, Mode::new(0o777)).await
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, raw: &OsStr, reply: ReplyEmpty) {
-        let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        self.done(reply, async move {
-            client.bounded("unlink", inode(parent), client.unlink(&caller, inode(parent), &name?)).await
-        });
+        let (caller, name) = (caller(request), name(raw));
+        self.done(
+            ("unlink", parent),
+            reply,
+            |client| async move { client.unlink(&caller, inode(parent), &name?).await },
+        );
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, raw: &OsStr, reply: ReplyEmpty) {
-        let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        self.done(reply, async move {
-            client.bounded("rmdir", inode(parent), client.rmdir(&caller, inode(parent), &name?)).await
-        });
+        let (caller, name) = (caller(request), name(raw));
+        self.done(("rmdir", parent), reply, |client| async move { client.rmdir(&caller, inode(parent), &name?).await });
     }
 
     fn rename(
@@ -382,40 +262,30 @@ impl Filesystem for GfsFilesystem {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (client, caller) = (self.client.clone(), caller(request));
-        let asked = (name(raw), name(new_raw), convert::rename_mode(flags));
-        self.done(reply, async move {
-            let (from, to) = (asked.0?, asked.1?);
-            client
-                .bounded(
-                    "rename",
-                    inode(parent),
-                    client.rename(&caller, (inode(parent), &from), (inode(new_parent), &to), asked.2?),
-                )
-                .await
+        let (caller, from, to, mode) = (caller(request), name(raw), name(new_raw), convert::rename_mode(flags));
+        self.done(("rename", parent), reply, |client| async move {
+            client.rename(&caller, (inode(parent), &from?), (inode(new_parent), &to?), mode?).await
         });
     }
 
     fn link(&self, request: &Request, number: INodeNo, parent: INodeNo, raw: &OsStr, reply: ReplyEntry) {
-        let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        self.entry(reply, async move {
-            client.bounded("link", inode(parent), client.link(&caller, inode(number), inode(parent), &name?)).await
+        let (caller, name) = (caller(request), name(raw));
+        self.entry(("link", parent), reply, |client| async move {
+            client.link(&caller, inode(number), inode(parent), &name?).await
         });
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
         let flags = OpenFlags::from_linux(flags.0);
         if let Some(result) = self.client.try_open(inode(number), flags) {
-            return reply_open(reply, result, flags.append);
+            return reply::open(reply, result, flags.append);
         }
-        let (client, caller) = (self.client.clone(), caller(request));
-        self.spawn(async move {
-            reply_open(
-                reply,
-                client.bounded("open", inode(number), client.open(&caller, inode(number), flags)).await,
-                flags.append,
-            )
-        });
+        let caller = caller(request);
+        self.serve(
+            ("open", number),
+            |client| async move { client.open(&caller, inode(number), flags).await },
+            move |opened| reply::open(reply, opened, flags.append),
+        );
     }
 
     fn create(
@@ -428,28 +298,13 @@ impl Filesystem for GfsFilesystem {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (client, caller, name) = (self.client.clone(), caller(request), name(raw));
-        let (mode, flags, chunk_size) = (Mode::new(mode & !umask), OpenFlags::from_linux(flags), self.chunk_size);
-        self.spawn(async move {
-            let result = match name {
-                Ok(name) => {
-                    client
-                        .bounded("create", inode(parent), client.create(&caller, inode(parent), &name, (mode, flags)))
-                        .await
-                }
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok((entry, opened)) => reply.created(
-                    &entry.ttl,
-                    &file_attr(&entry.attr, chunk_size),
-                    GENERATION,
-                    FuseHandle(opened.handle.get()),
-                    open_reply_flags(&opened, flags.append),
-                ),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
+        let (caller, name, chunk_size) = (caller(request), name(raw), self.chunk_size);
+        let (mode, flags) = (Mode::new(mode & !umask), OpenFlags::from_linux(flags));
+        self.serve(
+            ("create", parent),
+            |client| async move { client.create(&caller, inode(parent), &name?, (mode, flags)).await },
+            move |created| reply::created(reply, created, flags.append, chunk_size),
+        );
     }
 
     fn read(
@@ -463,37 +318,22 @@ impl Filesystem for GfsFilesystem {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let handle = FileHandle::new(handle.0);
-        let client = self.client.clone();
-        match client.try_read(handle, offset, size) {
+        let (client, handle) = (self.client.clone(), FileHandle::new(handle.0));
+        let tried = client.try_read(handle, offset, size);
+        let read = async move {
+            client.bounded_part(READS_PER_CALL, "read", inode(number), client.read(handle, offset, size)).await
+        };
+        match tried {
             Err(error) => reply.error(errno(error)),
             Ok(Tried::Done(data)) => reply.data(&data),
-            Ok(Tried::Cold(read)) => {
-                call::begin_after(&self.runtime, move || match read.wait() {
-                    Some(data) => {
-                        reply.data(&data);
-                        None
-                    }
-                    None => Some(async move {
-                        reply_data(
-                            reply,
-                            client
-                                .bounded_part(READS_PER_CALL, "read", inode(number), client.read(handle, offset, size))
-                                .await,
-                        )
-                    }),
-                });
-            }
-            Ok(Tried::Elsewhere) => {
-                self.spawn(async move {
-                    reply_data(
-                        reply,
-                        client
-                            .bounded_part(READS_PER_CALL, "read", inode(number), client.read(handle, offset, size))
-                            .await,
-                    )
-                });
-            }
+            Ok(Tried::Cold(cold)) => call::begin_after(&self.runtime, move || match cold.wait() {
+                Some(data) => {
+                    reply.data(&data);
+                    None
+                }
+                None => Some(async move { reply::data(reply, read.await) }),
+            }),
+            Ok(Tried::Elsewhere) => self.spawn(async move { reply::data(reply, read.await) }),
         }
     }
 
@@ -514,26 +354,23 @@ impl Filesystem for GfsFilesystem {
             from_cache: write_flags.contains(FuseWriteFlags::FUSE_WRITE_CACHE),
             kill_suid: write_flags.contains(FuseWriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        let finish = |reply: ReplyWrite, result| match result {
-            Ok(written) => reply.written(written),
-            Err(error) => reply.error(errno(error)),
-        };
-        if let Some(result) = self.client.try_write(handle, offset, data, flags) {
-            return finish(reply, result);
+        if let Some(written) = self.client.try_write(handle, offset, data, flags) {
+            return reply::written(reply, written);
         }
-        let (client, data) = (self.client.clone(), data.to_vec());
-        self.spawn(async move {
-            finish(reply, client.bounded("write", inode(number), client.write_with(handle, offset, &data, flags)).await)
-        });
+        let data = data.to_vec();
+        self.serve(
+            ("write", number),
+            |client| async move { client.write_with(handle, offset, &data, flags).await },
+            |written| reply::written(reply, written),
+        );
     }
 
     fn flush(&self, _request: &Request, number: INodeNo, handle: FuseHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let handle = FileHandle::new(handle.0);
         if let Some(result) = self.client.try_flush(handle) {
-            return reply_done(reply, result);
+            return reply::done(reply, result);
         }
-        let client = self.client.clone();
-        self.done(reply, async move { client.bounded("flush", inode(number), client.flush(handle)).await });
+        self.done(("flush", number), reply, |client| async move { client.flush(handle).await });
     }
 
     fn release(
@@ -552,10 +389,8 @@ impl Filesystem for GfsFilesystem {
     }
 
     fn fsync(&self, _request: &Request, number: INodeNo, handle: FuseHandle, data_only: bool, reply: ReplyEmpty) {
-        let client = self.client.clone();
-        self.done(reply, async move {
-            client.bounded("fsync", inode(number), client.fsync(FileHandle::new(handle.0), data_only)).await
-        });
+        let handle = FileHandle::new(handle.0);
+        self.done(("fsync", number), reply, |client| async move { client.fsync(handle, data_only).await });
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: FuseOpenFlags, reply: ReplyOpen) {
@@ -569,15 +404,13 @@ impl Filesystem for GfsFilesystem {
     fn readdir(&self, _request: &Request, number: INodeNo, handle: FuseHandle, offset: u64, reply: ReplyDirectory) {
         let (directory, handle, after) = (inode(number), DirHandle::new(handle.0), DirCookie::new(offset));
         if let Some(page) = self.client.try_readdir(handle, after, false) {
-            return fill_directory(reply, directory, offset, &page);
+            return reply::directory(reply, (directory, offset), Ok(page));
         }
-        let client = self.client.clone();
-        self.spawn(async move {
-            match client.bounded("readdir", inode(number), client.readdir(handle, after, false)).await {
-                Ok(page) => fill_directory(reply, directory, offset, &page),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
+        self.serve(
+            ("readdir", number),
+            |client| async move { client.readdir(handle, after, false).await },
+            move |page| reply::directory(reply, (directory, offset), page),
+        );
     }
 
     fn readdirplus(
@@ -591,15 +424,13 @@ impl Filesystem for GfsFilesystem {
         let (directory, handle, after) = (inode(number), DirHandle::new(handle.0), DirCookie::new(offset));
         let chunk_size = self.chunk_size;
         if let Some(page) = self.client.try_readdir(handle, after, true) {
-            return fill_directory_plus(reply, (directory, offset), &page, chunk_size);
+            return reply::directory_plus(reply, (directory, offset), Ok(page), chunk_size);
         }
-        let client = self.client.clone();
-        self.spawn(async move {
-            match client.bounded("readdir", inode(number), client.readdir(handle, after, true)).await {
-                Ok(page) => fill_directory_plus(reply, (directory, offset), &page, chunk_size),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
+        self.serve(
+            ("readdir", number),
+            |client| async move { client.readdir(handle, after, true).await },
+            move |page| reply::directory_plus(reply, (directory, offset), page, chunk_size),
+        );
     }
 
     fn releasedir(
@@ -620,13 +451,12 @@ impl Filesystem for GfsFilesystem {
     }
 
     fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
-        let client = self.client.clone();
-        self.spawn(async move {
-            match client.bounded("statfs", InodeId::ROOT, client.statfs()).await {
-                Ok(stats) => reply_statfs(reply, &stats),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
+        let root = INodeNo(InodeId::ROOT.get());
+        self.serve(
+            ("statfs", root),
+            |client| async move { client.statfs().await },
+            |stats| reply::statfs(reply, stats),
+        );
     }
 
     fn setxattr(
@@ -645,50 +475,40 @@ impl Filesystem for GfsFilesystem {
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (client, caller) = (self.client.clone(), caller(request));
-        let (key, value) = (key.as_bytes().to_vec(), value.to_vec());
-        self.done(reply, async move {
-            client
-                .bounded("setxattr", inode(number), client.setxattr(&caller, inode(number), (&key, &value), mode))
-                .await
+        let (caller, key, value) = (caller(request), key.as_bytes().to_vec(), value.to_vec());
+        self.done(("setxattr", number), reply, |client| async move {
+            client.setxattr(&caller, inode(number), (&key, &value), mode).await
         });
     }
 
     fn getxattr(&self, request: &Request, number: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
         if let Some(result) = self.client.try_getxattr(inode(number), key.as_bytes()) {
-            return reply_xattr(reply, size, result);
+            return reply::xattr(reply, size, result);
         }
-        let (client, caller, key) = (self.client.clone(), caller(request), key.as_bytes().to_vec());
-        self.spawn(async move {
-            reply_xattr(
-                reply,
-                size,
-                client.bounded("getxattr", inode(number), client.getxattr(&caller, inode(number), &key)).await,
-            )
-        });
+        let (caller, key) = (caller(request), key.as_bytes().to_vec());
+        self.serve(
+            ("getxattr", number),
+            |client| async move { client.getxattr(&caller, inode(number), &key).await },
+            move |value| reply::xattr(reply, size, value),
+        );
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         if let Some(names) = self.client.try_listxattr(inode(number)) {
-            return reply_xattr(reply, size, Ok(join_names(names)));
+            return reply::xattr_names(reply, size, Ok(names));
         }
-        let (client, caller) = (self.client.clone(), caller(request));
-        self.spawn(async move {
-            reply_xattr(
-                reply,
-                size,
-                client
-                    .bounded("listxattr", inode(number), client.listxattr(&caller, inode(number)))
-                    .await
-                    .map(join_names),
-            );
-        });
+        let caller = caller(request);
+        self.serve(
+            ("listxattr", number),
+            |client| async move { client.listxattr(&caller, inode(number)).await },
+            move |names| reply::xattr_names(reply, size, names),
+        );
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, key: &OsStr, reply: ReplyEmpty) {
-        let (client, caller, key) = (self.client.clone(), caller(request), key.as_bytes().to_vec());
-        self.done(reply, async move {
-            client.bounded("removexattr", inode(number), client.removexattr(&caller, inode(number), &key)).await
+        let (caller, key) = (caller(request), key.as_bytes().to_vec());
+        self.done(("removexattr", number), reply, |client| async move {
+            client.removexattr(&caller, inode(number), &key).await
         });
     }
 
@@ -702,11 +522,9 @@ impl Filesystem for GfsFilesystem {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let (client, what) = (self.client.clone(), allocate(mode));
-        self.done(reply, async move {
-            client
-                .bounded("fallocate", inode(number), client.fallocate(FileHandle::new(handle.0), offset, length, what?))
-                .await
+        let (handle, what) = (FileHandle::new(handle.0), allocate(mode));
+        self.done(("fallocate", number), reply, |client| async move {
+            client.fallocate(handle, offset, length, what?).await
         });
     }
 
@@ -725,13 +543,12 @@ impl Filesystem for GfsFilesystem {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let client = self.client.clone();
-        self.spawn(async move {
-            match client.bounded("lseek", inode(number), client.seek(FileHandle::new(handle.0), offset, what)).await {
-                Ok(found) => reply.offset(found as i64),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
+        let handle = FileHandle::new(handle.0);
+        self.serve(
+            ("lseek", number),
+            |client| async move { client.seek(handle, offset, what).await },
+            |found| reply::offset(reply, found),
+        );
     }
 }
 
@@ -752,14 +569,5 @@ mod tests {
         ] {
             assert_eq!(allocate(mode), expected, "{mode:#x}");
         }
-    }
-
-    #[test]
-    fn a_listing_begins_with_the_dots_once() {
-        let names = |offset| dots(InodeId::new(5), offset).map(|(_, _, name)| name).collect::<Vec<_>>();
-        assert_eq!(names(0), [".", ".."]);
-        assert_eq!(names(COOKIE_DOT), [".."]);
-        assert!(names(COOKIE_DOT_DOT).is_empty() && names(DirCookie::FIRST.get()).is_empty());
-        const { assert!(COOKIE_DOT_DOT < DirCookie::FIRST.get()) };
     }
 }

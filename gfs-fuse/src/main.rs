@@ -7,6 +7,7 @@ mod convert;
 mod filesystem;
 mod mount;
 mod options;
+mod reply;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use gfs_proto::FsError;
 use gfs_proto::chunk::{ChunkGrant, ChunkMap};
 use gfs_proto::ids::{ChunkIndex, InodeId, TruncateGeneration};
+use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::FILE_SIZE_MAX;
 use gfs_proto::ops::{FlushedChunk, HeldChunk};
 use gfs_proto::time::Timestamp;
@@ -70,6 +71,8 @@ pub struct InodeData {
 
 pub(super) struct State {
     pub size: u64,
+    /// Where the file ends without bytes that this client alone has.
+    stored: u64,
     pub generation: TruncateGeneration,
     pub exclusive: bool,
     pub dirty: DirtyMap,
@@ -107,15 +110,16 @@ pub(super) struct Lane {
     pub gate: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Who flushes and is told of errors.
+/// Who is told of errors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Asker {
+    /// Or a write.
     Close,
     Fsync,
 }
 
 /// Errors of writes whose writer did not wait. Whoever flushes while one happens learns of it, and
-/// if nobody does, the next one who flushes. A close that was told does not count for an fsync: many
+/// if nobody does, the next one who writes or flushes. A close that was told does not count for an fsync: many
 /// programs do not look at what close returns, and fsync the file by another descriptor afterwards.
 #[derive(Default)]
 pub(super) struct Failures {
@@ -126,9 +130,12 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    pub(super) fn add(&mut self, error: FsError) {
+    /// True if this is the first that somebody is to be told of.
+    pub(super) fn add(&mut self, error: FsError) -> bool {
+        let first = !self.is_untold();
         self.count += 1;
         self.last = Some(error);
+        first
     }
     pub(super) const fn count(&self) -> u64 {
         self.count
@@ -136,6 +143,10 @@ impl Failures {
     /// Nobody has learned of the last one.
     pub(super) const fn is_untold(&self) -> bool {
         self.count > self.told
+    }
+    /// What somebody has to be told who waits for nothing.
+    pub(super) fn tell_now(&mut self) -> Result<(), FsError> {
+        if self.is_untold() { self.tell(self.count, Asker::Close) } else { Ok(()) }
     }
     /// What somebody who began when there were `since` failures has to be told.
     pub(super) fn tell(&mut self, since: u64, asker: Asker) -> Result<(), FsError> {
@@ -151,7 +162,7 @@ impl Failures {
 
 impl State {
     /// What was written to a range and is not at all replicas, oldest first.
-    pub(super) fn patches(&self, range: &Range<u64>, chunk: gfs_proto::layout::ChunkSize) -> Vec<(u64, Bytes)> {
+    pub(super) fn patches(&self, range: &Range<u64>, chunk: ChunkSize) -> Vec<(u64, Bytes)> {
         let mut patches = Vec::new();
         if self.lanes.values().any(|lane| !lane.outbox.is_empty()) {
             for part in chunk.split(range.start, range.end - range.start) {
@@ -201,6 +212,25 @@ impl State {
         self.lanes.retain(|index, lane| index.get() < chunks || !lane.outbox.is_empty());
     }
 
+    /// The file ends here, whatever was written to it.
+    const fn set_size(&mut self, size: u64) {
+        (self.size, self.stored) = (size, size);
+    }
+
+    /// Bytes up to `end` are at all replicas.
+    pub(super) fn is_stored(&mut self, end: u64) {
+        self.stored = self.stored.max(end);
+    }
+
+    /// Bytes that were written are lost. If the file ended with them, it ends before them now: a hole in their place
+    /// would be zeroes that nobody wrote.
+    pub(super) fn shrink(&mut self, chunk: ChunkSize) {
+        let frames = self.lanes.values().flat_map(|lane| lane.outbox.frames());
+        let on_their_way = frames.map(|frame| frame.end(chunk)).max().unwrap_or_default();
+        let kept = self.dirty.end().max(self.cut_off.as_ref().map_or(0, DirtyMap::end));
+        self.size = self.size.min(self.stored.max(on_their_way).max(kept));
+    }
+
     /// Bytes up to `end` were written now.
     pub(super) fn written(&mut self, end: u64) {
         self.size = self.size.max(end);
@@ -226,6 +256,7 @@ impl InodeData {
         }
         let state = State {
             size: open.size,
+            stored: open.size,
             generation: open.truncate_generation,
             exclusive: open.exclusive,
             dirty: DirtyMap::new(plane.authority.chunk_size()),
@@ -292,6 +323,7 @@ impl InodeData {
         }
         // within a generation a file only grows, so a smaller size is an older one
         state.size = if cut { size } else { state.size.max(size) };
+        state.stored = if cut { size } else { state.stored.max(size) };
         drop(state);
         if cut {
             self.forget_grants();
@@ -390,7 +422,7 @@ impl InodeData {
             state.forget_beyond(chunk.chunks_of(new_size));
             self.taint(&mut state, new_size..u64::MAX);
         }
-        state.size = new_size;
+        state.set_size(new_size);
         if new_size == 0 && state.exclusive {
             state.covered = state.unseen;
         }
@@ -406,7 +438,7 @@ impl InodeData {
         }
         self.invalidate();
         let state = &mut *self.state.lock();
-        state.size = size;
+        state.set_size(size);
         state.locations.learn_first(map, Instant::now());
     }
 

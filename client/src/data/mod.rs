@@ -33,6 +33,7 @@ mod pulse;
 mod readahead;
 mod reader;
 mod replicas;
+mod room;
 mod servers;
 mod stream;
 mod sync;

@@ -107,10 +107,12 @@ impl InodeData {
         }
     }
 
-    /// Keeps the bytes if that is allowed; returns where they went.
+    /// Keeps the bytes if that is allowed; returns where they went. A program that goes on writing after some of it could
+    /// not be stored is told here, and while the cluster is full it is told of the very write that does not fit.
     fn buffer(self: &Arc<Self>, at: At, data: &[u8]) -> Result<Option<u64>, FsError> {
         let mut state = self.state.lock();
-        if !state.exclusive {
+        state.failures.tell_now()?;
+        if !state.exclusive || self.plane.room.is_short(Instant::now()) {
             return Ok(None);
         }
         let offset = match at {
@@ -230,9 +232,7 @@ impl InodeData {
     /// Delivers a frame that nobody waits for: a failure is kept for the next flush.
     async fn deliver_behind(self: &Arc<Self>, order: Order, frame: &Arc<Frame>) {
         let operation = Operation::begin("write-back", Some(self.id()), self.plane.config.timeout);
-        if let Err(error) = operation.run(Box::pin(self.deliver(order, frame, Told::Nobody))).await {
-            tracing::warn!(inode = %self.id(), chunk = %frame.index(), %error, "written data could not be stored");
-        }
+        let _told_later = operation.run(Box::pin(self.deliver(order, frame, Told::Nobody))).await;
     }
 
     /// Sends a frame until all members have it, or it cannot be.
@@ -342,7 +342,9 @@ impl InodeData {
         let Delivered::Under(epoch) = delivered else { return };
         let mut state = self.state.lock();
         let gone = state.outbox(index).ack(order, *epoch);
+        state.obstacle = None;
         for frame in &gone {
+            state.is_stored(frame.end(self.plane.authority.chunk_size()));
             self.leave(&mut state, frame);
             self.keep_small(&state, frame);
         }
@@ -351,6 +353,9 @@ impl InodeData {
     }
 
     fn gave_up(&self, (order, index): (Order, ChunkIndex), error: FsError, told: Told) {
+        if error == FsError::NoSpace {
+            self.plane.room.ran_short(Instant::now());
+        }
         let mut state = self.state.lock();
         let mut gone = state.outbox(index).abandon(order);
         let queued = state.queue.len();
@@ -360,10 +365,12 @@ impl InodeData {
                 gone.extend(state.outbox(frame.index()).abandon(order));
             }
         }
-        if told == Told::Nobody || state.queue.len() < queued {
-            state.failures.add(error);
+        if (told == Told::Nobody || state.queue.len() < queued) && state.failures.add(error) {
+            let inode = self.id();
+            tracing::warn!(%inode, chunk = %index, %error, "written data could not be stored: the next write, fsync or close is told");
         }
         gone.iter().for_each(|frame| self.leave(&mut state, frame));
+        state.shrink(self.plane.authority.chunk_size());
         drop(state);
         self.settled();
     }

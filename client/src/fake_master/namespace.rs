@@ -5,13 +5,15 @@ use gfs_proto::FsError;
 use gfs_proto::attr::{Attr, FileKind, SetTime};
 use gfs_proto::chunk::{ChunkGrant, ChunkLocation, ChunkMap, Numbering};
 use gfs_proto::ids::{
-    ChunkHandle, ChunkIndex, ChunkVersion, DirCookie, Epoch, InodeId, MapGeneration, Term, TruncateGeneration,
+    ChunkHandle, ChunkIndex, ChunkVersion, DirCookie, Epoch, InodeId, MapGeneration, OpenId, Term, TruncateGeneration,
 };
 use gfs_proto::limits::LEASE;
 use gfs_proto::name::Name;
-use gfs_proto::ops::{DirEntry, DirPage, FsStats, InodeRef, Made, Make, MakeKind, Op, OpResult, Opened, RenameMode};
+use gfs_proto::ops::{
+    DirEntry, DirPage, FsStats, InodeRef, Made, Make, MakeKind, Op, OpResult, OpenSpec, Opened, RenameMode,
+};
 use gfs_proto::time::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,6 +33,8 @@ pub(crate) struct Namespace {
     /// Attributes before they were reported and not logged.
     logged: HashMap<InodeId, Attr>,
     last: InodeId,
+    /// Opens for writing.
+    writers: BTreeSet<(InodeId, OpenId)>,
 }
 
 impl Default for Namespace {
@@ -46,6 +50,7 @@ impl Default for Namespace {
             epochs: 0,
             logged: HashMap::new(),
             last: InodeId::ROOT,
+            writers: BTreeSet::new(),
         };
         namespace.attrs.insert(InodeId::ROOT, namespace.attr(InodeId::ROOT, FileKind::Directory));
         namespace.children.insert(InodeId::ROOT, BTreeMap::new());
@@ -122,6 +127,13 @@ impl Namespace {
         self.attrs[&inode].clone()
     }
 
+    /// A name of it is gone.
+    fn unlinked(&mut self, inode: InodeId) {
+        if let Some(attr) = self.attrs.get_mut(&inode).filter(|attr| attr.kind != FileKind::Directory) {
+            attr.nlink -= 1;
+        }
+    }
+
     fn get(&self, inode: InodeRef) -> Result<Attr, FsError> {
         self.attrs.get(&id(inode)?).cloned().ok_or(FsError::Stale)
     }
@@ -161,8 +173,9 @@ impl Namespace {
                 Ok(OpResult::Attr(attr.clone()))
             }
             Op::Unlink { parent, name } | Op::Rmdir { parent, name } => {
-                self.find(*parent, name)?;
+                let removed = self.find(*parent, name)?;
                 self.entries(*parent)?.remove(name.as_bytes());
+                self.unlinked(removed);
                 Ok(OpResult::Done)
             }
             Op::Rename { from_parent, from_name, to_parent, to_name, mode } => {
@@ -171,7 +184,8 @@ impl Namespace {
                     return Err(FsError::Exists);
                 }
                 self.entries(*from_parent)?.remove(from_name.as_bytes());
-                self.entries(*to_parent)?.insert(to_name.as_bytes().to_vec(), moved);
+                let replaced = self.entries(*to_parent)?.insert(to_name.as_bytes().to_vec(), moved);
+                replaced.into_iter().for_each(|replaced| self.unlinked(replaced));
                 Ok(OpResult::Done)
             }
             Op::SetAttr { inode, changes } => {
@@ -193,10 +207,15 @@ impl Namespace {
                     self.cut(id(*inode)?, 0);
                 }
                 let attr = self.get(*inode)?;
-                let exclusive = exclusive && spec.access.writes();
+                self.register(attr.inode, spec);
+                let exclusive = exclusive && self.is_written(attr.inode);
                 Ok(OpResult::Opened(Opened { attr, exclusive, chunks: ChunkMap::default() }))
             }
-            Op::Release { .. } | Op::ReturnChunks { .. } | Op::AwaitCopies { .. } => Ok(OpResult::Done),
+            Op::Release { inode, open } => {
+                self.writers.remove(&(id(*inode)?, *open));
+                Ok(OpResult::Done)
+            }
+            Op::ReturnChunks { .. } | Op::AwaitCopies { .. } => Ok(OpResult::Done),
             Op::ReportSize { inode, size, mtime, ctime, durable, truncate_generation, .. } => {
                 let attr = self.attrs.get_mut(&id(*inode)?).ok_or(FsError::Stale)?;
                 if *truncate_generation != attr.truncate_generation {
@@ -218,6 +237,17 @@ impl Namespace {
             Op::GrantChunk { inode, index } => self.grant(id(*inode)?, *index).map(OpResult::Grant),
             _ => Err(FsError::NotSupported),
         }
+    }
+
+    fn register(&mut self, inode: InodeId, spec: &OpenSpec) {
+        if spec.access.writes() {
+            self.writers.insert((inode, spec.open));
+        }
+    }
+
+    /// Somebody has it open for writing, as far as was told.
+    pub(crate) fn is_written(&self, inode: InodeId) -> bool {
+        self.writers.iter().any(|(written, _)| *written == inode)
     }
 
     /// As if another session had set the size.
@@ -279,6 +309,7 @@ impl Namespace {
         self.entries(make.parent)?.insert(make.name.as_bytes().to_vec(), inode);
         let attr = Attr { mode: make.mode, ..self.attr(inode, make.kind.file_kind()) };
         self.attrs.insert(inode, attr.clone());
+        make.open.iter().for_each(|spec| self.register(inode, spec));
         match &make.kind {
             MakeKind::Directory => {
                 self.children.insert(inode, BTreeMap::new());

@@ -437,7 +437,9 @@ impl Files {
         if entry.handles == 0 {
             return Closed::Inode(entry.inode.clone());
         }
-        if entry.covered > 0 {
+        // Who writes alone does so by a registration for writing, be it that of a closed handle: the next open for
+        // writing relies on it and asks nobody.
+        if entry.covered > 0 || entry.inode.is_exclusive() {
             return Closed::Handle(Vec::new());
         }
         Closed::Handle(entry.inherited.drain(..).map(|reclaim| (id, reclaim.open)).collect())

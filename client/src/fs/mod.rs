@@ -8,6 +8,7 @@ mod attributes;
 mod directories;
 mod files;
 mod io;
+mod links;
 mod names;
 mod paths;
 mod recall;
@@ -33,6 +34,7 @@ use gfs_proto::ids::InodeId;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;
 use gfs_proto::ops::{Op, OpResult};
 use gfs_proto::wire::admin_client::AdminClient;
+use links::Links;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tonic::transport::Channel;
@@ -44,6 +46,7 @@ pub struct Client {
     cache: Cache,
     files: Files,
     directories: Directories,
+    links: Links,
     plane: Arc<DataPlane>,
     timeout: Duration,
     unreported: Arc<reports::Unreported>,
@@ -97,6 +100,7 @@ impl Client {
             cache: Cache::new(config.attributes_max, config.names_max),
             files: Files::new(),
             directories: Directories::default(),
+            links: Links::new(),
             plane,
             timeout: config.timeout,
             unreported: Default::default(),
@@ -190,6 +194,7 @@ impl Client {
         if let Some(open) = self.files.inode(attr.inode) {
             open.lay_over(&mut attr);
         }
+        self.links.show(&mut attr);
         Entry { attr, ttl }
     }
 

@@ -200,12 +200,16 @@ impl Client {
 
     async fn remove(&self, caller: &Caller, op: Op, parent: InodeId, name: &Name) -> Result<(), FsError> {
         let child = self.cache.name_hint(parent, name).flatten();
+        let removal = child.and_then(|child| self.links.remove(child));
         let mut answer = self.ask(caller, vec![op, get_attr(parent)]).await?;
         self.noted(answer.done(), parent, name, answer.seen)?;
         self.cache.put_name(parent, name, None, answer.seen);
         self.parent_changed(parent, &mut answer);
         if let Some(child) = child {
             self.cache.forget_attr(child, answer.seen.index);
+        }
+        if let Some(removal) = removal {
+            removal.done();
         }
         Ok(())
     }
@@ -232,6 +236,10 @@ impl Client {
                 }
             }
         }
+        let removal = match mode {
+            RenameMode::Replace => replaced.flatten().and_then(|replaced| self.links.remove(replaced)),
+            RenameMode::NoReplace | RenameMode::Exchange => None,
+        };
         let op = Op::Rename {
             from_parent: from.0.into(),
             from_name: from.1.clone(),
@@ -247,6 +255,9 @@ impl Client {
         self.renamed((from, to), (moved, replaced), mode, seen);
         self.parent_changed(from.0, &mut answer);
         self.parent_changed(to.0, &mut answer);
+        if let Some(removal) = removal {
+            removal.done();
+        }
         Ok(())
     }
 

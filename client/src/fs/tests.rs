@@ -10,6 +10,7 @@ use gfs_proto::name::Name;
 use gfs_proto::ops::{Access, MakeKind, RenameMode};
 use gfs_proto::time::Timestamp;
 
+mod links;
 mod threads;
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -236,6 +237,25 @@ async fn a_second_open_of_a_file_that_is_ours_asks_nobody() {
 }
 
 #[tokio::test]
+async fn an_open_for_writing_that_asks_nobody_relies_on_one_for_writing() {
+    let master = FakeMaster::start().await;
+    master.set_exclusive(false);
+    let client = connect(&master).await;
+    let (file, first) = create(&client, "f").await;
+    master.set_exclusive(true);
+    // the other mount has closed it: by this open we learn that we are alone, thanks to the first
+    let reader = client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    client.release(first.handle);
+    let writer = client.open(&root(), file, OpenFlags::new(Access::Write)).await.expect("opened");
+    // behind everything that was sent before
+    client.statfs().await.expect("answered");
+    assert!(master.with_namespace(|namespace| namespace.is_written(file)), "it may not write what it buffers");
+    client.release(reader.handle);
+    client.release(writer.handle);
+    eventually("released", || !master.with_namespace(|namespace| namespace.is_written(file))).await;
+}
+
+#[tokio::test]
 async fn an_open_that_finds_another_size_than_was_told_reads_past_the_kernel() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;
@@ -324,6 +344,25 @@ async fn a_size_is_not_told_before_the_bytes_are_sent() {
     assert!(inode.unreported().is_some());
     assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).size, 0);
     assert!(client.flush(opened.handle).await.is_err(), "told to the one who closes it");
+}
+
+#[tokio::test]
+async fn a_size_that_was_told_with_bytes_that_are_lost_is_taken_back() {
+    let master = FakeMaster::start().await;
+    let timeout = Duration::from_millis(200);
+    let config = ClientConfig { master: master.address.clone(), timeout, ..ClientConfig::default() };
+    let client = Client::connect(config).await.expect("the master listens");
+    let (file, opened) = create(&client, "f").await;
+    client.write(opened.handle, 0, b"there is no chunkserver").await.expect("buffered");
+    assert!(client.flush(opened.handle).await.is_err());
+    let sizes = master.take_seen().into_iter().filter_map(|op| match op {
+        Op::ReportSize { size, .. } => Some(size),
+        Op::SetAttr { changes, .. } => changes.size,
+        _ => None,
+    });
+    assert_eq!(sizes.collect::<Vec<u64>>(), [23, 0], "told along with the bytes, and taken back");
+    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).size, 0);
+    assert_eq!(client.getattr(&root(), file).await.expect("known").attr.size, 0);
 }
 
 #[tokio::test]

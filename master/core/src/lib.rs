@@ -19,6 +19,7 @@ mod apply;
 mod command;
 mod encode;
 mod invariants;
+mod nesting;
 mod ops;
 mod outcome;
 pub mod plan;

@@ -11,6 +11,7 @@
 use crate::apply;
 use crate::command::Command;
 use crate::invariants::{self, Examination, Violation};
+use crate::nesting::{self, Alone};
 use crate::outcome::{Applied, Outcome, Stats};
 use crate::record::{Body, Inode, State};
 use crate::state::delta::Delta;
@@ -178,6 +179,7 @@ impl Store {
     /// (others wait). Waits for no disk but where metadata is not in memory. An error is about the database,
     /// not the command: the state is as before, nothing can be applied any more, the process must end.
     pub fn apply(&self, index: LogIndex, term: Term, command: &Command) -> Result<Outcome, StoreError> {
+        nesting::check(self);
         let _one_at_a_time = self.applying.lock();
         if self.failed.load(Ordering::Acquire) {
             return Err(StoreError::Failed);
@@ -206,17 +208,20 @@ impl Store {
     /// request, not across an await (it is not `Send`), and while holding one never call another method
     /// of the store on the same thread (deadlock). Work on many rows takes a new view every few hundred.
     pub fn view(&self) -> View<'_> {
-        View::new(self.layers.read(), &self.genesis)
+        let alone = Alone::with(self);
+        View::new((self.layers.read(), alone), &self.genesis)
     }
 
     /// The state at this moment, to be looked at for as long as it takes: `apply` and `merge` go on.
     pub fn snapshot(&self) -> Snapshot<'_> {
+        nesting::check(self);
         let layers = self.layers.read().clone();
         Snapshot::new(layers, &self.genesis)
     }
 
     /// Memory that is in the delta, about; what `freeze` and `merge` bring down.
     pub fn delta_bytes(&self) -> usize {
+        nesting::check(self);
         let layers = self.layers.read();
         layers.active.bytes() + layers.frozen.as_ref().map_or(0, |frozen| frozen.delta.bytes())
     }

@@ -2,6 +2,7 @@
 //!
 //! Methods that take a [`Caller`] check what the kernel would; the others are for the master itself.
 
+use crate::nesting::Alone;
 use crate::outcome::{
     Applied, ChunkRecord, FileChunks, GarbageChunk, Orphan, PendingCut, Quarantined, ServerRecord, SessionRecord, Stats,
 };
@@ -29,7 +30,7 @@ pub struct View<'a> {
 
 /// The layers, as they change or as they were.
 enum Held<'a> {
-    Live(RwLockReadGuard<'a, Layers>),
+    Live { layers: RwLockReadGuard<'a, Layers>, _alone: Alone },
     Copied(&'a Layers),
 }
 
@@ -37,7 +38,7 @@ impl Deref for Held<'_> {
     type Target = Layers;
     fn deref(&self) -> &Layers {
         match self {
-            Self::Live(guard) => guard,
+            Self::Live { layers, .. } => layers,
             Self::Copied(layers) => layers,
         }
     }
@@ -73,8 +74,8 @@ impl Read for View<'_> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn new(layers: RwLockReadGuard<'a, Layers>, genesis: &'a Genesis) -> Self {
-        Self { layers: Held::Live(layers), genesis, fault: Fault::default() }
+    pub(crate) fn new((layers, _alone): (RwLockReadGuard<'a, Layers>, Alone), genesis: &'a Genesis) -> Self {
+        Self { layers: Held::Live { layers, _alone }, genesis, fault: Fault::default() }
     }
 
     pub(crate) fn into_fault(self) -> Option<StoreError> {

@@ -208,8 +208,12 @@ impl Master {
             }
         }
         let confirmed: Vec<ServerId> = round.confirmed.iter().map(|(member, _)| member.replica.server).collect();
-        let revoke = || ChunkCommand::Revoke { handle, epoch };
-        confirmed.iter().for_each(|server| self.servers.hint(*server, revoke()));
+        // Who is away was not compared: while it is, the others remember what may be missing there, beyond a restart of
+        // this master too.
+        if record.entitled.iter().all(|server| confirmed.contains(server)) {
+            let revoke = || ChunkCommand::Revoke { handle, epoch };
+            confirmed.iter().for_each(|server| self.servers.hint(*server, revoke()));
+        }
         confirmed
     }
 
@@ -384,22 +388,19 @@ impl Master {
     }
 
     async fn fence_one(&self, server: ServerId, incarnation: Option<Incarnation>) -> Option<Silence<'_>> {
-        let (until, replica, silence) = match self.servers.fence(server, incarnation, Instant::now()) {
-            Fence::Passed => return None,
-            Fence::Until(until, replica) => (until, replica, None),
-            Fence::Silenced(until, replica, silence) => (until, replica, Some(silence)),
-        };
+        let Fence { until, replica, run, silence } = self.servers.fence(server, incarnation, Instant::now())?;
         loop {
             let now = Instant::now();
-            let back = incarnation.is_some() && self.servers.incarnation(server) != incarnation;
+            // another run is silent from its beginning
+            let back = run.is_some() && self.servers.incarnation(server) != run;
             if now >= until || back || self.servers.presence(server, now) == Presence::Left {
-                return silence;
+                return Some(silence);
             }
             // one that is connected here lives, whatever its port says
             if let Some(replica) = replica.as_ref().filter(|_| !self.servers.is_connected(server))
                 && self.reach.refuses(&replica.address).await
             {
-                return silence;
+                return Some(silence);
             }
             tokio::time::sleep(PROBE_PAUSE.min(until - now)).await;
         }

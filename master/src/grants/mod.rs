@@ -284,7 +284,7 @@ impl Master {
         let chunk = wanted.chunk;
         let agreement = match self.agree(wanted).await? {
             Agreement::Nowhere { away } => {
-                if self.others_may_begin(asked, chunk.handle) {
+                if !away.is_empty() && self.others_may_begin(asked, chunk.handle) {
                     return Err(FsError::Unavailable);
                 }
                 let begins = self.store.genesis().chunk_size.start_of(chunk.index);
@@ -305,7 +305,8 @@ impl Master {
         }
     }
 
-    /// The master before this one may have let another session write the first frame.
+    /// The master before this one may have let another session write the first frame. It cannot any more where the
+    /// server has said that it has none: that fences it.
     fn others_may_begin(&self, asked: Asked, handle: ChunkHandle) -> bool {
         let now = Instant::now();
         self.inherits_leases(now)

@@ -9,14 +9,18 @@
 //! ```
 //! Changes neither version nor record: a server that is away for a moment keeps its place. Volatile: after a restart of
 //! the master the full reports name what was being written, or is in doubt at its server.
+//!
+//! A cut inside a chunk that nobody writes any more is made in the same way: until then replicas are what they were
+//! behind it, and differ where some have made it.
 
 use super::Generations;
 use super::install::Wanted;
 use crate::master::Master;
 use futures_util::StreamExt as _;
+use gfs_master_core::Action;
 use gfs_proto::FsError;
 use gfs_proto::chunk::Numbering;
-use gfs_proto::ids::ChunkHandle;
+use gfs_proto::ids::{ChunkHandle, InodeId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -32,6 +36,9 @@ const AT_ONCE: usize = 32;
 const DOUBLINGS_MAX: u32 = 7;
 /// Chunks noted at most, about 40 MB: others are compared when they are granted.
 const NOTED_MAX: usize = 1 << 20;
+
+/// Pending cuts looked up under one view of the state.
+const CUTS_PER_VIEW: usize = 512;
 
 #[derive(Clone, Copy, Default)]
 struct Waiting {
@@ -96,6 +103,9 @@ impl Uneven {
 
 /// Works until the master stops. A task of its own, because servers that do not answer make it slow.
 pub async fn even_all(master: Arc<Master>) {
+    if let Err(error) = master.note_pending_cuts() {
+        warn!(%error, "cuts of files that nobody writes are made later");
+    }
     loop {
         tokio::select! {
             () = master.stopping.passed() => return,
@@ -137,7 +147,33 @@ impl Master {
         self.repair.disturb(handle);
         let wanted = Wanted { chunk, generations, numbering: Numbering::Primary, suspects: &[], raise: false };
         let equal = self.fence(&wanted).await;
-        Ok(chunk.record.entitled.iter().all(|server| equal.contains(server)))
+        let all = chunk.record.entitled.iter().all(|server| equal.contains(server));
+        if let Some(cut) = chunk.cut.filter(|_| all) {
+            self.commit_one(Action::CutApplied { cuts: vec![(handle, cut.generation)] }).await?;
+        }
+        Ok(all)
+    }
+
+    /// The file was cut: the replicas of the chunk that it ends in may reach further.
+    pub fn note_cut(&self, inode: InodeId) {
+        let view = self.store.view();
+        let Ok(attr) = view.attr(inode) else { return }; // removed since
+        let (last, _) = self.store.genesis().chunk_size.locate(attr.size);
+        let cut = view.chunks(inode, last, 1).ok().and_then(|file| file.chunks.into_iter().find(|it| it.cut.is_some()));
+        cut.iter().for_each(|chunk| self.uneven.note(chunk.handle));
+    }
+
+    /// Cuts that a master before this one has logged and not seen made.
+    fn note_pending_cuts(&self) -> Result<(), FsError> {
+        let mut after = None;
+        loop {
+            let page = self.store.view().pending_cuts(after, CUTS_PER_VIEW)?;
+            page.iter().for_each(|(handle, _)| self.uneven.note(*handle));
+            match page.last() {
+                Some((last, _)) => after = Some(*last),
+                None => return Ok(()),
+            }
+        }
     }
 }
 

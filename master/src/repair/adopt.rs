@@ -127,14 +127,13 @@ impl Master {
         self.unwritten.flushed(handle);
         self.locations.set(handle, Located { server, version, known: Known::Reported(row.state) });
         self.discard_stale(handle);
-        let view = self.store.view();
-        let record = view.chunk(handle)?.ok_or(StepError::Changed)?;
+        let record = self.store.view().chunk(handle)?.ok_or(StepError::Changed)?;
         let (length, needed) = (u64::from(row.length), self.bytes_of(&record));
         info!(chunk = %handle, %server, %from, %version, length, "no copy counted: a suspect one was adopted");
         if length < needed {
             warn!(chunk = %handle, %server, length, needed, "the adopted copy is shorter than its file: the rest is zeroes");
         }
-        self.compare_length(&view, &record, row);
+        self.compare_length(&self.store.view(), &record, row);
         Ok(())
     }
 }

@@ -52,7 +52,9 @@ impl Repair {
 
     /// Chunks with blocks that no copy has as they should be.
     pub fn incurable(&self) -> u64 {
-        self.incurable.lock().len() as u64
+        let mut incurable = self.incurable.lock();
+        incurable.retain(|_, known| known.since.elapsed() < INCURABLE_FOR);
+        incurable.len() as u64
     }
 
     /// True if nobody has asked the server for the same lately.
@@ -126,7 +128,8 @@ impl Master {
         drop(held);
         match outcome {
             Ok(CommandOutcome::Mended(mended)) if mended.row.handle == handle => {
-                self.mended(&chunk, server, &mended);
+                let all_asked = peers.len() + 1 >= chunk.record.entitled.len();
+                self.mended(&chunk, server, &mended, all_asked);
                 if mended.blocks_lost > 0 {
                     self.repair.give_up(handle, asked);
                     // those that could not help are damaged too, and perhaps nobody knows
@@ -173,7 +176,7 @@ impl Master {
         Ok((chunk, peers))
     }
 
-    fn mended(&self, chunk: &FileChunk, server: ServerId, mended: &Mended) {
+    fn mended(&self, chunk: &FileChunk, server: ServerId, mended: &Mended, all_asked: bool) {
         let Mended { row, blocks_mended, blocks_lost, lost } = mended;
         let (handle, version, record) = (row.handle, row.version, &chunk.record);
         self.locations.set(handle, Located { server, version, known: Known::Reported(row.state) });
@@ -184,7 +187,11 @@ impl Master {
         }
         let start = self.store.genesis().chunk_size.start_of(record.index);
         let offsets: Vec<u64> = lost.iter().map(|block| start + u64::from(*block) * u64::from(BLOCK_SIZE)).collect();
+        let fate = match all_asked {
+            true => "in every copy: restore them from elsewhere",
+            false => "in every copy that is there: others are away, and are asked when they are back",
+        };
         error!(inode = %record.inode, chunk = %handle, index = %record.index, %server, blocks = blocks_lost, ?offsets,
-            "blocks of a file are damaged in every copy: restore them from elsewhere, reading them is an I/O error");
+            "blocks of a file are damaged {fate}; reading them is an I/O error");
     }
 }

@@ -64,6 +64,7 @@ impl Request {
         if !void.is_empty() {
             self.master.revoke(void).await;
         }
+        cut.iter().for_each(|inode| self.master.note_cut(*inode));
     }
 
     /// Files whose goal was set have too few copies or too many now.

@@ -88,15 +88,17 @@ pub struct ServerStatus {
     pub slowness: Slowness,
 }
 
-/// When a server's right to answer reads has surely run out.
-pub enum Fence<'a> {
-    /// It has: the run of the server that had it is over, or the time is past.
-    Passed,
-    /// At this time; sooner if a connection to the address is refused.
-    Until(Instant, Option<Replica>),
-    /// At this time, if the server is kept silent until what it missed is logged; sooner as above, once its
-    /// stream has ended.
-    Silenced(Instant, Option<Replica>, Silence<'a>),
+/// When a server's right to answer reads has surely run out, if it is kept silent until what it missed is logged.
+pub struct Fence<'a> {
+    /// At this time; sooner if another run of it registers, or if, once its stream has ended, a connection to the address
+    /// is refused.
+    pub until: Instant,
+    /// How to reach it.
+    pub replica: Option<Replica>,
+    /// The run that it is in, if this master has seen it.
+    pub run: Option<Incarnation>,
+    /// Ends when it is dropped.
+    pub silence: Silence<'a>,
 }
 
 /// Keeps a server from answering reads. When the last one of a server ends its connection does, too: it
@@ -310,25 +312,23 @@ impl Servers {
         }
     }
 
-    /// When a server that has not confirmed a new version can surely not serve the old one any more, if
-    /// it then was in the run `incarnation`. One that is connected loses its right to answer reads for
-    /// that purpose: its heartbeats are not acknowledged until it registers again, see [`Silence`].
-    pub fn fence(&self, server: ServerId, incarnation: Option<Incarnation>, now: Instant) -> Fence<'_> {
+    /// When a server that has not confirmed a new version, and was in the run `incarnation` when it was asked, can surely
+    /// not serve the old version any more. It loses its right to answer reads for that purpose, whether it is connected
+    /// now or comes back before the new version is logged: its heartbeats are not acknowledged until it registers again,
+    /// see [`Silence`]. `None`: nobody has heard of such a server.
+    pub fn fence(&self, server: ServerId, incarnation: Option<Incarnation>, now: Instant) -> Option<Fence<'_>> {
         let mut table = self.table.lock();
-        let Some(entry) = table.get_mut(&server) else { return Fence::Passed };
-        let current = entry.registered.as_ref().map(|r| r.incarnation);
-        if entry.left.is_some() || (current.is_some() && incarnation.is_some() && current != incarnation) {
-            return Fence::Passed;
-        }
+        let entry = table.get_mut(&server)?;
+        let run = entry.registered.as_ref().map(|register| register.incarnation);
+        let began_anew = run.is_some() && incarnation.is_some() && run != incarnation;
+        let unacknowledged = began_anew && !entry.reported.is_open();
         // It was acknowledged at the latest when it was heard of, by us or by the master before us, and its right
         // counts from when it had sent what was acknowledged. A server that hangs was heard of a while ago.
-        let until = entry.heard.unwrap_or(self.started) + self.timings.read_lease;
-        if entry.link.is_some() {
-            entry.muted = true;
-            entry.silences += 1;
-            return Fence::Silenced(until, entry.replica(server), Silence { servers: self, server });
-        }
-        if until <= now { Fence::Passed } else { Fence::Until(until, entry.replica(server)) }
+        let right = entry.heard.unwrap_or(self.started) + self.timings.read_lease;
+        let until = if entry.left.is_some() || unacknowledged { now } else { right };
+        entry.muted = true;
+        entry.silences += 1;
+        Some(Fence { until, replica: entry.replica(server), run, silence: Silence { servers: self, server } })
     }
 
     /// True if a heartbeat may be acknowledged, which lets the server answer reads: its full report is
@@ -495,22 +495,41 @@ mod tests {
         let lease = timings.read_lease;
         servers.reported(SERVER, &first);
         assert!(servers.may_acknowledge(SERVER));
-        let fence = servers.fence(SERVER, run, now);
-        assert!(matches!(fence, Fence::Silenced(until, Some(_), _) if until == now + lease));
-        let later = servers.fence(SERVER, run, now + lease / 2);
-        assert!(matches!(later, Fence::Silenced(until, ..) if until == now + lease), "from when it was heard of");
-        drop(later);
+        let until = |run, now| servers.fence(SERVER, run, now).map(|fence| fence.until);
+        let fence = servers.fence(SERVER, run, now).expect("known");
+        assert_eq!((fence.until, fence.run, fence.replica.is_some()), (now + lease, run, true));
+        assert_eq!(until(run, now + lease / 2), Some(now + lease), "from when it was heard of");
         assert!(!servers.may_acknowledge(SERVER), "it must fall silent");
         drop(fence);
         servers.attach(SERVER, register(2), second.clone(), now);
+        assert_eq!(until(run, now), Some(now), "another run, and nothing of it was acknowledged");
+        servers.attach(SERVER, register(2), second.clone(), now);
         servers.reported(SERVER, &second);
         assert!(servers.may_acknowledge(SERVER), "a new registration");
-        assert!(matches!(servers.fence(SERVER, run, now), Fence::Passed));
+        assert_eq!(until(run, now), Some(now + lease), "another run, which may answer reads, too");
+        assert!(!servers.may_acknowledge(SERVER));
         assert!(!servers.detach(SERVER, &first, false), "an older link changes nothing");
         assert!(servers.detach(SERVER, &second, false));
-        let run = servers.incarnation(SERVER);
-        assert!(matches!(servers.fence(SERVER, run, now), Fence::Until(_, Some(_))), "may be asked directly");
-        assert!(matches!(servers.fence(SERVER, run, now + lease), Fence::Passed));
+        assert_eq!(until(servers.incarnation(SERVER), now), Some(now + lease), "its port may be asked");
+        assert!(servers.fence(ServerId::new(9), None, now).is_none(), "never heard of");
+    }
+
+    #[test]
+    fn who_comes_back_before_what_it_missed_is_logged_is_silent() {
+        let (now, timings) = (Instant::now(), Timings::default());
+        let servers = Servers::new(Vec::new(), timings, now);
+        let first = link();
+        servers.attach(SERVER, register(1), first.clone(), now);
+        servers.reported(SERVER, &first);
+        servers.detach(SERVER, &first, false);
+        let fence = servers.fence(SERVER, servers.incarnation(SERVER), now + timings.read_lease).expect("known");
+        assert_eq!(fence.until, now + timings.read_lease, "nobody need wait");
+        let second = link();
+        servers.attach(SERVER, register(1), second.clone(), now + timings.read_lease);
+        servers.reported(SERVER, &second);
+        assert!(!servers.may_acknowledge(SERVER), "what it has may be old in a moment");
+        drop(fence);
+        servers.attach(SERVER, register(1), link(), now + timings.read_lease);
     }
 
     #[tokio::test]

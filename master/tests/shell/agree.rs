@@ -224,12 +224,20 @@ async fn one_that_did_not_answer_is_made_equal_later_and_keeps_its_place() {
     torn(&servers, first.handle, [5, 6, 4]);
     servers[2].manners(Manners::Mute);
     let master = cluster.node().master.clone();
+    let is_revoke = |command: &ChunkCommand| matches!(command, ChunkCommand::Revoke { .. });
+    let revokes = || servers[0].commands().iter().filter(|command| is_revoke(command)).count();
+    let before = revokes();
     master.uneven.note(first.handle);
     until("two are equal", || servers[..2].iter().all(|server| server.content(first.handle) == writes(6))).await;
     assert!(!master.uneven.is_empty(), "the third has not confirmed");
+    // The next look ends after the answers of the one before were used.
+    let looks = servers[0].installs(first.handle).len();
+    until("they are looked at again", || servers[0].installs(first.handle).len() > looks).await;
+    assert_eq!(revokes(), before, "the two remember that another may differ, if this master does not");
     servers[2].manners(Manners::Good);
     until("the third is equal", || servers[2].content(first.handle) == writes(6)).await;
     until("nothing is in doubt", || master.uneven.is_empty()).await;
+    until("nothing is in doubt anywhere", || revokes() > before).await;
     let record = master.store.view().chunk(first.handle).expect("readable").expect("known");
     assert_eq!((record.version, record.entitled.len()), (first.version, 3));
 }

@@ -1,6 +1,7 @@
 //! Grants, versions, locations and garbage, between clients and chunkservers.
 
-use crate::support::{Client, Cluster, DEADLINE, FakeServer, Manners, until};
+use crate::support::{Client, Cluster, DEADLINE, FakeServer, Manners, timings, until};
+use gfs_master::config::Timings;
 use gfs_proto::FsError;
 use gfs_proto::attr::SetAttr;
 use gfs_proto::chunk::ChunkGrant;
@@ -8,7 +9,7 @@ use gfs_proto::control::{ChunkCommand, ChunkReport, FromChunkserver};
 use gfs_proto::frame::SyncChunk;
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId};
 use gfs_proto::ops::{HeldChunk, Op, OpResult};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A file with one written chunk, whose lease was given back.
 async fn written(client: &Client, servers: &[FakeServer]) -> (InodeId, ChunkGrant) {
@@ -114,6 +115,31 @@ async fn a_stale_replica_that_comes_back_is_neither_named_nor_kept() {
     let map = client.chunks(inode).await;
     assert!(map.chunks[0].replicas.iter().all(|r| r.server != mute_id) && map.chunks[0].replicas.len() == 2);
     assert_eq!(back.id(), mute_id, "the same number as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_while_the_others_agree_answers_no_reads_of_what_it_missed() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let dead = servers.remove(2).kill();
+    cluster.all_up(2).await;
+    // The others are asked, and one does not answer: time enough to come back with what counts until they are done.
+    servers[0].manners(Manners::Mute);
+    let asked = || servers[1].installs(first.handle).len() > 0;
+    let back = async {
+        until("the others are asked", asked).await;
+        let back = dead.start(&cluster.url()).await;
+        until("it may answer reads", || back.acknowledged() > 0).await;
+        back
+    };
+    let (grant, back) = tokio::join!(client.grant(inode, 0), back);
+    let grant = grant.expect("granted without it");
+    assert!(grant.version > first.version && grant.replicas.iter().all(|replica| replica.server != back.id()));
+    let served = back.served_from().expect("acknowledged before").elapsed();
+    assert!(served >= cluster.timings.read_lease, "it may still answer reads of the old version: {served:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,6 +375,39 @@ async fn a_cut_inside_a_chunk_clips_reads_until_the_replicas_made_it() {
     assert!(grant.truncate_generation > first.truncate_generation);
     assert!(servers.iter().all(|server| server.installs(first.handle)[0].cut == Some(40)));
     assert_eq!(client.chunks(inode).await.chunks[0].clip, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_made_though_nobody_writes_the_chunk_again_by_the_next_master_too() {
+    for next in [false, true] {
+        let mut cluster = Cluster::with(Timings { lease: Duration::from_millis(500), ..timings() }).await;
+        let mut servers = cluster.servers().await;
+        let client = Client::start(&cluster.url()).await;
+        let (inode, first) = written(&client, &servers).await;
+        all_reported(&cluster, &first).await;
+        for server in &servers {
+            server.flush(first.handle).await; // what is clean is nobody's cause to look at
+        }
+        if next {
+            servers[2].manners(Manners::Mute);
+        }
+        let changes = SetAttr { size: Some(40), ..SetAttr::default() };
+        assert!(client.ask(Op::SetAttr { inode: inode.into(), changes }).await.is_ok());
+        if next {
+            cluster.restart().await;
+            for server in std::mem::take(&mut servers) {
+                servers.push(server.again(&cluster.url()).await);
+            }
+            cluster.all_up(3).await;
+            servers[2].manners(Manners::Good);
+            let _ = client.resume(&cluster.url(), &[]).await.expect("resumed");
+        }
+        let made = |server: &FakeServer| server.installs(first.handle).iter().any(|install| install.cut == Some(40));
+        until("all have made it", || servers.iter().all(made)).await;
+        let master = cluster.node().master.clone();
+        let pending = || master.store.view().pending_cut(first.handle).expect("readable").is_some();
+        until("nothing is left to be cut", || !pending()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

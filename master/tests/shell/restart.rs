@@ -175,18 +175,35 @@ async fn a_chunk_begun_under_the_former_master_is_found_before_it_is_reported() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_begun_again_while_another_writer_may_hold_the_grant() {
+async fn nothing_is_begun_again_while_another_writer_may_have_begun_it_at_a_server_that_is_away() {
     let mut cluster = cluster().await;
     let servers = cluster.servers().await;
     let (client, other) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
     let (inode, _) = granted(&client).await;
     cluster.crash().await;
+    let mut servers = servers;
+    let _away = servers.pop();
     let _servers = again(&cluster, servers).await;
-    cluster.all_up(3).await;
+    cluster.all_up(2).await;
     let client = resumed(&client, &cluster, inode).await;
     assert_eq!(client.grant(inode, 0).await, Err(FsError::Unavailable), "the other one is not back yet");
     let _other = other.resume(&cluster.url(), &[]).await.expect("resumed");
     assert!(client.grant(inode, 0).await.expect("granted").created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_all_its_servers_say_is_not_there_begins_again_though_a_writer_has_died() {
+    let mut cluster = cluster().await;
+    let servers = cluster.servers().await;
+    let (dead, client) = (Client::start(&cluster.url()).await, Client::start(&cluster.url()).await);
+    let (inode, first) = granted(&dead).await;
+    cluster.crash().await;
+    let _servers = again(&cluster, servers).await;
+    cluster.all_up(3).await;
+    let client = client.resume(&cluster.url(), &[]).await.expect("resumed");
+    client.open_file(inode, 1, Access::ReadWrite).await.expect("opened");
+    let grant = client.grant(inode, 0).await.expect("nobody waits until the session of the dead one has expired");
+    assert!(grant.created && grant.handle == first.handle && grant.version == first.version.next());
 }
 
 #[tokio::test(flavor = "multi_thread")]

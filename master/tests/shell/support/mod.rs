@@ -13,6 +13,7 @@ use gfs_master::data_dir::DataDirError;
 use gfs_master::node::{Node, StartError};
 use gfs_proto::layout::ChunkSize;
 use std::path::Path;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -26,6 +27,30 @@ pub(crate) struct Cluster {
     pub(crate) directory: TempDir,
     pub(crate) timings: Timings,
     node: Option<Node>,
+}
+
+/// What tasks of the master panicked with, which nobody waits for.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Has panics of other threads than those of tests noted; they are printed as ever.
+fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            print(panic);
+            if std::thread::current().name().is_some_and(|name| name.starts_with("tokio-")) {
+                PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(panic.to_string());
+            }
+        }));
+    });
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        assert!(std::thread::panicking() || panics.is_empty(), "tasks of the master panicked: {panics:#?}");
+    }
 }
 
 /// Short intervals, but long enough for a busy machine.
@@ -70,6 +95,7 @@ impl Cluster {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
+        note_panics();
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut cluster = Self { directory, timings, node: None };
         cluster.restart().await;
