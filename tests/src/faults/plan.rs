@@ -39,6 +39,8 @@ pub enum Amount {
     OfCuts(u32),
     /// So often, or one of `--share` of it.
     Times(u32),
+    /// The same, and only if `--only` names the scenario: what it finds is open, and may end the whole run.
+    WhenNamed(u32),
 }
 
 /// All of them.
@@ -125,7 +127,7 @@ pub const fn scenarios() -> &'static [Scenario] {
             name: "flip-tables",
             unit: "flipped bits of the master's tables",
             faults: &[FlipTableBit],
-            amount: Amount::Times(50),
+            amount: Amount::WhenNamed(50),
             ..KILLED
         },
         Scenario {
