@@ -1,5 +1,5 @@
-//! A sample of the fault machine: about 30 SIGKILLs of chunkservers under load, with every check; kills of masters and
-//! power cuts wait for what is open (docs/reliability.md). `just faults` does the whole.
+//! Samples of the fault machine, with every check; those that are ignored wait for what is open (docs/reliability.md).
+//! `just faults` does the whole.
 
 use gfs_tests::environment_is_fit;
 use gfs_tests::faults::report::Tally;
@@ -70,7 +70,7 @@ fn power_cuts_of_any_server_lose_nothing_that_was_flushed() {
 
 #[test]
 fn flipped_bits_of_replicas_are_found_and_mended_and_never_read() {
-    let tally = sample("flip-replicas", 30);
+    let tally = sample("flip-replicas", 20);
     let count = |what| tally.notes.get(what).copied().unwrap_or_default();
     assert!(count("replicas found damaged") > 0 && count("mended") > 0, "{}", tally.line());
 }
@@ -92,13 +92,19 @@ fn full_disks_are_told_and_have_room_again() {
 }
 
 #[test]
+#[ignore = "replicas differ for seconds after there is room again, and nobody can see it (docs/reliability.md)"]
+fn a_disk_that_somebody_else_fills_loses_nothing() {
+    sample("filled-disk", 4);
+}
+
+#[test]
 fn partitions_lose_nothing() {
     sample("part", 2);
 }
 
 #[test]
 fn failed_flushes_and_reads_lose_nothing() {
-    sample("eio", 3);
+    sample("eio", 2);
 }
 
 #[test]

@@ -47,10 +47,10 @@ pub enum Amount {
 pub const fn scenarios() -> &'static [Scenario] {
     use Fault::{
         CutChunkserver, CutChunkservers, CutMaster, CutServers, FailFlush, FailMasterFlush, FailRead, FillDisks,
-        FlipLogBit, FlipReplicaBit, FlipTableBit, KillChunkserver, KillChunkserverAtFlush, KillChunkserverAtRename,
-        KillChunkservers, KillDisk, KillMaster, KillMasterAtFlush, KillMasterDisk, KillMount, KillServers, PartForLong,
-        PartFromMaster, PartFromMounts, PartFromPeer, PartMountFromMaster, PartOneWay, StepChunkserver, StepMaster,
-        StepMount, StopChunkserver, StopMaster,
+        FillOneDisk, FlipLogBit, FlipReplicaBit, FlipTableBit, KillChunkserver, KillChunkserverAtFlush,
+        KillChunkserverAtRename, KillChunkservers, KillDisk, KillMaster, KillMasterAtFlush, KillMasterDisk, KillMount,
+        KillServers, PartForLong, PartFromMaster, PartFromMounts, PartFromPeer, PartMountFromMaster, PartOneWay,
+        StepChunkserver, StepMaster, StepMount, StopChunkserver, StopMaster,
     };
     const KILLED: Scenario = Scenario {
         name: "kill-chunkservers",
@@ -135,6 +135,14 @@ pub const fn scenarios() -> &'static [Scenario] {
             unit: "times that all disks are full",
             faults: &[FillDisks],
             amount: Amount::Times(20),
+            disks: Disks::Small,
+            ..CUT
+        },
+        Scenario {
+            name: "filled-disk",
+            unit: "times that one disk is full to the last byte",
+            faults: &[FillOneDisk],
+            amount: Amount::WhenNamed(20),
             disks: Disks::Small,
             ..CUT
         },

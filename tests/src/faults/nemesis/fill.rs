@@ -1,9 +1,12 @@
 //! Full disks: somebody writes until there is no room, everybody else goes on meanwhile, then what was written is removed.
 
 use super::{Field, Strike};
+use crate::data::Stream;
 use crate::script::Script;
 use crate::wait::until;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,25 @@ pub(super) fn disks(field: &mut Field) -> Result<Strike> {
     field.promised(full > 0, || format!("no disk is full: {free:?}"));
     let _ = until("the time has passed", FULL, || Ok(false)); // an error by intent: the others write meanwhile
     remove(field, &filler)?;
+    Ok(Strike { count: 1, loss: None })
+}
+
+/// Somebody else takes all that a chunkserver keeps free, too: what it writes then fails in the middle.
+pub(super) fn one_disk(field: &mut Field, chance: &mut Stream) -> Result<Strike> {
+    let number = usize::try_from(chance.number() >> 33)? % field.servers();
+    let disk = &field.disks[number];
+    let foreign = disk.point().join("foreign");
+    let mut file = File::create(&foreign)?;
+    let piece = vec![0x5a; 4096];
+    let full = loop {
+        if let Err(error) = file.write_all(&piece) {
+            break error;
+        }
+    };
+    let _ = until("the time has passed", FULL, || Ok(false)); // an error by intent
+    drop(file);
+    std::fs::remove_file(&foreign)?;
+    ensure!(full.kind() == ErrorKind::StorageFull, "{}: {full}", foreign.display());
     Ok(Strike { count: 1, loss: None })
 }
 

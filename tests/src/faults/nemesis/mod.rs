@@ -58,6 +58,8 @@ pub enum Fault {
     FlipTableBit,
     /// All disks, until there is no room; later there is again.
     FillDisks,
+    /// A chunkserver's disk, to the last byte, by somebody else; later there is room again.
+    FillOneDisk,
     /// A chunkserver is cut off from the master, for seconds.
     PartFromMaster,
     /// A chunkserver from another one.
@@ -127,6 +129,7 @@ pub fn strike(field: &mut Field, fault: Fault, chance: &mut Stream) -> Result<St
         Fault::FlipLogBit => flip::log(field, chance),
         Fault::FlipTableBit => flip::table(field, chance),
         Fault::FillDisks => fill::disks(field),
+        Fault::FillOneDisk => fill::one_disk(field, chance),
         Fault::PartFromMaster => part::chunkserver(field, part::From::Master, chance),
         Fault::PartFromPeer => part::chunkserver(field, part::From::Peer, chance),
         Fault::PartFromMounts => part::chunkserver(field, part::From::Mounts, chance),
