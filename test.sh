@@ -15,6 +15,9 @@ has setfattr    || need+=(attr)
 has strace      || need+=(strace)
 has mkfs.ext4   || need+=(e2fsprogs)
 has mkfs.xfs    || need+=(xfsprogs)
+has ip          || need+=(iproute2)
+has nft         || need+=(nftables)
+has faketime    || need+=(faketime)
 if [ ${#need[@]} -gt 0 ]; then
     [ "$(id -u)" = 0 ] || { echo "test.sh: the tests need ${need[*]}; run as root or install them with apt-get" >&2; exit 1; }
     apt-get update -qq

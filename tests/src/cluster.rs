@@ -2,11 +2,13 @@
 
 use crate::daemon::Daemon;
 use crate::mounts::{self, is_mounted};
+use crate::network::Network;
 use crate::ports::free_port;
 use crate::power;
 use crate::programs::program;
 use crate::script::{Ran, Script};
 use crate::wait::until;
+use crate::wall_clock;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -42,6 +44,10 @@ pub struct Options {
     pub master_data: Option<PathBuf>,
     /// Every chunkserver believes that it runs on a machine of its own, by a boot id that is its own.
     pub machines: bool,
+    /// Every process runs on a host of this network, which is called like it: `master`, `chunkserver-0`, `mount-0`.
+    pub network: Option<Arc<Network>>,
+    /// Every process has a wall clock of its own, for [`Cluster::step_clock`].
+    pub clocks: bool,
     /// Bound on the whole test: then every request to a mount fails.
     pub deadline: Duration,
 }
@@ -57,6 +63,8 @@ impl Default for Options {
             racks: &[],
             master_data: None,
             machines: false,
+            network: None,
+            clocks: false,
             deadline: Duration::from_secs(300),
         }
     }
@@ -116,7 +124,7 @@ impl Cluster {
             "--directory".into(),
             self.chunkserver_directory(number).display().to_string(),
             "--listen".into(),
-            format!("127.0.0.1:{}", free_port()?),
+            self.options.listen(&name)?,
             "--socket".into(),
             self.path(&format!("s{number}.sock")).display().to_string(),
             "--master".into(),
@@ -127,11 +135,21 @@ impl Cluster {
         }
         arguments.extend(self.options.chunkserver_flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.path(&format!("{name}.log"));
+        arguments.extend(self.options.insecure());
         let mut daemon = Daemon::new(&name, program("gfs-chunkserver")?, arguments, log);
+        let mut wrapper = self.options.enter(&name)?;
         if self.options.machines {
-            daemon.wrap(power::machine(&self.boot_id(number))?);
+            wrapper.extend(power::machine(&self.boot_id(number))?);
         }
+        daemon.wrap(wrapper);
+        daemon.environment(self.options.clock(&name, self.directory())?);
         Ok(daemon)
+    }
+
+    /// From now on the wall clock of a process differs by so many seconds from the machine's; for clusters with
+    /// `clocks`. It takes a second until the process sees it.
+    pub fn step_clock(&self, name: &str, seconds: i64) -> Result<()> {
+        wall_clock::step(&clock_file(self.directory(), name), seconds)
     }
 
     /// What a chunkserver with a machine of its own takes for that machine's boot id.
@@ -185,7 +203,9 @@ impl Cluster {
         let name = format!("mount-{number}");
         let log = self.path(&format!("{name}.log"));
         // SIGTERM: a mount whose daemon is killed stays
-        let daemon = Daemon::new(&name, program("gfs-fuse")?, arguments, log).orphan_signal(Signal::TERM);
+        let mut daemon = Daemon::new(&name, program("gfs-fuse")?, arguments, log).orphan_signal(Signal::TERM);
+        daemon.wrap(self.options.enter(&name)?);
+        daemon.environment(self.options.clock(&name, self.directory())?);
         self.points.lock().unwrap_or_else(PoisonError::into_inner).push(point.clone());
         self.mounts.push((point.clone(), daemon));
         self.start_mount(number)?;
@@ -228,8 +248,8 @@ impl Cluster {
     /// Starts the master again where it was, and waits until it answers.
     pub fn start_master(&mut self) -> Result<()> {
         self.master.start()?;
-        let address = self.address.clone();
-        self.master.wait_ready("answers", READY, || answers(&address))
+        let (address, network) = (self.address.clone(), self.options.network.clone());
+        self.master.wait_ready("answers", READY, || answers(network.as_deref(), &address))
     }
 
     /// SIGKILL.
@@ -400,7 +420,7 @@ impl Cluster {
     }
 
     fn gfsctl_script(&self, arguments: &[&str]) -> Result<Script> {
-        Ok(Script::new(&program("gfsctl")?, arguments).env("GFS_MASTER", &self.address))
+        Ok(gfsctl(self.options.network.as_deref(), arguments)?.env("GFS_MASTER", &self.address))
     }
 
     /// The last lines of every process.
@@ -438,9 +458,49 @@ impl Drop for Cluster {
     }
 }
 
+impl Options {
+    /// Where a process is to listen.
+    fn listen(&self, name: &str) -> Result<String> {
+        let port = free_port()?;
+        match &self.network {
+            Some(network) => Ok(format!("{}:{port}", network.address(name)?)),
+            None => Ok(format!("127.0.0.1:{port}")),
+        }
+    }
+
+    /// Flags of a server that others than this machine can reach.
+    fn insecure(&self) -> Option<String> {
+        self.network.as_ref().map(|_| "--insecure-network".to_owned())
+    }
+
+    /// A command that becomes a process on its host.
+    fn enter(&self, name: &str) -> Result<Vec<String>> {
+        self.network.as_ref().map_or(Ok(Vec::new()), |network| network.enter(name))
+    }
+
+    fn clock(&self, name: &str, directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+        if self.clocks { wall_clock::environment(&clock_file(directory, name)) } else { Ok(Vec::new()) }
+    }
+}
+
+fn clock_file(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.clock"))
+}
+
+/// `gfsctl`, where it reaches everybody.
+fn gfsctl(network: Option<&Network>, arguments: &[&str]) -> Result<Script> {
+    let program = program("gfsctl")?;
+    let Some(network) = network else { return Ok(Script::new(&program, arguments)) };
+    let enter = network.enter_hub()?;
+    let (first, words) = enter.split_first().context("a command")?;
+    let program = program.display().to_string();
+    let words: Vec<&str> = words.iter().map(String::as_str).chain([program.as_str()]).collect();
+    Ok(Script::new(Path::new(first), &[&words, arguments].concat()))
+}
+
 fn start_master(directory: &Path, options: &Options) -> Result<(String, Daemon)> {
     for attempt in 1.. {
-        let address = format!("127.0.0.1:{}", free_port()?);
+        let address = options.listen("master")?;
         let data = options.master_data.clone().unwrap_or_else(|| directory.join("master")).display().to_string();
         let arguments: Vec<String> =
             ["--data", &data, "--listen", &address, "--chunk-size", options.chunk_size, "--goal"]
@@ -448,11 +508,14 @@ fn start_master(directory: &Path, options: &Options) -> Result<(String, Daemon)>
                 .map(str::to_owned)
                 .chain([options.goal.to_string()])
                 .chain(options.master_flags.iter().map(|flag| (*flag).to_owned()))
+                .chain(options.insecure())
                 .collect();
         let log = directory.join("master.log");
         let mut master = Daemon::new("master", program("gfs-master")?, arguments, log);
+        master.wrap(options.enter("master")?);
+        master.environment(options.clock("master", directory)?);
         master.start()?;
-        match master.wait_ready("answers", READY, || answers(&address)) {
+        match master.wait_ready("answers", READY, || answers(options.network.as_deref(), &address)) {
             Ok(()) => return Ok((address, master)),
             Err(_) if attempt < STARTS_MAX && master.log().contains("in use") => {}
             Err(error) => return Err(error.context(master.log())),
@@ -461,6 +524,6 @@ fn start_master(directory: &Path, options: &Options) -> Result<(String, Daemon)>
     unreachable!("the last attempt returns")
 }
 
-fn answers(address: &str) -> Result<bool> {
-    Ok(Script::new(&program("gfsctl")?, &["--master", address, "status"]).attempt()?.status == 0)
+fn answers(network: Option<&Network>, address: &str) -> Result<bool> {
+    Ok(gfsctl(network, &["--master", address, "status"])?.attempt()?.status == 0)
 }

@@ -19,6 +19,7 @@ pub struct Daemon {
     program: PathBuf,
     arguments: Vec<String>,
     wrapper: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
     log: PathBuf,
     orphan_signal: Signal,
     child: Option<Child>,
@@ -27,8 +28,13 @@ pub struct Daemon {
 impl Daemon {
     /// Not started yet. Its output goes to `log`.
     pub fn new(name: &str, program: PathBuf, arguments: Vec<String>, log: PathBuf) -> Self {
-        let (name, wrapper) = (name.to_owned(), Vec::new());
-        Self { name, program, arguments, wrapper, log, orphan_signal: Signal::KILL, child: None }
+        let (name, wrapper, environment) = (name.to_owned(), Vec::new(), Vec::new());
+        Self { name, program, arguments, wrapper, environment, log, orphan_signal: Signal::KILL, child: None }
+    }
+
+    /// Variables of the environment, from its next start on.
+    pub fn environment(&mut self, environment: Vec<(&'static str, PathBuf)>) {
+        self.environment = environment;
     }
 
     /// From its next start on it is started by this command, which must become it by exec: what is ended here is the
@@ -69,6 +75,7 @@ impl Daemon {
             .args(words)
             .args(&self.arguments)
             .env_remove("GFS_MASTER")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

@@ -1,13 +1,14 @@
-//! A sample of the fault machine: about 30 SIGKILLs of chunkservers and 60 power cuts under load, with every check; kills of
-//! masters wait for what is open (docs/reliability.md). `just faults` does the whole.
+//! Samples of the fault machine, with every check; those that are ignored wait for what is open (docs/reliability.md).
+//! `just faults` does the whole.
 
 use gfs_tests::environment_is_fit;
+use gfs_tests::faults::report::Tally;
 use gfs_tests::faults::{Settings, run, scenarios};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Runs so many faults of a scenario; nothing may be wrong.
-fn sample(name: &str, count: u32) {
+fn sample(name: &str, count: u32) -> Tally {
     if let Err(error) = environment_is_fit() {
         panic!("{error:#}");
     }
@@ -19,6 +20,7 @@ fn sample(name: &str, count: u32) {
         Ok(tally) if tally.violations.is_empty() => {
             assert!(tally.faults >= count, "{}", tally.line());
             std::fs::remove_dir_all(evidence).expect("nothing was kept");
+            tally
         }
         Ok(tally) => panic!("{}\n{:#?}\nevidence: {}", tally.line(), tally.violations, evidence.display()),
         Err(error) => panic!("{error:#}\nevidence: {}", evidence.display()),
@@ -61,4 +63,53 @@ fn power_cuts_of_the_master_lose_nothing() {
 #[test]
 fn power_cuts_of_any_server_lose_nothing_that_was_flushed() {
     sample("cut-any", 15);
+}
+
+#[test]
+fn flipped_bits_of_replicas_are_found_and_mended_and_never_read() {
+    let tally = sample("flip-replicas", 20);
+    let count = |what| tally.notes.get(what).copied().unwrap_or_default();
+    assert!(count("replicas found damaged") > 0 && count("mended") > 0, "{}", tally.line());
+}
+
+#[test]
+fn a_master_with_a_flipped_bit_in_its_log_refuses_to_start_or_has_lost_nothing() {
+    sample("flip-log", 4);
+}
+
+#[test]
+#[ignore = "the tables have no checksums that a start looks at: the master may panic, or go on (docs/reliability.md)"]
+fn a_master_with_a_flipped_bit_in_its_tables_refuses_to_start_or_has_lost_nothing() {
+    sample("flip-tables", 10);
+}
+
+#[test]
+fn full_disks_are_told_and_have_room_again() {
+    sample("full-disks", 1);
+}
+
+#[test]
+#[ignore = "replicas differ for seconds after there is room again, and nobody can see it (docs/reliability.md)"]
+fn a_disk_that_somebody_else_fills_loses_nothing() {
+    sample("filled-disk", 4);
+}
+
+#[test]
+fn partitions_lose_nothing() {
+    sample("part", 2);
+}
+
+#[test]
+fn failed_flushes_and_reads_lose_nothing() {
+    sample("eio", 2);
+}
+
+#[test]
+fn disks_that_die_under_their_servers_lose_nothing() {
+    sample("dead-disks", 2);
+}
+
+#[test]
+fn wall_clocks_need_not_agree() {
+    sample("clock-steps", 6);
 }

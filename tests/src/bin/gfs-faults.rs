@@ -101,7 +101,8 @@ fn disturb(arguments: &Arguments) -> Result<()> {
     environment_is_fit()?;
     let end = arguments.time_limit.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let wanted = |scenario: &&Scenario| {
-        arguments.only.is_empty() || arguments.only.iter().any(|name| scenario.name.starts_with(name.as_str()))
+        let named = arguments.only.iter().any(|name| scenario.name.starts_with(name.as_str()));
+        named || arguments.only.is_empty() && !matches!(scenario.amount, Amount::WhenNamed(_))
     };
     let chosen: Vec<&Scenario> = scenarios().iter().filter(wanted).collect();
     ensure!(!chosen.is_empty(), "there is no scenario {:?}", arguments.only);
@@ -144,7 +145,7 @@ const fn count(scenario: &Scenario, arguments: &Arguments) -> u32 {
     match scenario.amount {
         Amount::OfKills(percent) => arguments.kills.saturating_mul(percent).div_ceil(100),
         Amount::OfCuts(percent) => arguments.cuts.saturating_mul(percent).div_ceil(100),
-        Amount::Times(count) => count.div_ceil(arguments.share),
+        Amount::Times(count) | Amount::WhenNamed(count) => count.div_ceil(arguments.share),
     }
 }
 

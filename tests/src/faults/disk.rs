@@ -74,6 +74,12 @@ impl Disk {
         &self.point
     }
 
+    /// Bytes that anybody may still use.
+    pub fn free(&self) -> Result<u64> {
+        let found = rustix::fs::statvfs(&self.point).with_context(|| self.point.display().to_string())?;
+        Ok(found.f_bavail * found.f_frsize)
+    }
+
     fn attach(&self) -> Result<()> {
         mount(&self.device, &self.point, self.format.name(), MountFlags::NOATIME, None)
             .with_context(|| format!("mounting {} at {}", self.device.display(), self.point.display()))

@@ -17,6 +17,17 @@ pub struct Scenario {
     pub disks: Disks,
     /// Chunkservers; chunks have three copies.
     pub servers: usize,
+    /// What else the processes do not share.
+    pub apart: Apart,
+}
+
+/// What every process has of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// A host in a network.
+    pub network: bool,
+    /// A wall clock.
+    pub clocks: bool,
 }
 
 /// How often something is done in a whole run.
@@ -28,14 +39,18 @@ pub enum Amount {
     OfCuts(u32),
     /// So often, or one of `--share` of it.
     Times(u32),
+    /// The same, and only if `--only` names the scenario: what it finds is open, and may end the whole run.
+    WhenNamed(u32),
 }
 
 /// All of them.
 pub const fn scenarios() -> &'static [Scenario] {
     use Fault::{
-        CutChunkserver, CutChunkservers, CutMaster, CutServers, FlipLogBit, FlipReplicaBit, FlipTableBit,
-        KillChunkserver, KillChunkserverAtFlush, KillChunkserverAtRename, KillChunkservers, KillMaster,
-        KillMasterAtFlush, KillMount, KillServers, StopChunkserver, StopMaster,
+        CutChunkserver, CutChunkservers, CutMaster, CutServers, FailFlush, FailMasterFlush, FailRead, FillDisks,
+        FillOneDisk, FlipLogBit, FlipReplicaBit, FlipTableBit, KillChunkserver, KillChunkserverAtFlush,
+        KillChunkserverAtRename, KillChunkservers, KillDisk, KillMaster, KillMasterAtFlush, KillMasterDisk, KillMount,
+        KillServers, PartForLong, PartFromMaster, PartFromMounts, PartFromPeer, PartMountFromMaster, PartOneWay,
+        StepChunkserver, StepMaster, StepMount, StopChunkserver, StopMaster,
     };
     const KILLED: Scenario = Scenario {
         name: "kill-chunkservers",
@@ -44,6 +59,7 @@ pub const fn scenarios() -> &'static [Scenario] {
         amount: Amount::OfKills(50),
         disks: Disks::Shared,
         servers: 4,
+        apart: Apart { network: false, clocks: false },
     };
     const CUT: Scenario = Scenario {
         name: "cut-chunkservers",
@@ -52,6 +68,15 @@ pub const fn scenarios() -> &'static [Scenario] {
         amount: Amount::OfCuts(60),
         disks: Disks::Own,
         servers: 3,
+        apart: Apart { network: false, clocks: false },
+    };
+    const PARTED: Scenario = Scenario {
+        name: "part",
+        unit: "partitions of 3 to 10 s",
+        faults: &[PartFromMaster, PartFromPeer, PartFromMounts, PartMountFromMaster, PartOneWay],
+        amount: Amount::Times(40),
+        apart: Apart { network: true, clocks: false },
+        ..KILLED
     };
     &[
         KILLED,
@@ -102,7 +127,54 @@ pub const fn scenarios() -> &'static [Scenario] {
             name: "flip-tables",
             unit: "flipped bits of the master's tables",
             faults: &[FlipTableBit],
-            amount: Amount::Times(50),
+            amount: Amount::WhenNamed(50),
+            ..KILLED
+        },
+        Scenario {
+            name: "full-disks",
+            unit: "times that all disks are full",
+            faults: &[FillDisks],
+            amount: Amount::Times(20),
+            disks: Disks::Small,
+            ..CUT
+        },
+        Scenario {
+            name: "filled-disk",
+            unit: "times that one disk is full to the last byte",
+            faults: &[FillOneDisk],
+            amount: Amount::WhenNamed(20),
+            disks: Disks::Small,
+            ..CUT
+        },
+        PARTED,
+        Scenario {
+            name: "part-long",
+            unit: "partitions of 63 s",
+            faults: &[PartForLong],
+            amount: Amount::Times(3),
+            ..PARTED
+        },
+        Scenario {
+            name: "eio",
+            unit: "failed flushes and reads",
+            faults: &[FailFlush, FailRead, FailMasterFlush],
+            amount: Amount::Times(60),
+            ..KILLED
+        },
+        Scenario {
+            name: "dead-disks",
+            unit: "disks that died under their servers",
+            faults: &[KillDisk, KillDisk, KillMasterDisk],
+            amount: Amount::Times(60),
+            servers: 4,
+            ..CUT
+        },
+        Scenario {
+            name: "clock-steps",
+            unit: "steps of wall clocks by up to 2 h",
+            faults: &[StepMaster, StepChunkserver, StepMount],
+            amount: Amount::Times(100),
+            apart: Apart { network: false, clocks: true },
             ..KILLED
         },
     ]

@@ -11,6 +11,7 @@ use super::report::Tally;
 use super::workload::{Kind, Worker};
 use crate::cluster::Options;
 use crate::data::Stream;
+use crate::network::Network;
 use crate::wait::until;
 use anyhow::{Context, Result};
 use std::fs;
@@ -62,6 +63,8 @@ pub fn run(scenario: &Scenario, count: u32, settings: &Settings) -> Result<Tally
     let flags: &[&str] = &["--suspect-after", "2s", "--lost-after", "5s"];
     let options =
         Options { chunkservers: scenario.servers, chunk_size: "64KiB", master_flags: flags, ..Options::default() };
+    let network = if scenario.apart.network { Some(Arc::new(Network::start()?)) } else { None };
+    let options = Options { network, clocks: scenario.apart.clocks, ..options };
     let mut field = Field::start(options, scenario.disks, 3)?;
     let chance = Stream::new(settings.seed);
     let mut drawn = Drawn { faults: scenario.faults, count, chance, settings };
@@ -155,6 +158,7 @@ impl Round {
             let done = strike(field, fault, &mut drawn.chance).with_context(|| format!("{fault:?}"))?;
             self.note(done);
             tally.faults += done.count;
+            self.take(tally, field.take_answered());
             field.take_notes().into_iter().for_each(|(what, count)| tally.note(what, count));
             field.note_health()?;
         }

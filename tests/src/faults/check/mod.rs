@@ -37,11 +37,13 @@ pub enum Invariant {
     Bounded,
     /// No process is left that cannot be ended.
     NoneStuck,
+    /// A fault was answered as it has to be: ENOSPC, a refusal to start, a directory out of service.
+    Answered,
 }
 
 impl Invariant {
     /// All, in the order of the table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NothingAcknowledgedLost,
         Self::NoWrongBytes,
         Self::NeverBackwards,
@@ -51,6 +53,7 @@ impl Invariant {
         Self::FullReplication,
         Self::Bounded,
         Self::NoneStuck,
+        Self::Answered,
     ];
 
     /// Head of its column.
@@ -65,6 +68,7 @@ impl Invariant {
             Self::FullReplication => "full replication",
             Self::Bounded => "bounded",
             Self::NoneStuck => "none stuck",
+            Self::Answered => "answered as promised",
         }
     }
 }

@@ -1,11 +1,14 @@
 //! A cluster with everything that the nemeses need: its disks, its mounts, and which machines lost power.
 
 use crate::cluster::{Cluster, Options};
+use crate::faults::check::{Findings, Invariant};
 use crate::faults::disk::{Disk, Format, Memory};
+use crate::network::Network;
 use crate::wait::until;
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -13,6 +16,10 @@ use tempfile::TempDir;
 const HEALED: Duration = Duration::from_secs(120);
 /// Room of each disk.
 const DISK_MIB: u64 = 256;
+const SMALL_MIB: u64 = 64;
+/// What a chunkserver on a small disk keeps free, in MiB, and from where on it takes no new chunks.
+const RESERVE_MIB: u64 = 8;
+const SMALL_FLAGS: &[&str] = &["--reserve-mib", "8", "--watermark-mib", "12"];
 
 /// What the servers keep their data on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +28,17 @@ pub enum Disks {
     Shared,
     /// One small file system for each server, the master's included; xfs for the last chunkserver, ext4 otherwise.
     Own,
+    /// The same, so small that they can be filled; all ext4.
+    Small,
+}
+
+impl Disks {
+    const fn mib(self) -> u64 {
+        match self {
+            Self::Shared | Self::Own => DISK_MIB,
+            Self::Small => SMALL_MIB,
+        }
+    }
 }
 
 /// The fields are dropped in this order: processes before disks, disks before the memory that they are in.
@@ -37,6 +55,11 @@ pub struct Field {
     pub(super) cut: BTreeSet<usize>,
     /// Bits of replicas that were changed and not looked for since.
     pub(super) flipped: u32,
+    /// If every process is on a host of its own.
+    pub(super) network: Option<Arc<Network>>,
+    /// What every chunkserver keeps free on a small disk.
+    pub(super) reserve_bytes: u64,
+    answered: Findings,
     notes: BTreeMap<&'static str, u64>,
     copies: usize,
     _memory: Option<Memory>,
@@ -51,18 +74,21 @@ impl Field {
         let copies = usize::from(options.goal).min(count);
         let (memory, own, master_disk) = match disks {
             Disks::Shared => (None, Vec::new(), None),
-            Disks::Own => {
+            Disks::Own | Disks::Small => {
                 let memory = Memory::mount(parent.path().join("disks"))?;
-                let own = make_disks(memory.point(), count)?;
+                let own = make_disks(memory.point(), count, disks)?;
                 let master = Disk::make(memory.point(), "master", Format::Ext4, DISK_MIB)?;
                 (Some(memory), own, Some(master))
             }
         };
         let points: Vec<PathBuf> = own.iter().map(|disk| disk.point().join("data")).collect();
         let master_data = master_disk.as_ref().map(|disk| disk.point().join("data"));
-        let machines = disks == Disks::Own;
+        let machines = disks != Disks::Shared || options.network.is_some();
+        let chunkserver_flags = if disks == Disks::Small { SMALL_FLAGS } else { options.chunkserver_flags };
+        let network = options.network.clone();
         let own_count = if points.is_empty() { count } else { 0 };
-        let mut cluster = Cluster::start(Options { chunkservers: own_count, master_data, machines, ..options })?;
+        let mut cluster =
+            Cluster::start(Options { chunkservers: own_count, master_data, machines, chunkserver_flags, ..options })?;
         for point in &points {
             std::fs::create_dir(point)?;
             cluster.add_chunkserver_at(point)?;
@@ -75,6 +101,9 @@ impl Field {
             master_disk,
             cut: BTreeSet::new(),
             flipped: 0,
+            network,
+            reserve_bytes: RESERVE_MIB << 20,
+            answered: Findings::default(),
             notes: BTreeMap::new(),
             copies,
             _memory: memory,
@@ -85,6 +114,19 @@ impl Field {
     /// So often the servers did this.
     pub(super) fn note(&mut self, what: &'static str, count: u64) {
         *self.notes.entry(what).or_default() += count;
+    }
+
+    /// A fault has to be answered so.
+    pub(super) fn promised(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        self.answered.looked(Invariant::Answered, 1);
+        if !holds {
+            self.answered.wrong(Invariant::Answered, what());
+        }
+    }
+
+    /// How the faults were answered since this was asked for.
+    pub fn take_answered(&mut self) -> Findings {
+        std::mem::take(&mut self.answered)
     }
 
     /// What the servers did since this was asked for.
@@ -152,7 +194,8 @@ impl Field {
     }
 }
 
-fn make_disks(parent: &Path, count: usize) -> Result<Vec<Disk>> {
-    let format = |number| if number + 1 == count { Format::Xfs } else { Format::Ext4 };
-    (0..count).map(|number| Disk::make(parent, &format!("disk{number}"), format(number), DISK_MIB)).collect()
+fn make_disks(parent: &Path, count: usize, disks: Disks) -> Result<Vec<Disk>> {
+    let xfs = |number| disks == Disks::Own && number + 1 == count;
+    let format = |number| if xfs(number) { Format::Xfs } else { Format::Ext4 };
+    (0..count).map(|number| Disk::make(parent, &format!("disk{number}"), format(number), disks.mib())).collect()
 }

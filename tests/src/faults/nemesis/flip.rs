@@ -92,7 +92,9 @@ fn master(field: &mut Field, path: &Path, chance: &mut Stream) -> Result<Strike>
         daemon.kill()?; // it has ended; this forgets it
         let reason = &log[said..];
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        ensure!(reason.contains(&*name), "byte {byte} of {name}: the master ended and did not say why: {reason}");
+        field.promised(reason.contains(&*name), || {
+            format!("bit {bit} of byte {byte} of {name}: the master ended and did not name the file: {reason}")
+        });
         field.note("refused", 1);
         flip(path, byte, bit)?;
         field.cluster.start_master()?;

@@ -2,11 +2,15 @@
 //!
 //! A [`Strike`] says what was done: how many faults it counts as, and whether unflushed bytes may be lost by it.
 
+mod clock;
 mod cut;
+mod eio;
 mod field;
+mod fill;
 mod flip;
 mod inject;
 mod kill;
+mod part;
 mod stop;
 
 pub use field::{Disks, Field};
@@ -52,6 +56,38 @@ pub enum Fault {
     FlipLogBit,
     /// One bit of the master's tables, while it is down.
     FlipTableBit,
+    /// All disks, until there is no room; later there is again.
+    FillDisks,
+    /// A chunkserver's disk, to the last byte, by somebody else; later there is room again.
+    FillOneDisk,
+    /// A chunkserver is cut off from the master, for seconds.
+    PartFromMaster,
+    /// A chunkserver from another one.
+    PartFromPeer,
+    /// A chunkserver from all mounts.
+    PartFromMounts,
+    /// The mount that is written through from the master.
+    PartMountFromMaster,
+    /// What one sends to another does not arrive, for seconds; the other way it does.
+    PartOneWay,
+    /// A chunkserver from master and peers, for longer than a lease.
+    PartForLong,
+    /// EIO from a flush of a chunkserver.
+    FailFlush,
+    /// EIO from a read of a chunkserver.
+    FailRead,
+    /// EIO from a flush of the master.
+    FailMasterFlush,
+    /// A chunkserver's file system takes nothing any more, while it runs.
+    KillDisk,
+    /// The master's, likewise.
+    KillMasterDisk,
+    /// The wall clock of the master is stepped.
+    StepMaster,
+    /// That of a chunkserver.
+    StepChunkserver,
+    /// That of the mount that is written through.
+    StepMount,
 }
 
 /// What was done.
@@ -92,5 +128,21 @@ pub fn strike(field: &mut Field, fault: Fault, chance: &mut Stream) -> Result<St
         Fault::FlipReplicaBit => flip::replica(field, chance),
         Fault::FlipLogBit => flip::log(field, chance),
         Fault::FlipTableBit => flip::table(field, chance),
+        Fault::FillDisks => fill::disks(field),
+        Fault::FillOneDisk => fill::one_disk(field, chance),
+        Fault::PartFromMaster => part::chunkserver(field, part::From::Master, chance),
+        Fault::PartFromPeer => part::chunkserver(field, part::From::Peer, chance),
+        Fault::PartFromMounts => part::chunkserver(field, part::From::Mounts, chance),
+        Fault::PartMountFromMaster => part::mount_from_master(field, chance),
+        Fault::PartOneWay => part::one_way(field, chance),
+        Fault::PartForLong => part::for_long(field, chance),
+        Fault::FailFlush => eio::chunkserver(field, eio::FLUSHES, chance),
+        Fault::FailRead => eio::chunkserver(field, eio::READS, chance),
+        Fault::FailMasterFlush => eio::master(field, chance),
+        Fault::KillDisk => eio::dead_disk(field, chance),
+        Fault::KillMasterDisk => eio::master_dead_disk(field),
+        Fault::StepMaster => clock::master(field, chance),
+        Fault::StepChunkserver => clock::chunkserver(field, chance),
+        Fault::StepMount => clock::mount(field, chance),
     }
 }
