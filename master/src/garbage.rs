@@ -8,7 +8,7 @@ use crate::servers::Presence;
 use crate::servers::link::CommandError;
 use crate::servers::locations::Located;
 use futures_util::future::join_all;
-use gfs_master_core::{Action, GarbageChunk};
+use gfs_master_core::{Action, GarbageChunk, Unclaimed, UnclaimedCause};
 use gfs_proto::FsError;
 use gfs_proto::control::{ChunkCommand, CommandOutcome, NotDeleted};
 use gfs_proto::frame::SyncChunk;
@@ -109,6 +109,7 @@ impl Master {
             let page = self.store.view().garbage(after, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.handle);
+            self.put_aside(page.iter().flat_map(|chunk| self.unlisted(chunk)).collect()).await?;
             let mut deletions = Deletions::new();
             page.iter().for_each(|chunk| self.add_deletions(chunk, &mut deletions));
             let outcomes = join_all(deletions.into_iter().map(|(server, chunks)| async move {
@@ -126,6 +127,23 @@ impl Master {
             }
         }
         Ok(())
+    }
+
+    /// Replicas of a removed chunk that its row does not name: the chunk did not entitle them, and they were kept, because
+    /// nobody had a current one, or their deletion was not confirmed, when it was removed. No report will tell of
+    /// them again. They are in the row, or in a new one, at the next walk.
+    fn unlisted(&self, chunk: &GarbageChunk) -> Vec<Unclaimed> {
+        let handle = chunk.handle;
+        if !self.store.view().was_given_out(handle) {
+            return Vec::new();
+        }
+        let mut located = self.locations.of(handle);
+        located.retain(|row| !chunk.servers.contains(&row.server) && !self.is_aside(handle, row.server));
+        let cause = UnclaimedCause::NoChunk;
+        located
+            .iter()
+            .map(|row| Unclaimed { handle, server: row.server, version: row.version, length: 0, cause })
+            .collect()
     }
 
     /// What can be asked of servers that are up. A replica's version is the reported one, if it was.

@@ -143,6 +143,34 @@ async fn who_comes_back_while_the_others_agree_answers_no_reads_of_what_it_misse
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stale_replica_that_was_kept_for_want_of_a_current_one_goes_with_its_chunk() {
+    let cluster = Cluster::start().await;
+    let mut servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&client, &servers).await;
+    all_reported(&cluster, &first).await;
+    let mute = servers.remove(1);
+    mute.manners(Manners::Mute);
+    let grant = client.grant(inode, 0).await.expect("granted without it");
+    let held = HeldChunk { handle: grant.handle, epoch: grant.epoch };
+    assert!(client.ask(Op::ReturnChunks { chunks: vec![held] }).await.is_ok());
+    // those with the current version are away when the other one comes back with the old one
+    let dead: Vec<_> = servers.into_iter().map(FakeServer::kill).collect();
+    let back = mute.again(&cluster.url()).await;
+    let master = cluster.node().master.clone();
+    let is_located = || master.locations.of(first.handle).iter().any(|row| row.server == back.id());
+    until("the full report is worked off", || back.acknowledged() > 0 && is_located()).await;
+    assert_eq!(back.version(first.handle), Some(first.version), "it may be all that is left");
+    client.release(inode, 1).await;
+    assert!(client.unlink("file").await.is_ok());
+    until("it is deleted", || back.version(first.handle).is_none()).await;
+    let garbage =
+        || master.store.view().garbage_chunk(first.handle).expect("readable").expect("two have yet to confirm");
+    until("the others are waited for", || garbage().servers.len() == dead.len()).await;
+    assert!(!garbage().servers.contains(&back.id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_nobody_knows_are_never_deleted() {
     let cluster = Cluster::start().await;
     let mut servers = cluster.servers().await;
