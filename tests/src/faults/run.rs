@@ -52,6 +52,9 @@ const PAUSE_MAX: u64 = 60;
 /// What another mount may not know yet of a file that is written: two seconds when all is well
 /// (`docs/semantics.md`, Between mounts), and as long as a fault keeps its size from being told.
 const STALE: Duration = Duration::from_secs(30);
+/// The master takes a mount for dead that was not heard of for 30 s, also since its own start; what that one was writing is
+/// agreed on within seconds then (`docs/semantics.md`, Data).
+const WRITER_ENDED: Duration = Duration::from_secs(45);
 /// Bound on a workload's end: the bound of each of its operations.
 const END: Duration = Duration::from_secs(150);
 
@@ -206,13 +209,18 @@ impl Round {
         self.take(tally, unread);
         if healed.is_ok() {
             field.heal()?; // what the reading found
-            self.take(tally, check::replicas::check(&field.directories())?);
+            self.take(tally, check::replicas::check(&field.directories(), self.patience())?);
         }
         let mut findings = self.findings(true);
         findings.join(check::bounds::check(&self.history, Moment::now()));
         findings.join(check::stuck::check()?);
         self.take(tally, findings);
         Ok(())
+    }
+
+    /// Replicas are equal at once, unless a writer died whose end nobody has announced.
+    fn patience(&self) -> Duration {
+        if self.history.losses.iter().any(|loss| loss.mount) { WRITER_ENDED } else { Duration::ZERO }
     }
 
     fn take(&mut self, tally: &mut Tally, findings: Findings) {

@@ -4,11 +4,22 @@ use super::{Findings, Invariant};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// Compares the replicas in these storage directories. Nobody may write.
-pub fn check(directories: &[PathBuf]) -> Result<Findings> {
-    let all = directories.iter().map(|directory| crate::replicas(directory)).collect::<Result<Vec<_>>>()?;
-    Ok(compare(&all))
+/// Compares the replicas in these storage directories, until they are equal or for so long. Nobody may write.
+pub fn check(directories: &[PathBuf], patience: Duration) -> Result<Findings> {
+    let compared = || -> Result<Findings> {
+        let all = directories.iter().map(|directory| crate::replicas(directory)).collect::<Result<Vec<_>>>()?;
+        Ok(compare(&all))
+    };
+    let mut findings = compared()?;
+    if !findings.violations.is_empty() {
+        let _ = crate::wait::until("replicas are equal", patience, || {
+            findings = compared()?;
+            Ok(findings.violations.is_empty())
+        }); // what is left is what is found
+    }
+    Ok(findings)
 }
 
 /// One map for each server: replica to digest.
