@@ -115,6 +115,11 @@ impl Namespace {
         self.attrs.get_mut(&inode).expect("a file").size = size;
     }
 
+    /// As if another session had removed the last name of the file.
+    pub(crate) fn remove_inode(&mut self, inode: InodeId) {
+        self.attrs.remove(&inode);
+    }
+
     /// Reported sizes and times were never logged.
     pub(crate) fn forget_reports(&mut self) {
         let forgotten: Vec<(InodeId, Attr)> = self.logged.drain().collect();

@@ -498,6 +498,16 @@ impl Files {
         }
     }
 
+    /// Attributes came in that may be from before what the master has confirmed to a writer here, or from a master that
+    /// has yet to be told of it: within a generation a file only grows.
+    pub(crate) fn outgrow(&self, attr: &mut Attr) {
+        if let Some(parked) = self.parked.lock().peek(&attr.inode)
+            && parked.stamp.truncate_generation == attr.truncate_generation
+        {
+            attr.size = attr.size.max(parked.stamp.size);
+        }
+    }
+
     /// The inode is opened again.
     pub(crate) fn unpark(&self, attr: &Attr) -> Unparked {
         let Some(parked) = self.parked.lock().pop(&attr.inode) else { return Unparked::default() };

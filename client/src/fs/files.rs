@@ -59,7 +59,13 @@ impl Client {
         let opening = self.files.begin_open();
         let spec = OpenSpec { open: self.files.next_open(), access: flags.access, truncate: flags.truncate };
         let mut answer = self.ask(caller, vec![Op::Open { inode: inode.into(), spec }]).await?;
-        let OpResult::Opened(opened) = answer.next()? else { return Err(FsError::Protocol) };
+        let result = answer.next().inspect_err(|error| {
+            if matches!(error, FsError::Stale | FsError::NotFound) {
+                // it is gone, and so is what led to it: whoever looks the name up again is told what is there now
+                self.cache.forget_attr(inode, answer.seen.index);
+            }
+        });
+        let OpResult::Opened(opened) = result? else { return Err(FsError::Protocol) };
         let granted = Granted { opened, grant: None, open: spec.open, flags, made: false, seen: answer.seen };
         self.adopt(granted, &opening).await
     }
@@ -124,7 +130,8 @@ impl Client {
 
     /// Takes what the master has granted into the table.
     async fn adopt(&self, mut granted: Granted, opening: &Opening<'_>) -> Result<Opened, FsError> {
-        let attr = granted.opened.attr.clone();
+        let mut attr = granted.opened.attr.clone();
+        self.files.outgrow(&mut attr);
         let recalled = self.files.was_recalled(attr.inode, opening);
         // An open for reading is told so because of another for writing, which may be closed by now.
         let exclusive = granted.opened.exclusive && granted.flags.access.writes() && !recalled;

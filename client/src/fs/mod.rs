@@ -191,8 +191,9 @@ impl Client {
 
     /// The one way out for attributes: lays over them what this client has written and not reported.
     fn show(&self, mut attr: Attr, ttl: Duration) -> Entry {
-        if let Some(open) = self.files.inode(attr.inode) {
-            open.lay_over(&mut attr);
+        match self.files.inode(attr.inode) {
+            Some(open) => open.lay_over(&mut attr),
+            None => self.files.outgrow(&mut attr),
         }
         self.links.show(&mut attr);
         Entry { attr, ttl }

@@ -311,6 +311,34 @@ async fn an_fsync_after_written_data_was_given_up_fails_whatever_the_reason() {
 }
 
 #[tokio::test]
+async fn an_answer_from_before_its_size_was_told_does_not_make_a_closed_file_shorter() {
+    let master = FakeMaster::start().await;
+    master.start_servers(3).await;
+    let client = connect(&master).await;
+    let file = written_and_closed(&client, "f").await;
+    master.with_namespace(|namespace| namespace.set_size(file, 60_000));
+    assert_eq!(client.fresh_attr(&root(), file).await.expect("answered").attr.size, 100_000);
+    let opened = client.open(&root(), file, OpenFlags::new(Access::Read)).await.expect("opened");
+    let read = client.read(opened.handle, 0, 200_000).await.expect("read");
+    assert_eq!(read.len(), 100_000);
+}
+
+#[tokio::test]
+async fn the_name_of_a_file_that_was_replaced_elsewhere_leads_to_the_new_one_after_one_refusal() {
+    let master = FakeMaster::start().await;
+    let client = connect(&master).await;
+    let old = master.with_namespace(|namespace| namespace.add_file(ROOT, "f"));
+    assert_eq!(found(&client, ROOT, "f").await, Some(old));
+    let new = master.with_namespace(|namespace| {
+        namespace.remove_inode(old);
+        namespace.add_file(ROOT, "f")
+    });
+    let refused = client.open(&root(), old, OpenFlags::new(Access::Read)).await;
+    assert_eq!(refused.map(|_| ()), Err(FsError::Stale));
+    assert_eq!(found(&client, ROOT, "f").await, Some(new), "the kernel asks once more");
+}
+
+#[tokio::test]
 async fn an_open_that_finds_another_size_than_was_told_reads_past_the_kernel() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;

@@ -129,7 +129,16 @@ pub async fn even_all(master: Arc<Master>) {
 impl Master {
     /// Somebody may be writing it who has heard of no failure.
     fn is_held(&self, handle: ChunkHandle, now: Instant) -> bool {
-        self.leases.get(handle, now).map_or_else(|| self.inherits_leases(now), |lease| !lease.broken)
+        self.leases.get(handle, now).map_or_else(|| self.is_held_since_before(handle, now), |lease| !lease.broken)
+    }
+
+    /// Under a lease of the master before this one: then its file is open for writing, as far as that is known.
+    fn is_held_since_before(&self, handle: ChunkHandle, now: Instant) -> bool {
+        let is_written = || {
+            let record = self.store.view().chunk(handle).ok().flatten();
+            record.is_some_and(|record| self.opens.is_written(record.inode))
+        };
+        self.inherits_leases(now) && (!self.everybody_is_back() || is_written())
     }
 
     /// Makes the replicas equal that can be reached. True if these are all, or there is nothing to be done.

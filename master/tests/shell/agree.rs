@@ -190,6 +190,30 @@ async fn what_a_dead_writer_left_behind_is_made_equal_though_nobody_writes_again
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_writer_left_behind_that_died_with_the_master_is_made_equal_when_it_is_given_up() {
+    let mut cluster = Cluster::with(hasty()).await;
+    let servers = cluster.servers().await;
+    let client = Client::start(&cluster.url()).await;
+    let (inode, first) = written(&cluster, &client, &servers).await;
+    // not the last chunk, of which the length is asked for
+    let last = client.grant(inode, 1).await.expect("granted");
+    for server in &servers {
+        server.create(last.handle, last.version, 100).await;
+    }
+    drop(client);
+    cluster.crash().await;
+    let url = cluster.url();
+    let mut back = Vec::new();
+    for server in servers {
+        back.push(server.again(&url).await);
+    }
+    torn(&back, first.handle, [6, 5, 4]);
+    cluster.all_up(3).await;
+    until("all are equal", || back.iter().all(|server| server.content(first.handle) == writes(6))).await;
+    until("nothing is in doubt", || cluster.node().master.uneven.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_broke_is_looked_into_though_its_client_says_nothing() {
     let cluster = Cluster::start().await;
     let servers = cluster.servers().await;
