@@ -1,5 +1,5 @@
-//! A sample of the fault machine: about 30 SIGKILLs of chunkservers under load, with every check; kills of masters and
-//! power cuts wait for what is open (docs/reliability.md). `just faults` does the whole.
+//! A sample of the fault machine: about 50 SIGKILLs of chunkservers, masters and mounts under load, with every check; power
+//! cuts wait for what is open (docs/reliability.md). `just faults` does the whole.
 
 use gfs_tests::environment_is_fit;
 use gfs_tests::faults::{Settings, run, scenarios};
@@ -31,19 +31,16 @@ fn killed_chunkservers_lose_nothing() {
 }
 
 #[test]
-#[ignore = "one of eight runs finds something, not taken apart yet (docs/reliability.md)"]
 fn killed_masters_lose_nothing() {
     sample("kill-master", 8);
 }
 
 #[test]
-#[ignore = "clean in eight runs, but it kills masters as the one above does"]
 fn killed_servers_and_mounts_lose_nothing_that_was_flushed() {
     sample("kill-any", 8);
 }
 
 #[test]
-#[ignore = "one of five runs finds something, not taken apart yet (docs/reliability.md)"]
 fn servers_killed_in_the_middle_of_a_flush_or_a_rename_lose_nothing() {
     sample("kill-at-call", 4);
 }
