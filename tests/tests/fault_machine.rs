@@ -33,19 +33,16 @@ fn killed_chunkservers_lose_nothing() {
 }
 
 #[test]
-#[ignore = "one of eight runs finds something, not taken apart yet (docs/reliability.md)"]
 fn killed_masters_lose_nothing() {
     sample("kill-master", 8);
 }
 
 #[test]
-#[ignore = "clean in eight runs, but it kills masters as the one above does"]
 fn killed_servers_and_mounts_lose_nothing_that_was_flushed() {
     sample("kill-any", 8);
 }
 
 #[test]
-#[ignore = "one of five runs finds something, not taken apart yet (docs/reliability.md)"]
 fn servers_killed_in_the_middle_of_a_flush_or_a_rename_lose_nothing() {
     sample("kill-at-call", 4);
 }

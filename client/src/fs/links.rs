@@ -5,8 +5,9 @@
 //! names, and refuse to link(2) them until it asks for the attributes anew.
 //!
 //! Keeps: while a name of an inode is being removed here, no answer shows fewer links than were shown before that
-//! began. Whoever asks then asks before the removal has returned, so that is a true answer. Directories are left
-//! out: the kernel does not count theirs.
+//! began. Whoever asks then asks before the removal has returned, so that is a true answer; the kernel ignores it if it
+//! comes after its own count. What this cannot reach is a question asked and answered between the answer to the removal
+//! and that count. Directories are left out: the kernel does not count theirs.
 
 use gfs_proto::attr::{Attr, FileKind};
 use gfs_proto::ids::InodeId;
