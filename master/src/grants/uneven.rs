@@ -98,6 +98,7 @@ impl Uneven {
 pub async fn even_all(master: Arc<Master>) {
     loop {
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             () = tokio::time::sleep(master.timings.tick) => {}
         }
