@@ -21,6 +21,7 @@ mod types;
 pub use config::{ClientConfig, ConnectError};
 pub use data::{ReplicaError, ReplicaPart, ReplicaRange};
 pub use fs::Client;
+pub use session::{Dial, Dialling, RequestReader, RequestWriter, Requesting, Writable};
 pub use types::{
     Allocate, ClusterInfo, DirHandle, DirItem, DirItems, Entry, FileHandle, Lookup, OpenFlags, Opened, Seek, WriteFlags,
 };

@@ -143,6 +143,7 @@ pub(crate) async fn run(master: Arc<Master>) {
     loop {
         let pause: Duration = master.timings.tick * TICKS;
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             () = tokio::time::sleep(pause) => {}
         }

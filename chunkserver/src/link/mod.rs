@@ -12,14 +12,17 @@
 mod align;
 mod commands;
 mod copy;
+mod dial;
 mod mend;
 mod report;
 mod stream;
 
+pub use dial::{Dial, Dialling};
 pub use stream::{Out, join, serve};
 
 use crate::node::Node;
 use crate::store::disk::Disk;
+use dial::ByTcp;
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{FromChunkserver, Register};
 use gfs_proto::ids::{ClusterId, RunId, Term};
@@ -126,11 +129,24 @@ impl LinkError {
 
 /// Keeps the stream up until told to stop; then takes leave. Fails if it is refused for good
 /// ([`LinkError::is_final`]).
-pub async fn run(node: Arc<Node>, settings: LinkSettings, mut stop: watch::Receiver<bool>) -> Result<(), LinkError> {
+pub async fn run(node: Arc<Node>, settings: LinkSettings, stop: watch::Receiver<bool>) -> Result<(), LinkError> {
+    run_over(node, settings, &ByTcp, stop).await
+}
+
+/// As [`run`], over something else than TCP.
+///
+/// # Errors
+/// Those of [`run`].
+pub async fn run_over<D: Disk>(
+    node: Arc<Node<D>>,
+    settings: LinkSettings,
+    dial: &dyn Dial,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), LinkError> {
     let mut trouble = Trouble::default();
     let mut pause = PAUSE_MIN;
     while !*stop.borrow() {
-        let error = match stream::run(&node, &settings, &mut stop, &mut trouble).await {
+        let error = match stream::run(&node, (&settings, dial), &mut stop, &mut trouble).await {
             Ok(()) => break,
             Err(error) if error.is_final() => return Err(error),
             Err(error) => error,
@@ -138,6 +154,7 @@ pub async fn run(node: Arc<Node>, settings: LinkSettings, mut stop: watch::Recei
         pause = if matches!(error, LinkError::Lost { .. }) { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         trouble.note(&error);
         tokio::select! {
+            biased;
             () = sleep(pause) => {}
             _ = stop.changed() => {}
         }

@@ -1,5 +1,6 @@
 //! One stream to the master, from registration to its end.
 
+use super::dial::Dial;
 use super::{LinkError, LinkSettings, Trouble, commands, register, report};
 use crate::node::{Membership, Node};
 use crate::server::may_block;
@@ -47,13 +48,13 @@ pub type Out = mpsc::Sender<wire::FromChunkserver>;
 type Unanswered = Arc<Mutex<VecDeque<(u64, Vec<HeldChunk>)>>>;
 
 /// Connects, registers, serves the stream. `Ok` after taking leave.
-pub(super) async fn run(
-    node: &Arc<Node>,
-    settings: &LinkSettings,
+pub(super) async fn run<D: Disk>(
+    node: &Arc<Node<D>>,
+    (settings, dial): (&LinkSettings, &dyn Dial),
     stop: &mut watch::Receiver<bool>,
     trouble: &mut Trouble,
 ) -> Result<(), LinkError> {
-    let (out, mut incoming, registered) = open(node, settings).await?;
+    let (out, mut incoming, registered) = open(node, settings, dial).await?;
     trouble.over();
     tracing::info!(server = %registered.server, cluster = %registered.cluster, master = settings.master, "registered");
     let messages = (&mut incoming).map_err(|status| status.message().to_owned());
@@ -105,9 +106,10 @@ fn lost(settings: &LinkSettings, reason: String) -> LinkError {
 }
 
 /// Connects and registers.
-async fn open(
-    node: &Node,
+async fn open<D: Disk>(
+    node: &Node<D>,
     settings: &LinkSettings,
+    dial: &dyn Dial,
 ) -> Result<(Out, Streaming<wire::ToChunkserver>, Registered), LinkError> {
     let unreachable = |reason: String| LinkError::Unreachable { master: settings.master.clone(), reason };
     let endpoint = Endpoint::from_shared(format!("http://{}", settings.master))
@@ -117,7 +119,7 @@ async fn open(
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_MAX)
         .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| unreachable(root_cause(&error)))?;
+    let channel = dial.channel(&endpoint).await.map_err(|error| unreachable(root_cause(&error)))?;
     let mut client = ChunkserverLinkClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let (out, messages) = mpsc::channel(OUT_MAX);
     out.send((&register(node, settings)).into()).await.map_err(|error| unreachable(error.to_string()))?;

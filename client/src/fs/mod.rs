@@ -23,7 +23,7 @@ use crate::cache::{Cache, Seen};
 use crate::data::{DataConfig, DataPlane};
 use crate::files::Files;
 use crate::operation::Operation;
-use crate::session::{Session, SessionConfig};
+use crate::session::{ByTcp, Dial, Session, SessionConfig};
 use crate::{ClientConfig, ClusterInfo, ConnectError, Entry};
 use directories::Directories;
 use futures_util::future::join_all;
@@ -82,10 +82,18 @@ impl Client {
     /// Opens a session. Must be called inside a tokio runtime with time and I/O; its background
     /// tasks run there until [`Client::shutdown`] or the last reference is dropped.
     pub async fn connect(config: ClientConfig) -> Result<Arc<Self>, ConnectError> {
+        Self::connect_over(config, Arc::new(ByTcp)).await
+    }
+
+    /// As [`Client::connect`], with masters that are reached in another way.
+    ///
+    /// # Errors
+    /// Those of [`Client::connect`].
+    pub async fn connect_over(config: ClientConfig, dial: Arc<dyn Dial>) -> Result<Arc<Self>, ConnectError> {
         config.check()?;
         let session_config =
             SessionConfig { masters: config.master.clone(), name: config.name.clone(), timeout: config.timeout };
-        let session = Session::connect(session_config).await?;
+        let session = Session::connect(session_config, dial).await?;
         let data = DataConfig {
             cache_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
             dirty_bytes: usize::try_from(config.dirty_bytes).unwrap_or(usize::MAX),

@@ -7,7 +7,7 @@
 //!                             lost --new session--> attached
 //! ```
 
-use super::link::{self, Link, LinkError, Wanted};
+use super::link::{self, Link, LinkError, Masters, Wanted};
 use super::requests::Outgoing;
 use super::silence::{Beats, Heard};
 use super::{Caller, Current, FsError, Identity, Session, batch, callbacks};
@@ -18,7 +18,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
-use tonic::transport::Endpoint;
 use tracing::{debug, info, warn};
 
 /// Between rounds of attempts to reach a master.
@@ -39,10 +38,10 @@ impl LinkError {
 }
 
 /// A link to the first master that will have us. An expired session is expired everywhere.
-pub(super) async fn first_of(endpoints: &[(String, Endpoint)], wanted: &Wanted<'_>) -> Result<Link, LinkError> {
+pub(super) async fn first_of(masters: &Masters, wanted: &Wanted<'_>) -> Result<Link, LinkError> {
     let mut worst = LinkError::Unreachable("no address is known".to_owned());
-    for endpoint in endpoints {
-        match link::establish(endpoint, wanted).await {
+    for endpoint in &masters.endpoints {
+        match link::establish(&*masters.dial, endpoint, wanted).await {
             Ok(link) => return Ok(link),
             Err(LinkError::Expired) => return Err(LinkError::Expired),
             Err(error) => {
@@ -55,12 +54,7 @@ pub(super) async fn first_of(endpoints: &[(String, Endpoint)], wanted: &Wanted<'
 }
 
 /// Runs until the session is closed or nobody holds it any more.
-pub(super) async fn keep(
-    session: Weak<Session>,
-    endpoints: Vec<(String, Endpoint)>,
-    mut link: Link,
-    mut stopped: watch::Receiver<bool>,
-) {
+pub(super) async fn keep(session: Weak<Session>, masters: Masters, mut link: Link, mut stopped: watch::Receiver<bool>) {
     loop {
         let callbacks = tokio::spawn(callbacks::serve(session.clone(), link.channel.clone(), link.identity.clone()));
         let end = read(&session, &mut link).await;
@@ -78,7 +72,8 @@ pub(super) async fn keep(
         }
         let lost = std::time::Instant::now();
         tokio::select! {
-            next = again(&session, &endpoints, (identity, lost)) => match next {
+            biased;
+            next = again(&session, &masters, (identity, lost)) => match next {
                 Some(next) => link = next,
                 None => return,
             },
@@ -162,7 +157,7 @@ fn take(session: &Arc<Session>, message: wire::ServerMessage) -> Option<End> {
 /// Connects again, for as long as it takes. `None`: nobody uses the session any more.
 async fn again(
     session: &Arc<Session>,
-    endpoints: &[(String, Endpoint)],
+    masters: &Masters,
     (identity, lost): (Identity, std::time::Instant),
 ) -> Option<Link> {
     let mut resume = Some(identity.clone());
@@ -176,7 +171,7 @@ async fn again(
             resume: resume.as_ref().map(|identity| (identity, reclaim())),
         };
         let sent = Instant::now();
-        match first_of(endpoints, &wanted).await {
+        match first_of(masters, &wanted).await {
             Ok(link) => {
                 let heard = Heard { session: link.identity.session, sent };
                 let first = match &resume {

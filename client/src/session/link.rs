@@ -2,6 +2,7 @@
 //! for requests.
 
 use super::Reclaim;
+use super::dial::Dial;
 use super::requests::Outgoing;
 use super::stream::{self, Receiver, Sender, StreamError};
 use crate::config::ConnectError;
@@ -10,6 +11,7 @@ use gfs_proto::ids::{ClusterId, SessionId, Term};
 use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
 use gfs_proto::wire::{self, client_message, server_message, session_client::SessionClient};
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -106,6 +108,12 @@ pub(super) struct Wanted<'a> {
     pub(super) resume: Option<(&'a Identity, Vec<Reclaim>)>,
 }
 
+/// The masters, and how they are reached.
+pub(super) struct Masters {
+    pub(super) endpoints: Vec<(String, Endpoint)>,
+    pub(super) dial: Arc<dyn Dial>,
+}
+
 /// The masters named by a setting.
 pub(super) fn endpoints(masters: &str) -> Result<Vec<(String, Endpoint)>, ConnectError> {
     let bad = || ConnectError::BadAddress { address: masters.to_owned() };
@@ -137,16 +145,17 @@ async fn bounded<T>(what: impl Future<Output = Result<T, LinkError>>) -> Result<
 
 /// Connects to one master, opens or resumes the session there, attaches the stream of requests.
 pub(super) async fn establish(
+    dial: &dyn Dial,
     (address, endpoint): &(String, Endpoint),
     wanted: &Wanted<'_>,
 ) -> Result<Link, LinkError> {
     let unreachable = |error: tonic::transport::Error| LinkError::Unreachable(innermost(&error));
-    let channel = bounded(async { endpoint.connect().await.map_err(unreachable) }).await?;
+    let channel = bounded(async { dial.channel(endpoint).await.map_err(unreachable) }).await?;
     let mut client = SessionClient::new(channel.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let identity = bounded(open_session(&mut client, wanted)).await?;
-    let (sender, replies) = bounded(attach(address, &identity)).await?;
+    let (sender, replies) = bounded(attach(dial, address, &identity)).await?;
     debug!(%address, session = %identity.session, "attached to the master");
     Ok(Link { address: address.clone(), channel, sender, replies, identity })
 }
@@ -180,8 +189,8 @@ async fn open_session(client: &mut SessionClient<Channel>, wanted: &Wanted<'_>) 
 }
 
 /// Connects for requests and names the session.
-async fn attach(address: &str, identity: &Identity) -> Result<(Sender, Receiver), LinkError> {
-    let (sender, mut replies) = stream::connect(address).await.map_err(StreamError::from)?;
+async fn attach(dial: &dyn Dial, address: &str, identity: &Identity) -> Result<(Sender, Receiver), LinkError> {
+    let (sender, mut replies) = stream::connect(dial, address).await.map_err(StreamError::from)?;
     let kind = Some(client_message::Kind::Attach(identity.attach()));
     sender.send(wire::ClientMessage { request: 0, kind });
     match replies.next().await?.and_then(|message| message.kind) {

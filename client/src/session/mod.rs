@@ -9,6 +9,7 @@
 //! Knows nothing of files and caches: they are behind [`Hooks`].
 
 mod callbacks;
+mod dial;
 mod keeper;
 mod link;
 mod requests;
@@ -21,6 +22,8 @@ mod window;
 use crate::config::ConnectError;
 use crate::operation::{self, Obstacle};
 use crate::retry::Retry;
+pub(crate) use dial::ByTcp;
+pub use dial::{Dial, Dialling, RequestReader, RequestWriter, Requesting, Writable};
 use futures_util::future::BoxFuture;
 use gfs_proto::FsError;
 use gfs_proto::caller::Caller;
@@ -136,11 +139,11 @@ impl Drop for Waiting<'_> {
 impl Session {
     /// Opens a session with the first of the masters that will have us, and keeps it alive.
     /// One round of attempts, so that a person learns at once what is wrong.
-    pub(crate) async fn connect(config: SessionConfig) -> Result<Arc<Self>, ConnectError> {
-        let endpoints = link::endpoints(&config.masters)?;
+    pub(crate) async fn connect(config: SessionConfig, dial: Arc<dyn Dial>) -> Result<Arc<Self>, ConnectError> {
+        let masters = link::Masters { endpoints: link::endpoints(&config.masters)?, dial };
         let wanted = link::Wanted { name: &config.name, cluster: None, resume: None };
         let sent = Instant::now();
-        let link = keeper::first_of(&endpoints, &wanted).await.map_err(|error| error.for_people(&config.masters))?;
+        let link = keeper::first_of(&masters, &wanted).await.map_err(|error| error.for_people(&config.masters))?;
         let session = Arc::new(Self {
             requests: Mutex::new(Requests::default()),
             current: Mutex::new(Current {
@@ -158,7 +161,7 @@ impl Session {
         let watched = silence::watch(Arc::downgrade(&session), session.heard.subscribe(), link.identity.expiry);
         tokio::spawn(watched);
         session.requests.lock().link_up(link.sender.clone(), Vec::new());
-        tokio::spawn(keeper::keep(Arc::downgrade(&session), endpoints, link, session.stopped.subscribe()));
+        tokio::spawn(keeper::keep(Arc::downgrade(&session), masters, link, session.stopped.subscribe()));
         Ok(session)
     }
 

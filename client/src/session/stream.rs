@@ -2,18 +2,17 @@
 //! has a request writes it itself, so that no task has to be woken first; only what the socket does not
 //! take at once is left to a task. What nobody waits for travels with the next request, if one comes soon.
 
+use super::dial::{Dial, RequestWriter};
 use super::requests::Outgoing;
 use bytes::{Buf, BytesMut};
-use gfs_proto::limits::STALL_TIMEOUT;
 use gfs_proto::message::{self, MessageError, REQUESTS_PREFACE};
 use gfs_proto::wire::{ClientMessage, ServerMessage};
 use parking_lot::Mutex;
-use rustix::net::Shutdown;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Notify;
 
 /// What is not urgent waits so long for something to travel with.
@@ -29,7 +28,7 @@ pub(super) enum StreamError {
 }
 
 struct Shared {
-    stream: TcpStream,
+    stream: Box<dyn RequestWriter>,
     unsent: Mutex<Unsent>,
     /// The socket did not take all there is.
     full: Notify,
@@ -70,7 +69,7 @@ impl Shared {
                 }
                 Err(_) => {
                     // perhaps behind half a message: nothing may follow
-                    let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
+                    self.stream.shut();
                     unsent.bytes.clear();
                 }
             }
@@ -110,7 +109,7 @@ impl Outgoing for Sender {
 
 /// Receives. Dropped, it ends the task that writes what was left.
 pub(super) struct Receiver {
-    shared: Arc<Shared>,
+    reader: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
     writer: tokio::task::JoinHandle<()>,
 }
@@ -123,11 +122,8 @@ impl Receiver {
                 return Ok(Some(message));
             }
             message::make_room(&mut self.buffer);
-            match self.shared.stream.try_read_buf(&mut self.buffer) {
-                Ok(0) => return Ok(None),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.shared.stream.readable().await?,
-                Err(error) => return Err(error.into()),
+            if self.reader.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
             }
         }
     }
@@ -140,14 +136,12 @@ impl Drop for Receiver {
 }
 
 /// Connects to a master's port.
-pub(super) async fn connect(address: &str) -> io::Result<(Sender, Receiver)> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, STALL_TIMEOUT.as_millis() as u32)?;
+pub(super) async fn connect(dial: &dyn Dial, address: &str) -> io::Result<(Sender, Receiver)> {
+    let (stream, reader) = dial.requests(address).await?;
     let unsent = Unsent { bytes: BytesMut::from(&REQUESTS_PREFACE[..]), ..Unsent::default() };
     let shared = Arc::new(Shared { stream, unsent: Mutex::new(unsent), full: Notify::new(), lingers: Notify::new() });
     let writer = tokio::spawn(write_left(shared.clone()));
-    Ok((Sender(shared.clone()), Receiver { shared, buffer: BytesMut::new(), writer }))
+    Ok((Sender(shared), Receiver { reader, buffer: BytesMut::new(), writer }))
 }
 
 /// Writes what nobody else writes.
@@ -186,9 +180,9 @@ async fn write_what_lingers(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::dial::ByTcp;
     use gfs_proto::wire::{KeepAlive, client_message::Kind};
-    use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     fn message(request: u64) -> ClientMessage {
         ClientMessage { request, kind: Some(Kind::KeepAlive(KeepAlive::default())) }
@@ -212,7 +206,7 @@ mod tests {
     async fn connected() -> (Sender, Receiver, Peer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
-        let (sender, receiver) = connect(&address).await.expect("connected");
+        let (sender, receiver) = connect(&ByTcp, &address).await.expect("connected");
         let mut stream = listener.accept().await.expect("connected").0;
         sender.send(message(0));
         let mut preface = REQUESTS_PREFACE;

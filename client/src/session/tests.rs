@@ -7,7 +7,7 @@ use gfs_proto::ops::{Make, MakeKind};
 
 async fn connect(master: &FakeMaster, timeout: Duration) -> Arc<Session> {
     let config = SessionConfig { masters: master.address.clone(), name: "test".into(), timeout };
-    Session::connect(config).await.expect("the master listens")
+    Session::connect(config, Arc::new(ByTcp)).await.expect("the master listens")
 }
 
 fn mkdir(name: &str) -> Vec<Op> {
@@ -172,7 +172,7 @@ async fn nobody_at_the_address_is_said_to_people() {
     let address = listener.local_addr().expect("bound").to_string();
     drop(listener);
     let config = SessionConfig { masters: address.clone(), name: "test".into(), timeout: LONG };
-    let error = Session::connect(config).await.map(|_| ()).expect_err("nobody listens");
+    let error = Session::connect(config, Arc::new(ByTcp)).await.map(|_| ()).expect_err("nobody listens");
     let text = error.to_string();
     assert!(text.contains(&address) && text.contains("refused") && text.contains("gfs-master"), "{text}");
 }

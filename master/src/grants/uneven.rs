@@ -108,6 +108,7 @@ pub async fn even_all(master: Arc<Master>) {
     }
     loop {
         tokio::select! {
+            biased;
             () = master.stopping.passed() => return,
             () = tokio::time::sleep(master.timings.tick) => {}
         }

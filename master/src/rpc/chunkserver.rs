@@ -82,6 +82,7 @@ impl wire::chunkserver_link_server::ChunkserverLink for LinkService {
 async fn read(mut reader: Reader, mut incoming: Streaming<wire::FromChunkserver>) {
     loop {
         let message = tokio::select! {
+            biased;
             message = incoming.message() => message,
             () = reader.closed() => return,
         };

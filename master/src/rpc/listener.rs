@@ -1,5 +1,6 @@
 //! The port: gRPC and connections for requests share it, told apart by their first byte.
 
+use super::port::{Connection, Port};
 use super::{requests, router};
 use crate::master::Master;
 use gfs_proto::message::REQUESTS_PREFACE;
@@ -7,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,10 +20,10 @@ const BACKLOG: usize = 64;
 /// After an accept failed, for want of file descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves a listener until the master stops.
-pub async fn serve(master: Arc<Master>, listener: TcpListener, address: SocketAddr) {
+/// Serves a port until the master stops.
+pub async fn serve<P: Port>(master: Arc<Master>, port: P, address: SocketAddr) {
     let (grpc, connections) = mpsc::channel(BACKLOG);
-    let accepting = tokio::spawn(accept(master.clone(), listener, grpc));
+    let accepting = tokio::spawn(accept(master.clone(), port, grpc));
     let stopping = master.stopping.clone();
     let served = router(&master, address)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { stopping.passed().await });
@@ -33,10 +33,10 @@ pub async fn serve(master: Arc<Master>, listener: TcpListener, address: SocketAd
     accepting.abort();
 }
 
-async fn accept(master: Arc<Master>, listener: TcpListener, grpc: mpsc::Sender<io::Result<TcpStream>>) {
+async fn accept<P: Port>(master: Arc<Master>, port: P, grpc: mpsc::Sender<io::Result<P::Connection>>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(sort(master.clone(), stream, grpc.clone()))),
+        match port.next().await {
+            Ok(stream) => drop(tokio::spawn(sort(master.clone(), stream, grpc.clone()))),
             Err(error) => {
                 warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -46,15 +46,11 @@ async fn accept(master: Arc<Master>, listener: TcpListener, grpc: mpsc::Sender<i
 }
 
 /// Gives a connection to whom it belongs.
-async fn sort(master: Arc<Master>, stream: TcpStream, grpc: mpsc::Sender<io::Result<TcpStream>>) {
-    let mut first = [0];
-    let looked = timeout(FIRST_BYTE_TIMEOUT, stream.peek(&mut first)).await;
-    if !matches!(looked, Ok(Ok(1))) || stream.set_nodelay(true).is_err() {
-        debug!("a connection that said nothing");
-    } else if first[0] == REQUESTS_PREFACE[0] {
-        requests::serve(master, stream).await;
-    } else {
+async fn sort<C: Connection>(master: Arc<Master>, mut stream: C, grpc: mpsc::Sender<io::Result<C>>) {
+    match timeout(FIRST_BYTE_TIMEOUT, stream.first_byte()).await {
+        Ok(Ok(Some(first))) if first == REQUESTS_PREFACE[0] => requests::serve(master, stream).await,
         // a server that has ended takes no more
-        let _ = grpc.send(Ok(stream)).await;
+        Ok(Ok(Some(_))) => drop(grpc.send(Ok(stream)).await),
+        _ => debug!("a connection that said nothing"),
     }
 }

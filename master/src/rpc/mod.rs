@@ -3,12 +3,14 @@
 pub mod admin;
 pub mod chunkserver;
 mod listener;
+mod port;
 mod replicas;
 mod replies;
 mod requests;
 pub mod session;
 
 pub use listener::serve;
+pub use port::{Connection, Port};
 
 use crate::master::Master;
 use gfs_proto::limits::MESSAGE_BYTES_MAX;

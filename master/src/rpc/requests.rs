@@ -5,6 +5,7 @@
 //! One task per connection reads, carries out, writes. It takes in no more while the client does not
 //! take its replies, but goes on with what it has begun: commands hold locks that others wait for.
 
+use super::port::Connection;
 use super::replies::Replies;
 use crate::master::Master;
 use crate::sessions::Session;
@@ -13,7 +14,6 @@ use futures_util::Stream;
 use futures_util::stream::{StreamExt, unfold};
 use gfs_proto::FsError;
 use gfs_proto::ids::SessionId;
-use gfs_proto::limits::STALL_TIMEOUT;
 use gfs_proto::message::{self, MessageError, REQUESTS_PREFACE};
 use gfs_proto::wire::{self, client_message, server_message};
 use std::future::poll_fn;
@@ -23,9 +23,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -48,9 +46,10 @@ enum ConnectionError {
 }
 
 /// Serves one connection, whose first byte was looked at and is still to be read.
-pub(super) async fn serve(master: Arc<Master>, stream: TcpStream) {
+pub(super) async fn serve(master: Arc<Master>, stream: impl Connection) {
     let stopping = master.stopping.clone();
     let outcome = tokio::select! {
+        biased;
         outcome = run(master, stream) => outcome,
         () = stopping.passed() => Ok(()),
     };
@@ -59,15 +58,15 @@ pub(super) async fn serve(master: Arc<Master>, stream: TcpStream) {
     }
 }
 
-async fn run(master: Arc<Master>, stream: TcpStream) -> Result<(), ConnectionError> {
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, STALL_TIMEOUT.as_millis() as u32).map_err(io::Error::from)?;
-    let (reader, mut writer) = stream.into_split();
+async fn run(master: Arc<Master>, stream: impl Connection) -> Result<(), ConnectionError> {
+    let (reader, mut writer) = stream.halves()?;
     let mut reader = Reader { reader, buffer: BytesMut::new() };
     let attached = timeout(ATTACH_TIMEOUT, attach(&master, &mut reader, &mut writer));
     let Some(session) = attached.await.map_err(|_| ConnectionError::NotAttached)?? else { return Ok(()) };
     let ended = session.ended.clone();
     let replies = Replies::new(master, session, Box::pin(reader.messages()));
     tokio::select! {
+        biased;
         outcome = answer(replies, writer) => outcome.map_err(ConnectionError::from),
         () = closed(ended) => Ok(()),
     }
@@ -83,8 +82,8 @@ async fn closed(ended: crate::gate::Gate) {
 /// The preface and the message that names the session; `None` if there is no such session.
 async fn attach(
     master: &Master,
-    reader: &mut Reader,
-    writer: &mut OwnedWriteHalf,
+    reader: &mut Reader<impl AsyncRead + Unpin + Send>,
+    writer: &mut (impl AsyncWrite + Unpin + Send),
 ) -> Result<Option<Arc<Session>>, ConnectionError> {
     let mut preface = [0; REQUESTS_PREFACE.len()];
     reader.reader.read_exact(&mut preface).await?;
@@ -106,12 +105,12 @@ async fn attach(
     Ok(session)
 }
 
-struct Reader {
-    reader: OwnedReadHalf,
+struct Reader<R> {
+    reader: R,
     buffer: BytesMut,
 }
 
-impl Reader {
+impl<R: AsyncRead + Unpin + Send> Reader<R> {
     /// The next message; `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<wire::ClientMessage>, ConnectionError> {
         loop {
@@ -148,7 +147,7 @@ fn push(reply: &wire::ServerMessage, out: &mut BytesMut) {
 }
 
 /// Writes replies as they get ready, as many at once as there are, until there will be no more.
-async fn answer(mut replies: Replies, writer: OwnedWriteHalf) -> io::Result<()> {
+async fn answer(mut replies: Replies, writer: impl AsyncWrite) -> io::Result<()> {
     let mut writer = pin!(writer);
     let mut out = BytesMut::new();
     poll_fn(|cx| {

@@ -83,6 +83,7 @@ impl wire::session_server::Session for SessionService {
 
 async fn ended(stopping: Gate, session: Gate) {
     tokio::select! {
+        biased;
         () = stopping.passed() => {}
         () = session.passed() => {}
     }

@@ -49,7 +49,8 @@ pub(super) struct FileModel {
     units: Vec<Unit>,
     /// Its name is being removed: nothing is said of it any more.
     pub(super) gone: bool,
-    /// Cuts so far: a chunk map from before one is of no use.
+    /// Cuts that began and cuts that were logged so far: a chunk map from before a cut was logged is of no use
+    /// afterwards, and one that was asked for while a cut was under way may be from before it.
     pub(super) cuts: u64,
 }
 
@@ -81,6 +82,7 @@ impl FileModel {
 
     /// The cut from `first` was logged.
     pub(super) fn cut(&mut self, first: usize) {
+        self.cuts += 1;
         for unit in self.units.iter_mut().skip(first) {
             if let Some(last) = unit.0.last_mut() {
                 last.1 = Reach::Synced;
@@ -157,4 +159,22 @@ pub(super) fn find_wrong(bytes: &[u8], allowed: &Allowed) -> Option<(usize, u32)
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_map_that_was_asked_for_while_a_cut_was_under_way_is_of_no_use_when_it_was_logged() {
+        let mut file = FileModel::new(InodeId::new(2));
+        file.issue(3, 0, 1);
+        file.issue_cut(0);
+        let (at_the_map, may_be) = (file.cuts, file.allowed(0, 1));
+        assert_eq!(may_be, [[0, 3, 0]], "the old word or zeroes, until the cut is logged");
+        assert_eq!(file.cuts, at_the_map, "a read that ends before is compared");
+        file.cut(0);
+        assert_eq!(file.allowed(0, 1), [[0]], "zeroes for whoever asks now");
+        assert_ne!(file.cuts, at_the_map, "a map without the clip shows what is behind it");
+    }
 }
