@@ -9,7 +9,7 @@ mod mount;
 mod options;
 mod reply;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use filesystem::GfsFilesystem;
 use fuser::{Config, Session, SessionACL};
@@ -178,7 +178,9 @@ fn host_name() -> String {
 
 /// What is not a filter is told before anything is started;
 fn log_filter(text: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(text).with_context(|| format!("--log {text:?} is no filter such as info or gfs_client=debug"))
+    // its text has its causes in it
+    EnvFilter::try_new(text)
+        .map_err(|why| anyhow!("--log {text:?} is no filter such as info or gfs_client=debug: {why}"))
 }
 
 fn start_logging(filter: EnvFilter) {
