@@ -3,7 +3,8 @@
 
 use clap::{Args, Parser};
 use gfs_proto::limits::{MASTER_ADDRESS_DEFAULT, MASTER_ADDRESS_ENV};
-use serde::Deserialize;
+use gfs_proto::units;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub const IN_FLIGHT_MIB_MAX_DEFAULT: u64 = 256;
 /// Kept free on each storage directory's file system, so that deletes and repairs always work.
 pub const RESERVE_MIB_DEFAULT: u64 = 256;
 /// Every replica is read once in this time, to find damage.
-pub const SCRUB_PERIOD_DAYS_DEFAULT: u64 = 14;
+pub const SCRUB_PERIOD_DAYS_DEFAULT: u32 = 14;
 /// Below this much free room a directory takes no new chunks: what is open can still grow.
 pub const WATERMARK_MIB_DEFAULT: u64 = 1024;
 
@@ -30,20 +31,24 @@ const IN_FLIGHT_MIB_MIN: u64 = 16;
 #[derive(Parser, Debug)]
 #[command(name = "gfs-chunkserver", version, about = "Keeps chunk replicas of a GFS cluster and moves their bytes")]
 pub struct CommandLine {
-    /// Settings in TOML; each key is also a flag (with - for _), and flags win
+    /// Settings in TOML; each key is also a flag of the same name, and flags win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Show the settings that result, as a file for --config, and end
+    #[arg(long)]
+    pub print_config: bool,
     /// See [`Settings`].
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Every setting, as file and flags give it.
-#[derive(Args, Deserialize, Clone, Debug, Default)]
-#[serde(deny_unknown_fields, default)]
+/// Every setting, as file and flags give it. In the file, `directory` is a string or a list of them.
+#[derive(Args, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Settings {
     /// Storage directory; repeat for several. An empty one is formatted at first registration
     #[arg(long = "directory", value_name = "DIR")]
+    #[serde(rename = "directory", deserialize_with = "one_or_several")]
     pub directories: Vec<PathBuf>,
     /// Address of the data port; port 0 lets the system choose [default: 127.0.0.1:0]
     #[arg(long, value_name = "IP:PORT")]
@@ -122,7 +127,7 @@ pub struct Config {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {path}: {source}")]
+    #[error("cannot read the configuration file {}", path.display())]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -130,7 +135,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not what is expected.
-    #[error("{path}: {source}")]
+    #[error("the configuration file {} is not usable", path.display())]
     Malformed {
         /// Which.
         path: PathBuf,
@@ -151,11 +156,30 @@ fn invalid(key: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Invalid { key, problem: problem.into() }
 }
 
+/// What stands for `directory` in the file.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "directory is a string, or a list of strings")]
+    enum Given {
+        One(PathBuf),
+        Several(Vec<PathBuf>),
+    }
+    Given::deserialize(from).map(|given| match given {
+        Given::One(path) => vec![path],
+        Given::Several(paths) => paths,
+    })
+}
+
 impl CommandLine {
-    /// File, environment, flags in one.
-    pub fn into_config(self) -> Result<Config, ConfigError> {
+    /// File, environment, flags in one; nothing of it is checked yet.
+    pub fn merged(self) -> Result<Settings, ConfigError> {
         let file = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
-        Config::new(self.settings.over(file))
+        Ok(self.settings.over(file))
+    }
+
+    /// [`Self::merged`], checked.
+    pub fn into_config(self) -> Result<Config, ConfigError> {
+        Config::new(self.merged()?)
     }
 }
 
@@ -189,6 +213,27 @@ impl Settings {
 }
 
 impl Config {
+    /// The settings that lead to this, complete: what `--print-config` shows.
+    #[must_use]
+    pub fn as_settings(&self) -> Settings {
+        Settings {
+            directories: self.directories.clone(),
+            listen: Some(self.listen.to_string()),
+            advertise: self.advertise.map(|address| address.to_string()),
+            socket: Some(self.socket.clone()),
+            master: Some(self.master.clone()),
+            rack: Some(self.rack.clone()),
+            connections_max: Some(self.connections_max),
+            in_flight_mib_max: Some(self.in_flight_bytes_max / MIB),
+            reserve_mib: Some(self.reserve_bytes / MIB),
+            watermark_mib: Some(self.watermark_bytes / MIB),
+            scrub_period: Some(period_text(self.scrub_period)),
+            threads: Some(self.threads),
+            log: Some(self.log.clone()),
+            insecure_network: !self.listen.ip().is_loopback(),
+        }
+    }
+
     /// Checks every setting.
     pub fn new(settings: Settings) -> Result<Self, ConfigError> {
         let directories = directories(settings.directories)?;
@@ -207,7 +252,7 @@ impl Config {
                 format!("{listen} means every address; say which one clients are to use"),
             ));
         }
-        let reserve_bytes = mib("reserve_mib", settings.reserve_mib, RESERVE_MIB_DEFAULT, 0)?;
+        let reserve_bytes = mib("reserve-mib", settings.reserve_mib, RESERVE_MIB_DEFAULT, 0)?;
         let socket = settings.socket.unwrap_or_else(|| directories[0].join("data.sock"));
         Ok(Self {
             listen,
@@ -215,9 +260,9 @@ impl Config {
             socket: socket_path(socket)?,
             master: master(settings.master.unwrap_or_else(|| MASTER_ADDRESS_DEFAULT.to_owned()))?,
             rack: rack(settings.rack.unwrap_or_default())?,
-            connections_max: at_least("connections_max", settings.connections_max, CONNECTIONS_MAX_DEFAULT, 1)?,
+            connections_max: at_least("connections-max", settings.connections_max, CONNECTIONS_MAX_DEFAULT, 1)?,
             in_flight_bytes_max: mib(
-                "in_flight_mib_max",
+                "in-flight-mib-max",
                 settings.in_flight_mib_max,
                 IN_FLIGHT_MIB_MAX_DEFAULT,
                 IN_FLIGHT_MIB_MIN,
@@ -234,13 +279,13 @@ impl Config {
 
 fn directories(given: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
     if given.is_empty() {
-        return Err(invalid("directories", "no storage directory; give at least one with --directory DIR"));
+        return Err(invalid("directory", "no storage directory; give at least one with --directory DIR"));
     }
     let mut all = Vec::with_capacity(given.len());
     for path in given {
-        let path = std::path::absolute(&path).map_err(|error| invalid("directories", error.to_string()))?;
+        let path = std::path::absolute(&path).map_err(|error| invalid("directory", error.to_string()))?;
         if all.contains(&path) {
-            return Err(invalid("directories", format!("{} is given twice", path.display())));
+            return Err(invalid("directory", format!("{} is given twice", path.display())));
         }
         all.push(path);
     }
@@ -292,30 +337,34 @@ fn mib(key: &'static str, given: Option<u64>, default: u64, least: u64) -> Resul
 /// A directory that takes new chunks must have room to write to them.
 fn watermark(given: Option<u64>, reserve_bytes: u64) -> Result<u64, ConfigError> {
     let default = WATERMARK_MIB_DEFAULT.max(reserve_bytes / MIB);
-    let bytes = mib("watermark_mib", given, default, 0)?;
+    let bytes = mib("watermark-mib", given, default, 0)?;
     if bytes < reserve_bytes {
-        return Err(invalid("watermark_mib", format!("{} is less than reserve_mib", bytes / MIB)));
+        return Err(invalid("watermark-mib", format!("{} is less than reserve-mib", bytes / MIB)));
     }
     Ok(bytes)
 }
 
-/// A number and a unit: s, m, h or d.
+/// What [`scrub_period`] reads again.
+fn period_text(period: Duration) -> String {
+    const UNITS: [(u128, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    let millis = period.as_millis();
+    let fits = UNITS.iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
+    fits.map_or_else(|| format!("{millis}ms"), |(unit, name)| format!("{}{name}", millis / unit))
+}
+
+/// Zero needs no unit.
 fn scrub_period(text: Option<&str>) -> Result<Duration, ConfigError> {
-    const DAY: u64 = 24 * 3600;
-    const YEARS_MAX: u64 = 10 * 365 * DAY;
-    let Some(text) = text else { return Ok(Duration::from_secs(SCRUB_PERIOD_DAYS_DEFAULT * DAY)) };
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "s" => Some(1),
-        "m" => Some(60),
-        "h" => Some(3600),
-        "d" => Some(DAY),
-        "" if text == "0" => Some(1),
-        _ => None,
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const YEARS_MAX: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
+    let period = match text {
+        None => Some(DAY * SCRUB_PERIOD_DAYS_DEFAULT),
+        Some("0") => Some(Duration::ZERO),
+        Some(text) => units::time(text).filter(|period| *period <= YEARS_MAX),
     };
-    let seconds = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit)).filter(|s| *s <= YEARS_MAX);
-    let bad = || invalid("scrub_period", format!("{text:?} is no time such as 14d, 12h or 30m, of 10 years at most"));
-    seconds.map(Duration::from_secs).ok_or_else(bad)
+    let text = text.unwrap_or_default();
+    let bad =
+        || invalid("scrub-period", format!("{text:?} is not possible; use {}, 10 years at most", units::TIME_UNITS));
+    period.ok_or_else(bad)
 }
 
 /// More threads than CPUs: a thread that waits for the disk must not keep a CPU idle.
@@ -331,7 +380,7 @@ mod tests {
         CommandLine::try_parse_from([&["gfs-chunkserver"], arguments].concat())
             .map_err(|error| error.to_string())?
             .into_config()
-            .map_err(|error| error.to_string())
+            .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
     }
 
     #[test]
@@ -341,7 +390,7 @@ mod tests {
         assert_eq!(config.socket, PathBuf::from("/srv/a/data.sock"));
         assert_eq!(config.in_flight_bytes_max, 256 * MIB);
         assert_eq!(config.scrub_period.as_secs(), 14 * 24 * 3600);
-        for (text, seconds) in [("0", 0), ("90s", 90), ("30m", 1800), ("12h", 43_200)] {
+        for (text, seconds) in [("0", 0), ("90s", 90), ("30m", 1800), ("30min", 1800), ("12h", 43_200)] {
             let config = parse(&["--directory", "/srv/a", "--scrub-period", text]).expect("config");
             assert_eq!(config.scrub_period.as_secs(), seconds, "{text}");
         }
@@ -351,16 +400,39 @@ mod tests {
     fn flags_win_over_the_file_and_unknown_keys_are_refused() {
         let dir = tempfile::tempdir().expect("directory");
         let path = dir.path().join("c.toml");
-        let text = "directories = [\"/srv/a\", \"/srv/b\"]\nmaster = \"m:1\"\nrack = \"r1\"\nreserve_mib = 5\n";
+        let text = "directory = [\"/srv/a\", \"/srv/b\"]\nmaster = \"m:1\"\nrack = \"r1\"\nreserve-mib = 5\n";
         std::fs::write(&path, text).expect("written");
         let path = path.to_str().expect("path");
         let config = parse(&["--config", path, "--rack", "r2", "--master", "n:2"]).expect("config");
         assert_eq!((config.directories.len(), config.rack.as_str(), config.master.as_str()), (2, "r2", "n:2"));
         assert_eq!(config.reserve_bytes, 5 * MIB);
-        std::fs::write(path, "directories = [\"/srv/a\"]\nrak = \"r1\"\n").expect("written");
+        std::fs::write(path, "directory = \"/srv/a\"\nrak = \"r1\"\n").expect("written");
         let error = parse(&["--config", path]).expect_err("unknown key");
         assert!(error.contains("rak") && error.contains("c.toml"), "{error}");
+        assert_eq!(error.matches("unknown field").count(), 1, "said once: {error}");
+        std::fs::write(path, "directory = \"/srv/a\"\n").expect("written");
+        assert_eq!(parse(&["--config", path]).expect("one is no list").directories, [PathBuf::from("/srv/a")]);
         assert!(parse(&["--config", "/nowhere/c.toml"]).expect_err("missing").contains("/nowhere/c.toml"));
+    }
+
+    #[test]
+    fn every_flag_is_a_key_of_the_file_and_what_is_printed_is_such_a_file() {
+        use clap::CommandFactory as _;
+        let every = ["--directory", "/srv/a", "--advertise", "127.0.0.1:7", "--scrub-period", "90m", "--rack", "r"];
+        let settings = parse(&every).expect("config").as_settings();
+        let printed = toml::to_string(&settings).expect("plain values");
+        assert_eq!(toml::from_str::<Settings>(&printed).expect("own output"), settings);
+        let table: toml::Table = toml::from_str(&printed).expect("own output");
+        let command = CommandLine::command();
+        let flags = command.get_arguments().filter_map(|flag| flag.get_long());
+        for flag in flags.filter(|flag| !["config", "print-config"].contains(flag)) {
+            assert!(table.contains_key(flag), "{flag} is no key: {printed}");
+        }
+        assert!(printed.contains("scrub-period = \"90m\""), "{printed}");
+        assert_eq!(
+            parse(&["--directory", "/a", "--scrub-period", "0"]).map(|c| period_text(c.scrub_period)),
+            Ok("0ms".into())
+        );
     }
 
     #[test]
@@ -375,13 +447,13 @@ mod tests {
             (&["--directory", "/a", "--master", "nocolon"], "master"),
             (&["--directory", "/a", "--master", "http://x:1"], "master"),
             (&["--directory", "/a", "--socket", &long], "socket"),
-            (&["--directory", "/a", "--in-flight-mib-max", "1"], "in_flight_mib_max"),
-            (&["--directory", "/a", "--reserve-mib", "99999999999999999"], "reserve_mib"),
-            (&["--directory", "/a", "--watermark-mib", "7", "--reserve-mib", "8"], "watermark_mib"),
-            (&["--directory", "/a", "--connections-max", "0"], "connections_max"),
-            (&["--directory", "/a", "--scrub-period", "14"], "scrub_period"),
-            (&["--directory", "/a", "--scrub-period", "2w"], "scrub_period"),
-            (&["--directory", "/a", "--scrub-period", "5000d"], "scrub_period"),
+            (&["--directory", "/a", "--in-flight-mib-max", "1"], "in-flight-mib-max"),
+            (&["--directory", "/a", "--reserve-mib", "99999999999999999"], "reserve-mib"),
+            (&["--directory", "/a", "--watermark-mib", "7", "--reserve-mib", "8"], "watermark-mib"),
+            (&["--directory", "/a", "--connections-max", "0"], "connections-max"),
+            (&["--directory", "/a", "--scrub-period", "14"], "scrub-period"),
+            (&["--directory", "/a", "--scrub-period", "2w"], "scrub-period"),
+            (&["--directory", "/a", "--scrub-period", "5000d"], "scrub-period"),
             (&["--directory", "/a", "--rack", "a\nb"], "rack"),
         ];
         for (arguments, expected) in table {

@@ -13,10 +13,15 @@ use tracing_subscriber::EnvFilter;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let config = match CommandLine::parse().into_config() {
+    let command_line = CommandLine::parse();
+    let print_config = command_line.print_config;
+    let config = match command_line.into_config() {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error.into()),
     };
+    if print_config {
+        return print(&config);
+    }
     if let Err(error) = start_log(&config) {
         return fail(USAGE, &error);
     }
@@ -24,6 +29,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),
     }
+}
+
+fn print(config: &Config) -> ExitCode {
+    let printed = toml::to_string(&config.as_settings()).context("a setting cannot be written as TOML");
+    let printed = printed
+        .and_then(|text| std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output"));
+    printed.map_or_else(|error| fail(1, &error), |()| ExitCode::SUCCESS)
 }
 
 fn fail(status: u8, error: &anyhow::Error) -> ExitCode {

@@ -41,8 +41,10 @@ pub(crate) fn start(log_file: Option<&Path>) -> Result<(), Failure> {
     if let Some(pipe) = child.stdout.take() {
         BufReader::new(pipe).read_line(&mut word).context("waiting for the mount")?;
     }
-    heard(word.trim_end())
-        .unwrap_or_else(|| Err(anyhow!("the mount ended before it was ready{}", see_log(log_file)).into()))
+    heard(word.trim_end()).unwrap_or_else(|| {
+        let status = child.wait().context("waiting for the mount")?;
+        Err(anyhow!("the mount ended before it was ready ({status}){}", see_log(log_file)).into())
+    })
 }
 
 /// What the second instance said; `None` if it ended without a word.

@@ -9,7 +9,7 @@ mod mount;
 mod options;
 mod reply;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use filesystem::GfsFilesystem;
 use fuser::{Config, Session, SessionACL};
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
 
 /// Threads that read requests from the kernel: one for each processor of a small machine; they never
 /// wait for a server, so more would not help.
@@ -40,8 +41,8 @@ fn runtime_threads() -> usize {
 #[derive(Parser, Debug)]
 #[command(name = "gfs-fuse", version, after_help = EXAMPLES)]
 struct Arguments {
-    /// Address of the master, HOST:PORT [default: 127.0.0.1:9400]
-    #[arg(long, env = MASTER_ADDRESS_ENV, value_name = "ADDRESS")]
+    /// Address of the master, HOST:PORT [default: what GFS_MASTER says, or 127.0.0.1:9400]
+    #[arg(long, value_name = "ADDRESS")]
     master: Option<String>,
 
     /// Mount options, separated by commas: ro, noatime, nosuid, nodev, noexec, allow_other, timeout=SECONDS
@@ -126,11 +127,12 @@ fn helper_arguments(mut arguments: Vec<String>) -> Vec<String> {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = plan(arguments).map_err(|error| Failure { error, usage: true })?;
+    let filter = log_filter(&arguments.log).map_err(|error| Failure { error, usage: true })?;
     if arguments.foreground || background::is_child() {
         if background::is_child() {
-            background::leave_terminal()?;
+            told(background::leave_terminal().map_err(Failure::from))?;
         }
-        start_logging(&arguments.log)?;
+        start_logging(filter);
         return serve(plan);
     }
     // Wrong mountpoints are told before anything is started.
@@ -155,6 +157,8 @@ fn plan(arguments: &Arguments) -> Result<Plan> {
     };
     let from_source = source.filter(|source| source.contains(':')).map(str::to_owned);
     let master = options.master.clone().or(from_source).or_else(|| arguments.master.clone());
+    // read here and not by clap, which takes an argument from the environment for one that is needed
+    let master = master.or_else(|| std::env::var(MASTER_ADDRESS_ENV).ok());
     let master = master.unwrap_or_else(|| MASTER_ADDRESS_DEFAULT.to_owned());
     let mut client = ClientConfig {
         name: format!("{}:{}", host_name(), mountpoint.display()),
@@ -172,21 +176,32 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn start_logging(filter: &str) -> Result<(), Failure> {
-    let parsed = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("--log {filter:?}"))
-        .map_err(|error| Failure { error, usage: true })?;
-    tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_ansi(false).init();
-    Ok(())
+/// What is not a filter is told before anything is started;
+fn log_filter(text: &str) -> Result<EnvFilter> {
+    // its text has its causes in it
+    EnvFilter::try_new(text)
+        .map_err(|why| anyhow!("--log {text:?} is no filter such as info or gfs_client=debug: {why}"))
+}
+
+fn start_logging(filter: EnvFilter) {
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// A failure in the background goes to the instance that waits in the foreground.
+fn told<T>(result: Result<T, Failure>) -> Result<T, Failure> {
+    result.inspect_err(|failure| {
+        if background::is_child() {
+            background::report(Err(failure));
+        }
+    })
 }
 
 /// Brings the mount up, waits for its end, takes it down.
 fn serve(plan: Plan) -> Result<(), Failure> {
-    let started = start(&plan);
+    let running = told(start(&plan))?;
     if background::is_child() {
-        background::report(started.as_ref().map(drop));
+        background::report(Ok(()));
     }
-    let running = started?;
     info!(mountpoint = %running.mountpoint.display(), master = plan.client.master, "mounted");
     Ok(running.wait()?)
 }
@@ -309,6 +324,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused() {
+        assert!(log_filter("info,gfs_client=debug").is_ok());
+        let error = log_filter("bogus=foo=x").map(drop).expect_err("no filter");
+        assert!(format!("{error:#}").contains("bogus=foo=x"), "{error:#}");
         for line in ["gfs-fuse", "gfs-fuse a b c", "gfs-fuse -o bogus /m", "gfs-fuse --colour /m"] {
             assert!(parse(line).is_err(), "{line}");
         }

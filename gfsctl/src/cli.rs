@@ -8,8 +8,9 @@ use gfs_proto::limits::{MASTER_ADDRESS_DEFAULT, MASTER_ADDRESS_ENV};
 #[derive(Parser, Debug)]
 #[command(name = "gfsctl", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// Address of the master; several, separated by commas, are tried in turn
-    #[arg(long, global = true, value_name = "HOST:PORT", env = MASTER_ADDRESS_ENV, default_value = MASTER_ADDRESS_DEFAULT)]
+    /// Address of the master; several, separated by commas, are tried in turn [default: what GFS_MASTER says, or
+    /// 127.0.0.1:9400]
+    #[arg(long, global = true, value_name = "HOST:PORT", default_value_t = master_default(), hide_default_value = true)]
     pub(crate) master: String,
     /// Print JSON instead of text for people
     #[arg(long, global = true)]
@@ -17,6 +18,11 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Read here and not by clap, which takes an argument from the environment for one that is needed.
+fn master_default() -> String {
+    std::env::var(MASTER_ADDRESS_ENV).unwrap_or_else(|_| MASTER_ADDRESS_DEFAULT.to_owned())
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //!
 //! A file that is written meanwhile is no finding: what differs between replicas is looked at again, and if it keeps
 //! changing that is said. A block that does not match its own sum is damage all the same: a server reads both at one
-//! moment.
+//! moment. A copy that is missing, or whose server does not answer, is asked for again before that is said: a server may
+//! be slow for a moment. Once patience with a server has run out, its other copies are not waited for.
 
 use crate::context::Asker;
 use crate::progress::Progress;
@@ -20,14 +21,16 @@ use gfs_proto::limits::{BLOCK_SIZE, FRAME_PAYLOAD_MAX};
 use gfs_proto::wire::{ChunkReplicas, KnownReplica, ReplicasRequest};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Chunks asked for at once.
 const CHUNKS: u32 = 64;
 /// A chunk whose replicas differ while somebody may be writing it is looked at so often.
 const TRIES: u32 = 5;
+/// So long a copy that is missing, or not to be had, is asked for again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// In between.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -53,6 +56,8 @@ pub(crate) struct Finding {
     pub(crate) handle: String,
     /// In the chunk.
     pub(crate) offset: u32,
+    /// Bytes, in whole blocks; 0: the replica as a whole.
+    pub(crate) length: u32,
     pub(crate) what: What,
 }
 
@@ -63,15 +68,18 @@ pub(crate) enum What {
     Damaged,
     Differs,
     Missing,
+    /// Nobody knows: it could not be asked.
+    NotChecked(#[serde(skip)] ReplicaError),
 }
 
 impl std::fmt::Display for What {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Damaged => "does not match its checksum",
-            Self::Differs => "differs from other copies",
-            Self::Missing => "fewer copies than wanted, or one that cannot be read",
-        })
+        match self {
+            Self::Damaged => f.write_str("does not match its checksum"),
+            Self::Differs => f.write_str("differs from other copies"),
+            Self::Missing => f.write_str("fewer copies than wanted, or one that cannot be read"),
+            Self::NotChecked(why) => write!(f, "not checked: {why}"),
+        }
     }
 }
 
@@ -80,6 +88,8 @@ pub(crate) struct Verifier {
     remote: Remote,
     admin: Asker,
     progress: Arc<Progress>,
+    /// Servers with which patience has run out.
+    given_up: Mutex<BTreeSet<u32>>,
 }
 
 /// What one look at a chunk gave.
@@ -91,9 +101,17 @@ struct Looked {
     differs: bool,
 }
 
+impl Looked {
+    /// Servers whose copies could not be had.
+    fn absent(&self) -> impl Iterator<Item = u32> {
+        let absent = |finding: &&Finding| matches!(finding.what, What::Missing | What::NotChecked(_));
+        self.findings.iter().filter(absent).filter_map(|finding| finding.server)
+    }
+}
+
 impl Verifier {
     pub(crate) fn new(remote: Remote, admin: Asker, progress: Arc<Progress>) -> Self {
-        Self { remote, admin, progress }
+        Self { remote, admin, progress, given_up: Mutex::default() }
     }
 
     /// What there is to say about a file; nothing if it was removed meanwhile.
@@ -137,7 +155,9 @@ impl Verifier {
 
     /// Looks at a chunk until it is the same before and after, or for as long as is reasonable; true if it was not.
     async fn chunk(&self, attr: &Attr, mut chunk: ChunkReplicas, hash: &mut Content) -> anyhow::Result<(Looked, bool)> {
-        for attempt in 1.. {
+        let (began, mut attempt) = (Instant::now(), 0);
+        loop {
+            attempt += 1;
             let mut content = hash.clone();
             let looked = self.look(&chunk, &mut content).await;
             let after = self.replicas(attr, chunk.index, 1).await?.into_iter().find(|other| other.index == chunk.index);
@@ -148,19 +168,30 @@ impl Verifier {
             let id = |chunk: &ChunkReplicas| (chunk.handle, chunk.version, chunk.clip);
             let quiet = id(&after) == id(&chunk) && !after.leased && !chunk.leased;
             let settled = quiet || id(&after) == id(&chunk) && !looked.differs && !looked.unreadable;
-            if settled || attempt == TRIES {
+            let wait = if settled { self.hopes(&looked, began) } else { attempt < TRIES };
+            if !wait {
                 *hash = content;
                 self.tell(&chunk, &looked).await;
                 let mut looked = looked;
                 if !settled {
                     looked.findings.retain(|finding| finding.what == What::Damaged);
                 }
+                looked.findings = merged(looked.findings);
                 return Ok((looked, !settled));
             }
             chunk = after;
             tokio::time::sleep(AGAIN).await;
         }
-        unreachable!("the loop ends by itself")
+    }
+
+    /// True if a copy that could not be had may still come; otherwise its server is given up.
+    fn hopes(&self, looked: &Looked, began: Instant) -> bool {
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if began.elapsed() < PATIENCE {
+            return looked.absent().any(|server| !given_up.contains(&server));
+        }
+        given_up.extend(looked.absent());
+        false
     }
 
     async fn look(&self, chunk: &ChunkReplicas, hash: &mut Content) -> Looked {
@@ -181,6 +212,7 @@ impl Verifier {
             chunk: chunk.index,
             handle: ChunkHandle::new(chunk.handle).to_string(),
             offset,
+            length: if matches!(what, What::Damaged | What::Differs) { BLOCK_SIZE } else { 0 },
             what,
         };
         if live.len() < chunk.goal as usize {
@@ -242,6 +274,24 @@ impl Verifier {
     }
 }
 
+/// Neighbouring ranges of one replica with the same fault as one; of one that could not be had, one for the chunk.
+fn merged(mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings.sort_by_key(|finding| (finding.chunk, finding.server, finding.offset));
+    let mut out: Vec<Finding> = Vec::new();
+    for next in findings {
+        // the last of the same kind: those of another may lie between
+        let same = |last: &&mut Finding| (last.chunk, last.server, last.what) == (next.chunk, next.server, next.what);
+        match out.iter_mut().rev().find(same) {
+            Some(last) if next.length == 0 && last.length == 0 => {}
+            Some(last) if last.offset + last.length >= next.offset => {
+                last.length = last.length.max(next.offset + next.length - last.offset);
+            }
+            _ => out.push(next),
+        }
+    }
+    out
+}
+
 /// Parts of all replicas, compared.
 #[derive(Default)]
 struct Compared {
@@ -262,7 +312,10 @@ fn compare(parts: &[(u32, Result<ReplicaPart, ReplicaError>)]) -> Compared {
     for (server, part) in parts {
         match part {
             Err(ReplicaError::Refused(DataError::Corrupt)) => compared.findings.push((*server, 0, What::Damaged)),
-            Err(_) => compared.findings.push((*server, 0, What::Missing)),
+            Err(ReplicaError::Refused(DataError::NoChunk | DataError::Version | DataError::Io)) => {
+                compared.findings.push((*server, 0, What::Missing));
+            }
+            Err(error) => compared.findings.push((*server, 0, What::NotChecked(*error))),
             Ok(part) => compared.bytes += part.data.len() as u64,
         }
     }
@@ -362,6 +415,51 @@ mod tests {
     }
 
     #[test]
+    fn neighbouring_blocks_are_one_finding() {
+        let finding = |server, block: u32, what| Finding {
+            server: Some(server),
+            chunk: 0,
+            handle: String::new(),
+            offset: block * BLOCK_SIZE,
+            length: if what == What::Missing { 0 } else { BLOCK_SIZE },
+            what,
+        };
+        let blocks = [0, 1, 2, 5].into_iter();
+        let mut all: Vec<Finding> =
+            blocks.flat_map(|b| [1, 2].map(|server| finding(server, b, What::Damaged))).collect();
+        all.push(finding(1, 3, What::Differs));
+        all.extend([finding(3, 0, What::Missing), finding(3, 256, What::Missing)]);
+        let ranges: Vec<_> =
+            merged(all).iter().map(|f| (f.server, f.offset / BLOCK_SIZE, f.length / BLOCK_SIZE, f.what)).collect();
+        let (damaged, differs) = (What::Damaged, What::Differs);
+        assert_eq!(
+            ranges,
+            [
+                (Some(1), 0, 3, damaged),
+                (Some(1), 3, 1, differs),
+                (Some(1), 5, 1, damaged),
+                (Some(2), 0, 3, damaged),
+                (Some(2), 5, 1, damaged),
+                (Some(3), 0, 0, What::Missing),
+            ]
+        );
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_called_bad() {
+        let good = vec![7; 5000];
+        let parts = [
+            (1, part(&good, &[])),
+            (2, Err(ReplicaError::Unreachable)),
+            (3, Err(ReplicaError::Refused(DataError::NoChunk))),
+        ];
+        let found: Vec<_> = compare(&parts).findings;
+        assert_eq!(found, [(2, 0, What::NotChecked(ReplicaError::Unreachable)), (3, 0, What::Missing)]);
+        let json = serde_json::to_string(&found[0].2).expect("plain");
+        assert_eq!(json, "\"not_checked\"");
+    }
+
+    #[test]
     fn damage_and_difference_are_told_apart_and_named() {
         let good = vec![7; 10_000];
         let mut other = good.clone();
@@ -371,7 +469,7 @@ mod tests {
         assert_eq!(compared.findings, [(3, 0, What::Damaged), (3, 1, What::Differs), (2, 2, What::Damaged)]);
         assert_eq!((compared.good.len(), compared.chunk_length, compared.bytes), (3, 10_000, 30_000));
         let gone = compare(&[(1, Err(ReplicaError::Unreachable)), (2, Err(ReplicaError::Refused(DataError::Corrupt)))]);
-        assert_eq!(gone.findings, [(1, 0, What::Missing), (2, 0, What::Damaged)]);
+        assert_eq!(gone.findings, [(1, 0, What::NotChecked(ReplicaError::Unreachable)), (2, 0, What::Damaged)]);
         let shorter = compare(&[(1, part(&good, &[])), (2, part(&good[..9000], &[])), (3, part(&good, &[]))]);
         assert_eq!(shorter.findings, [(2, 0, What::Differs), (2, 2, What::Differs)]);
     }

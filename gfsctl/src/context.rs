@@ -10,12 +10,15 @@ use gfs_proto::limits::MESSAGE_BYTES_MAX;
 use gfs_proto::wire::admin_client::AdminClient;
 use gfs_proto::wire::{ReplicasReply, ReplicasRequest};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 /// A master that has said nothing by then is away. People are told within five seconds.
 const PATIENCE: Duration = Duration::from_millis(4500);
+
+/// Between two attempts of a command that does not give up at once.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// A connection for reports.
 pub(crate) type Admin = AdminClient<Channel>;
@@ -47,7 +50,8 @@ impl Context {
 
     /// For a command that asks for many reports: over one connection as long as it lasts.
     pub(crate) fn asker(&self) -> Asker {
-        Asker { master: self.master.clone(), open: Mutex::default() }
+        let bound = ClientConfig::default().timeout;
+        Asker { master: self.master.clone(), open: Mutex::default(), bound }
     }
 
     /// Where the masters are.
@@ -76,11 +80,29 @@ impl Context {
 pub(crate) struct Asker {
     master: String,
     open: Mutex<Option<Admin>>,
+    /// After it the master is not asked again.
+    bound: Duration,
 }
 
 impl Asker {
-    /// Every replica of chunks of a file.
+    /// Every replica of chunks of a file. It is one of many reports of a long command, so a master that does not answer
+    /// is asked again, as long as an operation of a mount would take.
     pub(crate) async fn replicas(&self, request: ReplicasRequest) -> anyhow::Result<ReplicasReply> {
+        let began = Instant::now();
+        loop {
+            let error = match self.replicas_once(request).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            let hopeless = error.downcast_ref::<ConnectError>().is_none_or(ConnectError::is_usage);
+            if hopeless || began.elapsed() >= self.bound {
+                return Err(error);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn replicas_once(&self, request: ReplicasRequest) -> anyhow::Result<ReplicasReply> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(mut admin) = open
             && let Ok(Ok(response)) = tokio::time::timeout(PATIENCE, admin.replicas(request)).await
@@ -203,6 +225,24 @@ mod tests {
         assert_eq!(exit_status(&error), 1);
         let text = error.to_string();
         assert!(text.contains(&second) && text.contains("GFS_MASTER"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_long_command_asks_again_within_its_bound() {
+        let asker = |master: &str, bound| Asker { master: master.to_owned(), open: Mutex::default(), bound };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let attempts = std::thread::spawn(move || listener.incoming().take(3).filter(Result::is_ok).count());
+        let patient = asker(&address, Duration::from_secs(60));
+        let gone = tokio::time::timeout(Duration::from_secs(20), async {
+            tokio::select! {
+                _ = patient.replicas(ReplicasRequest::default()) => (),
+                _ = tokio::task::spawn_blocking(move || attempts.join()) => (),
+            }
+        });
+        gone.await.expect("it asked three times");
+        let usage = asker("nowhere", Duration::from_secs(60)).replicas(ReplicasRequest::default()).await;
+        assert_eq!(exit_status(&usage.expect_err("no address")), 2, "and at once");
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
-//! What went wrong as an exit status: 2 if the command line is at fault, else 1.
+//! What went wrong as an exit status: 2 if the command line is at fault, 130 if it was interrupted, else 1.
 
+use crate::interrupt::{self, Interrupted};
 use gfs_client::ConnectError;
 use thiserror::Error;
 
@@ -18,7 +19,11 @@ pub(crate) fn exit_status(error: &anyhow::Error) -> u8 {
     let at_fault = error
         .chain()
         .any(|cause| cause.is::<Usage>() || cause.downcast_ref::<ConnectError>().is_some_and(ConnectError::is_usage));
-    if at_fault { 2 } else { 1 }
+    match error.chain().any(|cause| cause.is::<Interrupted>()) {
+        true => interrupt::STATUS,
+        false if at_fault => 2,
+        false => 1,
+    }
 }
 
 #[cfg(test)]
@@ -34,6 +39,7 @@ mod tests {
             (usage("no such thing").context("up"), 2),
             (anyhow::Error::new(bad_address), 2),
             (anyhow::Error::new(away), 1),
+            (anyhow::Error::new(Interrupted).context("/a"), 130),
             (anyhow::Error::new(FsError::NotFound).context("/a"), 1),
         ] {
             assert_eq!(exit_status(&error), status, "{error:#}");

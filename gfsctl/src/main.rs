@@ -2,7 +2,8 @@
 //!
 //! One file for each command under `cmd/`; `output` is the only place that prints; `local` runs the
 //! real programs as separate processes and links none of them.
-//! Exit status: 0 done, 1 failed, 2 the command line or a setting makes no sense.
+//! Exit status: 0 done, 1 failed, 2 the command line or a setting makes no sense, 130
+//! interrupted.
 
 mod chunkserver;
 mod cli;
@@ -11,6 +12,7 @@ mod compare;
 mod context;
 mod failure;
 mod format;
+mod interrupt;
 mod local;
 mod output;
 mod progress;
@@ -23,7 +25,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let status = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => {
+            let status = runtime.block_on(run(cli));
+            runtime.shutdown_background(); // a read from a terminal that nobody answers does not keep us
+            status
+        }
         Err(error) => Err(anyhow::Error::new(error).context("cannot start threads")),
     };
     ExitCode::from(status.unwrap_or_else(|error| {

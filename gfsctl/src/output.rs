@@ -48,22 +48,59 @@ impl Report for Written {
 
 /// Text for people, built line by line.
 #[derive(Default)]
-pub(crate) struct Page(String);
+pub(crate) struct Page {
+    text: String,
+    /// A person reads it, so a name must not be obeyed by the terminal.
+    terminal: bool,
+}
 
 impl Page {
+    /// A name or path as it is to be shown: as it is to a program; to a terminal quoted if it has control characters.
+    pub(crate) fn name(&self, name: &str) -> String {
+        if self.terminal { quoted(name) } else { name.to_owned() }
+    }
     /// Adds a line.
     pub(crate) fn line(&mut self, text: impl AsRef<str>) {
-        self.0.push_str(text.as_ref());
-        self.0.push('\n');
+        self.text.push_str(text.as_ref());
+        self.text.push('\n');
     }
     /// Adds `label   value`.
     pub(crate) fn field(&mut self, label: &str, value: impl std::fmt::Display) {
-        let _ = writeln!(self.0, "{label:<14} {value}"); // a String takes everything
+        let _ = writeln!(self.text, "{label:<14} {value}"); // a String takes everything
     }
     /// Adds a table.
     pub(crate) fn table(&mut self, table: &Table) {
-        self.0.push_str(&table.render());
+        self.text.push_str(&table.render());
     }
+}
+
+/// As GNU ls shows names with control characters: `'a'$'\033''b'`, which a shell reads as the name again.
+fn quoted(name: &str) -> String {
+    if !name.chars().any(char::is_control) {
+        return name.to_owned();
+    }
+    let mut out = String::from("'");
+    let mut escaped = false;
+    for letter in name.chars() {
+        if letter.is_control() != escaped {
+            escaped = !escaped;
+            out.push_str(if escaped { "'$'" } else { "''" });
+        }
+        match letter {
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\'' => out.push_str("'\\''"),
+            _ if escaped => {
+                for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(out, "\\{byte:03o}"); // a String takes everything
+                }
+            }
+            _ => out.push(letter),
+        }
+    }
+    out.push('\'');
+    out
 }
 
 /// Where a column's cells go.
@@ -118,10 +155,10 @@ pub(crate) fn print<R: Report>(report: &R, json: bool) -> anyhow::Result<u8> {
     Ok(report.exit_status())
 }
 
-fn as_text(report: &impl Report) -> String {
-    let mut page = Page::default();
+pub(crate) fn as_text(report: &impl Report) -> String {
+    let mut page = Page { text: String::new(), terminal: io::stdout().is_terminal() };
     report.human(&mut page);
-    page.0
+    page.text
 }
 
 fn as_json(report: &impl Report) -> anyhow::Result<String> {
@@ -138,6 +175,11 @@ pub(crate) fn write_all(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
+/// Something to know while a command goes on: to standard error, whatever the format asked for.
+pub(crate) fn remark(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}"); // nobody is left to tell
+}
+
 /// An error, with its causes, in one line.
 pub(crate) fn complain(error: &anyhow::Error) {
     let mut text = String::from("gfsctl: ");
@@ -149,7 +191,20 @@ pub(crate) fn complain(error: &anyhow::Error) {
             let _ = write!(text, ": {cause}");
         }
     }
+    if watched() {
+        // a name in it must not be obeyed; texts of several lines stay what they are
+        text = text.split('\n').map(|line| without_controls(line)).collect::<Vec<_>>().join("\n");
+    }
     let _ = writeln!(io::stderr(), "{text}"); // nobody is left to tell
+}
+
+/// Control characters as `\033`.
+fn without_controls(line: &str) -> String {
+    let shown = |letter: char| match letter.is_control() {
+        true => format!("\\{:03o}", u32::from(letter)),
+        false => letter.to_string(),
+    };
+    line.chars().map(shown).collect()
 }
 
 /// True if a person watches.
@@ -167,6 +222,21 @@ mod tests {
         table.row(vec!["a".into(), "12345".into()]);
         table.row(vec!["größer".into(), "1".into()]);
         assert_eq!(table.render(), "NAME     SIZE\na       12345\ngrößer      1\n");
+    }
+
+    #[test]
+    fn names_cannot_command_a_terminal() {
+        for (name, shown) in [
+            ("plain 'name'", "plain 'name'"),
+            ("a\u{1b}[2Jb", "'a'$'\\033''[2Jb'"),
+            ("a\nb\t\r", "'a'$'\\n''b'$'\\t\\r'"),
+            ("it's\u{7f}", "'it'\\''s'$'\\177'"),
+            ("\u{9b}x", "''$'\\302\\233''x'"),
+        ] {
+            assert_eq!(Page { terminal: true, ..Page::default() }.name(name), shown);
+            assert_eq!(Page::default().name(name), name, "a program gets the name itself");
+        }
+        assert_eq!(without_controls("/a\u{1b}b"), "/a\\033b");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use gfs_proto::attr::{FileKind, Mode};
 use gfs_proto::caller::Caller;
 use gfs_proto::ids::{DirCookie, InodeId};
 use gfs_proto::name::Name;
-use gfs_proto::ops::MakeKind;
+use gfs_proto::ops::{MakeKind, RenameMode};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub(crate) struct Remote {
 }
 
 /// A place where a name is, or could be.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Place {
     pub(crate) parent: InodeId,
     pub(crate) name: Name,
@@ -149,6 +149,13 @@ impl Remote {
     /// Opens what is there.
     pub(crate) async fn open(&self, inode: InodeId, flags: OpenFlags, path: &Path) -> anyhow::Result<Opened> {
         self.client.open(&self.caller, inode, flags).await.with_context(|| shown(path))
+    }
+
+    /// Gives a file another name, in place of what has it.
+    pub(crate) async fn replace(&self, from: &Place, to: &Place) -> anyhow::Result<()> {
+        let (from, target) = ((from.parent, &from.name), (to.parent, &to.name));
+        let renamed = self.client.rename(&self.caller, from, target, RenameMode::Replace).await;
+        renamed.with_context(|| shown(&to.path))
     }
 
     /// Removes a name of anything but a directory.

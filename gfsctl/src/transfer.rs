@@ -9,9 +9,10 @@ use gfs_proto::ids::InodeId;
 use gfs_proto::limits::FRAME_PAYLOAD_MAX;
 use gfs_proto::ops::Access;
 use serde::Serialize;
+use std::hash::Hasher as _;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 
@@ -28,6 +29,41 @@ pub(crate) struct Copied {
     pub(crate) links: u64,
     pub(crate) bytes: u64,
     pub(crate) elapsed_ms: u64,
+}
+
+/// A name beside `name` under which a file is made until it is whole; of at most 255 bytes, and nobody else's.
+pub(crate) fn partial_name(name: &[u8]) -> Vec<u8> {
+    const KEPT_MAX: usize = 200; // a long name has no room for more
+    let mut partial = b".".to_vec();
+    partial.extend(&name[..name.len().min(KEPT_MAX)]);
+    // the standard library's only source of random numbers
+    let random = std::hash::BuildHasher::build_hasher(&std::hash::RandomState::new()).finish();
+    partial.extend(format!(".gfsctl-{random:016x}").bytes());
+    partial
+}
+
+/// Files that are not whole yet, for somebody to take away if that is all that becomes of them.
+pub(crate) struct Partials<T>(Mutex<Vec<T>>);
+
+impl<T> Default for Partials<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: PartialEq> Partials<T> {
+    /// Before it is made.
+    pub(crate) fn begun(&self, partial: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(partial);
+    }
+    /// It has its name.
+    pub(crate) fn whole(&self, partial: &T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != partial);
+    }
+    /// What is left.
+    pub(crate) fn take(&self) -> Vec<T> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Writes everything that `source` gives into a file of the cluster, created or cut to nothing first.

@@ -8,7 +8,7 @@ mod repair;
 use crate::repair::RepairSettings;
 use clap::Parser;
 use gfs_proto::layout::ChunkSize;
-use gfs_proto::limits;
+use gfs_proto::{limits, units};
 use serde::{Deserialize, Serialize};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -192,7 +192,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML, or has keys that nobody knows.
-    #[error("the configuration file {} is not usable: {source}", path.display())]
+    #[error("the configuration file {} is not usable", path.display())]
     Parse {
         /// Of the file.
         path: PathBuf,
@@ -285,6 +285,22 @@ impl Settings {
         }
     }
 
+    /// All settings as a file for `--config`. Chunk size and goal, unless asked for, stand in it as a remark: with them
+    /// as settings it could not be used for a directory that was formatted with others.
+    pub fn to_file(self) -> Result<String, toml::ser::Error> {
+        let filled = self.with_defaults();
+        let mut text = toml::to_string(&filled)?;
+        let of_new = "of a new cluster; an existing one keeps what it was made with";
+        if filled.chunk_size.is_none() {
+            let mib = limits::CHUNK_SIZE_DEFAULT >> 20;
+            text.push_str(&format!("# chunk-size = \"{mib}MiB\"    {of_new}\n"));
+        }
+        if filled.goal.is_none() {
+            text.push_str(&format!("# goal = {}    {of_new}\n", limits::GOAL_DEFAULT));
+        }
+        Ok(text)
+    }
+
     /// With the defaults filled in; chunk size and goal stay open, an existing directory knows them.
     #[must_use]
     pub fn with_defaults(self) -> Self {
@@ -345,26 +361,14 @@ fn goal(copies: u8) -> Result<u8, ConfigError> {
     if (1..=limits::GOAL_MAX).contains(&copies) { Ok(copies) } else { Err(ConfigError::Goal(copies)) }
 }
 
-/// A number with an optional binary unit: `K`, `KiB`, `M`, `MiB`, `G`, `GiB`, `T`, `TiB`, any case.
 fn bytes(setting: &'static str, text: &str) -> Result<u64, ConfigError> {
-    let wrong = || ConfigError::Size { setting, value: text.to_owned() };
-    let trimmed = text.trim();
-    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = trimmed.split_at(digits);
-    let shift = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wrong)
+    units::bytes(text).ok_or_else(|| ConfigError::Size { setting, value: text.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory as _;
 
     fn from_file(text: &str, flags: &[&str]) -> Result<Config, ConfigError> {
         let file = tempfile::NamedTempFile::new().expect("temporary file");
@@ -408,8 +412,10 @@ mod tests {
             ("", &["--listen", "nonsense"], "nonsense"),
             ("", &["--listen", "0.0.0.0:9400"], "--insecure-network"),
         ] {
-            let error = from_file(file, flags).expect_err(file).to_string();
+            let error = from_file(file, flags).expect_err(file);
+            let error = format!("{:#}", anyhow::Error::from(error));
             assert!(error.contains(named), "{error:?} does not name {named:?}");
+            assert!(error.matches("unknown field").count() <= 1, "said once: {error}");
         }
     }
 
@@ -419,19 +425,16 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_binary_units() {
-        for (text, wanted) in [("4096", 4096), ("64KiB", 64 << 10), ("1m", 1 << 20), ("2 GiB", 2 << 30)] {
-            assert_eq!(bytes("x", text).expect(text), wanted);
-        }
-        for bad in ["", "KiB", "1.5M", "-1", "1XB", "99999999999T"] {
-            assert!(bytes("x", bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn printed_settings_are_a_valid_file() {
-        let printed = toml::to_string(&Settings::default().with_defaults()).expect("plain values");
+        let printed = Settings::default().to_file().expect("plain values");
         let read: Settings = toml::from_str(&printed).expect("own output");
         assert_eq!(read, Settings::default().with_defaults());
+        let asked = Settings { goal: Some(2), ..Settings::default() }.to_file().expect("plain values");
+        assert!(asked.contains("\ngoal = 2\n") && !asked.contains("# goal"), "{asked}");
+        for flag in Args::command().get_arguments().filter_map(|flag| flag.get_long()) {
+            let known =
+                ["config", "print-config", "restored"].contains(&flag) || printed.contains(&format!("{flag} = "));
+            assert!(known, "{flag} is not printed: {printed}");
+        }
     }
 }

@@ -27,6 +27,8 @@ const FORMAT_VERSION: u32 = 1;
 const FORMAT: &str = "format";
 const FORMATTING: &str = "formatting";
 const LOCK: &str = "lock";
+/// What the `format` of a chunkserver's directory begins with.
+const CHUNKSERVER_FORMAT: &[u8] = b"gfs-chunkserver-directory ";
 const METADATA: &str = "metadata.redb";
 const LOG: &str = "log";
 /// Made by the file system's own tools; not a sign of somebody else's data.
@@ -59,6 +61,9 @@ pub enum DataDirError {
         /// One of them.
         found: String,
     },
+    /// Of a chunkserver, whose lock file has the same name.
+    #[error("{} is the storage directory of a chunkserver; give one of its own with --data", .0.display())]
+    Chunkserver(PathBuf),
     /// Written by a newer program.
     #[error("{} has format {found}, this master knows up to {FORMAT_VERSION}; start a newer one", path.display())]
     Newer {
@@ -277,6 +282,10 @@ fn refuse_foreign(path: &Path) -> Result<(), DataDirError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(io_error("read the directory", path)(e)),
     };
+    let format = std::fs::read(path.join(FORMAT)).unwrap_or_default(); // what cannot be read is said when it is opened
+    if format.starts_with(CHUNKSERVER_FORMAT) {
+        return Err(DataDirError::Chunkserver(path.to_owned()));
+    }
     let mut names = Vec::new();
     for entry in entries {
         names.push(entry.map_err(io_error("read the directory", path))?.file_name().to_string_lossy().into_owned());
@@ -353,5 +362,15 @@ mod tests {
             let said = error(temp.path(), &options());
             assert!(said.contains(named), "{said:?} for {text:?}");
         }
+    }
+
+    #[test]
+    fn the_directory_of_a_chunkserver_is_named_as_such_though_it_is_locked() {
+        let dir = tempfile::tempdir().expect("directory");
+        std::fs::write(dir.path().join(FORMAT), "gfs-chunkserver-directory 2\n").expect("written");
+        let held = lock(dir.path()).expect("free");
+        let error = DataDir::open(dir.path(), &options()).map(drop).expect_err("foreign");
+        assert!(matches!(error, DataDirError::Chunkserver(_)), "{error}");
+        drop(held);
     }
 }

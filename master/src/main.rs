@@ -63,7 +63,7 @@ fn runtime_threads() -> usize {
 }
 
 fn print(settings: Settings) -> ExitCode {
-    let text = match toml::to_string(&settings.with_defaults()) {
+    let text = match settings.to_file() {
         Ok(text) => text,
         Err(error) => return complain(&error.into(), 1),
     };

@@ -22,6 +22,7 @@ pub mod mutant;
 pub mod name;
 pub mod ops;
 pub mod time;
+pub mod units;
 
 /// Types and services generated from `proto/gfs/v1/*.proto`.
 #[expect(

@@ -112,6 +112,31 @@ fn standard_streams_are_files_too() {
 }
 
 #[test]
+fn a_file_that_is_put_over_another_replaces_it_when_it_is_whole() {
+    scenario(Options::default(), |cluster| {
+        let local = cluster.path("f");
+        fs::write(&local, "old\n")?;
+        cluster.gfsctl(&["put", text(&local), "/f"])?;
+        cluster.gfsctl(&["set-goal", "2", "/f"])?;
+        let gfsctl = program("gfsctl")?;
+        let script = format!(
+            "export GFS_MASTER={}; g={}; mkfifo pipe; $g put - /f <pipe & put=$!; exec 3>pipe; \
+             head -c 3000000 /dev/zero >&3; until $g ls / | grep -q gfsctl-; do :; done; $g cat /f; \
+             kill -INT $put; status=0; wait $put || status=$?; echo $status; $g cat /f; $g ls /",
+            cluster.address(),
+            gfsctl.display()
+        );
+        let ran = Script::shell(cluster.directory(), &script).within(Duration::from_secs(60)).run()?;
+        ensure!(ran.out == "old\n130\nold\nf\n", "{}{}", ran.out, ran.err);
+        fs::write(&local, "new\n")?;
+        cluster.gfsctl(&["put", text(&local), "/f"])?;
+        ensure!(cluster.gfsctl(&["cat", "/f"])? == "new\n" && cluster.gfsctl(&["ls"])? == "f\n");
+        ensure!(cluster.gfsctl_json(&["stat", "/f"])?["inodes"][0]["goal"] == 2, "the goal of a file is its own");
+        Ok(())
+    });
+}
+
+#[test]
 fn the_goal_is_inherited() {
     scenario(Options::default(), |cluster| {
         let local = cluster.path("f");
@@ -266,12 +291,54 @@ fn local_says_what_is_wrong() -> Result<()> {
     let local = Local::new()?;
     local.script("down DIR")?.attempt()?.refused(2, &["no local cluster", "gfsctl local up"])?;
     local.script("up DIR --chunkservers 0")?.attempt()?.refused(2, &["chunkservers"])?;
-    local.script("up DIR --chunk-size 5")?.attempt()?.refused(1, &["chunk-size", "master.log"])?;
+    local.script("up DIR --chunk-size 65M")?.attempt()?.refused(2, &["chunk-size", "power of two"])?;
+    ensure!(!local.home().exists(), "a mistake leaves nothing behind");
     fs::write(local.directory.path().join("file"), "")?;
     let file = local.directory.path().join("file");
     local.script(&format!("up {}", file.display()))?.attempt()?.refused(2, &["not a directory"])?;
     let foreign = local.directory.path().display().to_string();
     local.script(&format!("up {foreign}"))?.attempt()?.refused(2, &["not empty", &foreign])
+}
+
+#[test]
+fn a_place_that_is_taken_and_a_port_that_is_used_are_refused() -> Result<()> {
+    let (local, other) = (Local::new()?, Local::new()?);
+    let up = local.run("up DIR --mount MNT --chunkservers 1 --goal 1")?;
+    sh(&local.mount(), "echo kept >f")?;
+    let (home, mount) = (text(&other.home()).to_owned(), text(&local.mount()).to_owned());
+    let master = up["master"].as_str().context("master")?.to_owned();
+    let taken = format!("up {home} --chunkservers 1 --goal 1 --mount {mount}");
+    other.script(&taken)?.attempt()?.refused(1, &[&mount, "mounted on it already", &master])?;
+    other.run("up DIR --chunkservers 1 --goal 1")?;
+    other.script(&taken)?.attempt()?.refused(1, &[&mount, &master])?;
+    // as a former version wrote it down
+    let plan = sh(
+        &other.home(),
+        &format!("sed -i 's|\"mount\": null|\"mount\": \"{mount}\"|' cluster.json; cat cluster.json"),
+    )?;
+    ensure!(plan.contains(&mount), "{plan}");
+    other.run("down DIR")?;
+    sh(&local.mount(), "test $(cat f) = kept").context("the mount of the other is left alone")?;
+
+    let port = gfs_tests::free_port()?;
+    local.script(&format!("up DIR --port {port}"))?.attempt()?.refused(2, &[&master, "stop it first"])?;
+    ensure!(local.run("status DIR")?["master"] == up["master"], "nothing was written down");
+    local.run("down DIR")?;
+    let moved = local.run(&format!("up DIR --port {port}"))?;
+    ensure!(moved["master"] == format!("127.0.0.1:{port}"), "{moved}");
+    sh(&local.mount(), "test $(cat f) = kept")?;
+
+    // what a killed mount process leaves is taken away
+    let pid = moved["processes"].as_array().and_then(|all| all.last()?["pid"].as_i64()).context("mount")?;
+    sh(Path::new("/"), &format!("kill -9 {pid}"))?;
+    until(
+        "the killed one is gone",
+        Duration::from_secs(10),
+        || Ok(local.script("status DIR")?.attempt()?.status == 1),
+    )?;
+    local.run("down DIR")?;
+    ensure!(!is_mounted(&local.mount()));
+    Ok(())
 }
 
 #[test]
@@ -283,6 +350,17 @@ fn a_cluster_that_is_away_is_reported_within_seconds() -> Result<()> {
         script.within(Duration::from_secs(10)).attempt()?.refused(1, &[&address, "is gfs-master running"])?;
     }
     Ok(())
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_explained() -> Result<()> {
+    let stat = Script::new(&program("gfsctl")?, &["stat"]).env("GFS_MASTER", "127.0.0.1:1").attempt()?;
+    stat.refused(2, &["Usage: gfsctl stat", "PATH"])?;
+    ensure!(!stat.err.contains("--master"), "it has a default: {}", stat.err);
+    let directory = tempfile::tempdir()?;
+    let mountpoint = text(directory.path());
+    let fuse = Script::new(&program("gfs-fuse")?, &["--log", "bogus=foo=x", mountpoint]).attempt()?;
+    fuse.refused(2, &["--log", "bogus=foo=x"])
 }
 
 #[test]

@@ -152,7 +152,10 @@ fn a_chunkserver_is_drained_and_removed_while_files_stay_as_they_are() {
         // What is written now goes elsewhere.
         let more = write_more(cluster)?;
         cluster.stop_chunkserver(2)?;
-        cluster.gfsctl(&["remove", &drained])?;
+        let said = cluster.gfsctl(&["remove", &drained])?;
+        ensure!(said.contains("as many copies as are wanted") && !said.contains("made now"), "{said}");
+        let nobody = cluster.gfsctl_attempt(&["chunks", "--server", &drained])?;
+        nobody.refused(1, &["no chunkserver", &drained])?;
         settled(cluster, "healthy")?;
         all_equal(&files)?;
         all_equal(&more)?;

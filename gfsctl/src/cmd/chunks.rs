@@ -3,9 +3,10 @@
 use crate::context::Context;
 use crate::format;
 use crate::output::{Align, Page, Report, Table};
+use anyhow::bail;
 use gfs_proto::ids::{ChunkHandle, ChunkVersion, ServerId};
 use gfs_proto::time::Timestamp;
-use gfs_proto::wire::{ChunkStatus, ChunksRequest, OrphanedReplica, OrphanedRequest, Time};
+use gfs_proto::wire::{ChunkStatus, ChunksRequest, ChunkserversRequest, OrphanedReplica, OrphanedRequest, Time};
 use serde::Serialize;
 
 /// Rows asked for at once.
@@ -31,8 +32,12 @@ pub(crate) struct Args {
     #[arg(long)]
     orphaned: bool,
     /// Show at most so many
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = at_least_one)]
     limit: usize,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "use a number from 1 on".to_owned())
 }
 
 fn number(text: &str) -> Result<u32, String> {
@@ -41,11 +46,18 @@ fn number(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<impl Report + use<>> {
+    if let Some(server) = args.server {
+        let reply = context.ask(async |mut admin| admin.chunkservers(ChunkserversRequest {}).await).await?;
+        if !reply.servers.iter().any(|status| status.server == server) {
+            let server = ServerId::new(server);
+            bail!("there is no chunkserver {server}; `gfsctl chunkservers` shows those that there are");
+        }
+    }
     let (chunks, orphaned, more) = match args.orphaned {
         true => orphaned(context, &args).await.map(|(rows, more)| (None, Some(rows), more))?,
         false => chunks(context, &args).await.map(|(rows, more)| (Some(rows), None, more))?,
     };
-    Ok(Listing { chunks, orphaned, more })
+    Ok(Listing { chunks, orphaned, more, health: args.health })
 }
 
 async fn chunks(context: &Context, args: &Args) -> anyhow::Result<(Vec<Chunk>, bool)> {
@@ -83,6 +95,9 @@ async fn orphaned(context: &Context, args: &Args) -> anyhow::Result<(Vec<Orphane
 
 #[derive(Serialize)]
 struct Listing {
+    /// Asked for.
+    #[serde(skip)]
+    health: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     chunks: Option<Vec<Chunk>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,7 +156,7 @@ impl From<OrphanedReplica> for Orphaned {
 impl Report for Listing {
     fn human(&self, page: &mut Page) {
         if let Some(chunks) = &self.chunks {
-            show_chunks(chunks, page);
+            show_chunks(chunks, self.health.as_deref(), page);
         }
         if let Some(orphaned) = &self.orphaned {
             show_orphaned(orphaned, page);
@@ -152,9 +167,9 @@ impl Report for Listing {
     }
 }
 
-fn show_chunks(chunks: &[Chunk], page: &mut Page) {
+fn show_chunks(chunks: &[Chunk], health: Option<&str>, page: &mut Page) {
     if chunks.is_empty() {
-        return page.line("no such chunk");
+        return page.line(health.map_or("there is no chunk".to_owned(), |health| format!("no chunk is {health}")));
     }
     let mut table = Table::new(&[
         ("CHUNK", Align::Left),
@@ -169,7 +184,7 @@ fn show_chunks(chunks: &[Chunk], page: &mut Page) {
         let names: Vec<String> = chunk.current.iter().map(|server| ServerId::new(*server).to_string()).collect();
         table.row(vec![
             chunk.chunk.clone(),
-            if chunk.path.is_empty() { format!("inode {}", chunk.inode) } else { chunk.path.clone() },
+            if chunk.path.is_empty() { format!("inode {}", chunk.inode) } else { page.name(&chunk.path) },
             chunk.index.to_string(),
             ChunkVersion::new(chunk.version).to_string(),
             chunk.health.clone(),
@@ -209,4 +224,23 @@ fn show_orphaned(orphaned: &[Orphaned], page: &mut Page) {
         ]);
     }
     page.table(&table);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::as_text;
+
+    #[test]
+    fn nothing_found_is_good_news_or_not() {
+        let empty = |health: Option<&str>| Listing {
+            health: health.map(str::to_owned),
+            chunks: Some(vec![]),
+            orphaned: None,
+            more: false,
+        };
+        assert_eq!(as_text(&empty(Some("lost"))), "no chunk is lost\n");
+        assert_eq!(as_text(&empty(None)), "there is no chunk\n");
+        assert!(at_least_one("0").is_err() && at_least_one("7") == Ok(7));
+    }
 }

@@ -3,14 +3,15 @@
 use crate::context::Context;
 use crate::failure::usage;
 use crate::format::{self, bytes};
+use crate::interrupt::unless_interrupted;
 use crate::output::{Page, Report};
 use crate::progress::Progress;
 use crate::remote::{Remote, shown};
-use crate::transfer::{Copied, SharedProgress, download, several, standard};
+use crate::transfer::{Copied, Partials, SharedProgress, download, partial_name, several, standard};
 use anyhow::{Context as _, bail};
 use gfs_proto::attr::{Attr, FileKind};
 use serde::Serialize;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -34,6 +35,8 @@ pub(crate) struct Args {
     target: PathBuf,
 }
 
+type SharedPartials = Arc<Partials<PathBuf>>;
+
 pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<impl Report + use<>> {
     let into_directory = args.target.is_dir();
     if args.sources.len() > 1 && !into_directory {
@@ -41,11 +44,20 @@ pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<impl Re
     }
     let copied = context.with_files(async |remote| {
         let progress: SharedProgress = Arc::new(Progress::new(0));
-        let mut copied = Copied::default();
-        for source in &args.sources {
-            let local = if into_directory { args.target.join(own_name(source)?) } else { args.target.clone() };
-            one_source(remote, (source, &local), args.recursive, &progress, &mut copied).await?;
+        let (mut copied, partials) = (Copied::default(), Arc::default());
+        let run = Run { remote, progress: &progress, partials: &partials, recursive: args.recursive };
+        let all = async {
+            for source in &args.sources {
+                let local = if into_directory { args.target.join(own_name(source)?) } else { args.target.clone() };
+                run.one_source((source, &local), &mut copied).await?;
+            }
+            Ok(())
+        };
+        let outcome = unless_interrupted(all).await;
+        for partial in partials.take() {
+            let _ = fs::remove_file(&partial); // it may never have been made
         }
+        outcome?;
         let (bytes, elapsed) = progress.finish();
         copied.bytes = bytes;
         copied.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
@@ -59,65 +71,64 @@ fn own_name(source: &Path) -> anyhow::Result<&OsStr> {
     source.file_name().ok_or_else(hint)
 }
 
-async fn one_source(
-    remote: &Remote,
-    (source, local): (&Path, &Path),
+/// One call of the command.
+struct Run<'a> {
+    remote: &'a Remote,
+    progress: &'a SharedProgress,
+    partials: &'a SharedPartials,
     recursive: bool,
-    progress: &SharedProgress,
-    copied: &mut Copied,
-) -> anyhow::Result<()> {
-    let entry = remote.resolve(source).await?;
-    match entry.attr.kind {
-        FileKind::File => {
-            copied.files += 1;
-            one_file(remote, &entry.attr, (source, local), progress).await
-        }
-        FileKind::Directory if recursive => tree(remote, &entry.attr, (source, local), progress, copied).await,
-        FileKind::Directory => Err(usage(format!("{} is a directory; --recursive copies it", shown(source)))),
-        other => bail!("{} is a {}, not a file", shown(source), format::kind(other)),
-    }
 }
 
-/// Directory by directory, so that memory is bounded by the largest of them.
-async fn tree(
-    remote: &Remote,
-    top: &Attr,
-    (source, local): (&Path, &Path),
-    progress: &SharedProgress,
-    copied: &mut Copied,
-) -> anyhow::Result<()> {
-    let mut open = vec![(top.clone(), source.to_owned(), local.to_owned())];
-    while let Some((directory, source, local)) = open.pop() {
-        make_directory(&local)?;
-        let mut files = Vec::new();
-        for item in remote.list(directory.inode, &source).await? {
-            let name = OsStr::from_bytes(item.name.as_bytes());
-            let (source, local) = (source.join(name), local.join(name));
-            let attr = match item.entry {
-                Some(entry) => entry.attr,
-                None => remote.resolve_no_follow(&source).await?.attr,
-            };
-            match attr.kind {
-                FileKind::Directory => open.push((attr, source, local)),
-                FileKind::File => files.push((attr, source, local)),
-                FileKind::Symlink => {
-                    link(remote, &attr, &source, &local).await?;
-                    copied.links += 1;
-                }
-                other => bail!("{} is a {}, which is not copied", shown(&source), format::kind(other)),
+impl Run<'_> {
+    async fn one_source(&self, (source, local): (&Path, &Path), copied: &mut Copied) -> anyhow::Result<()> {
+        let entry = self.remote.resolve(source).await?;
+        match entry.attr.kind {
+            FileKind::File => {
+                copied.files += 1;
+                one_file(self.remote, &entry.attr, (source, local), self.progress, self.partials).await
             }
+            FileKind::Directory if self.recursive => self.tree(&entry.attr, (source, local), copied).await,
+            FileKind::Directory => Err(usage(format!("{} is a directory; --recursive copies it", shown(source)))),
+            other => bail!("{} is a {}, not a file", shown(source), format::kind(other)),
         }
-        copied.directories += 1;
-        copied.files += files.len() as u64;
-        several(files, |(attr, source, local)| {
-            let (remote, progress) = (remote.clone(), Arc::clone(progress));
-            async move { one_file(&remote, &attr, (&source, &local), &progress).await }
-        })
-        .await?;
-        // last: without the right to write, nothing could have been put into it
-        set_mode(&local, &directory)?;
     }
-    Ok(())
+
+    /// Directory by directory, so that memory is bounded by the largest of them.
+    async fn tree(&self, top: &Attr, (source, local): (&Path, &Path), copied: &mut Copied) -> anyhow::Result<()> {
+        let (remote, progress, partials) = (self.remote, self.progress, self.partials);
+        let mut open = vec![(top.clone(), source.to_owned(), local.to_owned())];
+        while let Some((directory, source, local)) = open.pop() {
+            make_directory(&local)?;
+            let mut files = Vec::new();
+            for item in remote.list(directory.inode, &source).await? {
+                let name = OsStr::from_bytes(item.name.as_bytes());
+                let (source, local) = (source.join(name), local.join(name));
+                let attr = match item.entry {
+                    Some(entry) => entry.attr,
+                    None => remote.resolve_no_follow(&source).await?.attr,
+                };
+                match attr.kind {
+                    FileKind::Directory => open.push((attr, source, local)),
+                    FileKind::File => files.push((attr, source, local)),
+                    FileKind::Symlink => {
+                        link(remote, &attr, &source, &local).await?;
+                        copied.links += 1;
+                    }
+                    other => bail!("{} is a {}, which is not copied", shown(&source), format::kind(other)),
+                }
+            }
+            copied.directories += 1;
+            copied.files += files.len() as u64;
+            several(files, |(attr, source, local)| {
+                let (remote, progress, partials) = (remote.clone(), Arc::clone(progress), Arc::clone(partials));
+                async move { one_file(&remote, &attr, (&source, &local), &progress, &partials).await }
+            })
+            .await?;
+            // last: without the right to write, nothing could have been put into it
+            set_mode(&local, &directory)?;
+        }
+        Ok(())
+    }
 }
 
 /// The bytes go to a file beside the target, which takes its name when it is whole.
@@ -126,6 +137,7 @@ async fn one_file(
     attr: &Attr,
     (source, local): (&Path, &Path),
     progress: &Progress,
+    partials: &Partials<PathBuf>,
 ) -> anyhow::Result<()> {
     if is_stdout(local) {
         return download(remote, attr.inode, source, &mut standard(std::io::stdout())?, progress).await;
@@ -136,13 +148,12 @@ async fn one_file(
         let file = file.as_mut().map_err(|error| anyhow::anyhow!("{}: {error}", shown(local)))?;
         return download(remote, attr.inode, source, file, progress).await;
     }
-    let partial = partial_name(local)?;
-    let result = into_partial(remote, attr, source, &partial, progress).await;
-    let result = result.and_then(|()| fs::rename(&partial, local).with_context(|| shown(local)));
-    if result.is_err() {
-        let _ = fs::remove_file(&partial); // it may never have been made
-    }
-    result
+    let partial = partial_path(local)?;
+    partials.begun(partial.clone());
+    into_partial(remote, attr, source, &partial, progress).await?;
+    fs::rename(&partial, local).with_context(|| shown(local))?;
+    partials.whole(&partial);
+    Ok(())
 }
 
 async fn into_partial(
@@ -157,15 +168,9 @@ async fn into_partial(
     set_mode(partial, attr)
 }
 
-fn partial_name(local: &Path) -> anyhow::Result<PathBuf> {
+fn partial_path(local: &Path) -> anyhow::Result<PathBuf> {
     let name = local.file_name().ok_or_else(|| usage(format!("{} is not the name of a file", shown(local))))?;
-    let mut partial = OsString::from(".");
-    partial.push(name);
-    // a long name has no room for more
-    let partial = OsStr::from_bytes(&partial.as_bytes()[..partial.len().min(200)]).to_owned();
-    let mut partial = partial;
-    partial.push(format!(".gfsctl-{}", std::process::id()));
-    Ok(local.with_file_name(partial))
+    Ok(local.with_file_name(OsStr::from_bytes(&partial_name(name.as_bytes()))))
 }
 
 async fn link(remote: &Remote, attr: &Attr, source: &Path, local: &Path) -> anyhow::Result<()> {
@@ -237,11 +242,11 @@ mod tests {
     fn the_partial_file_stands_beside_the_target_under_a_possible_name() {
         let long = "x".repeat(255);
         for name in ["a", &long] {
-            let partial = partial_name(&Path::new("/tmp").join(name)).expect("a name");
+            let partial = partial_path(&Path::new("/tmp").join(name)).expect("a name");
             assert_eq!(partial.parent(), Some(Path::new("/tmp")));
             assert!(partial.file_name().expect("a name").len() <= 255);
             assert_ne!(partial.file_name(), Some(OsStr::new(name)));
         }
-        assert!(partial_name(Path::new("/")).is_err());
+        assert!(partial_path(Path::new("/")).is_err());
     }
 }

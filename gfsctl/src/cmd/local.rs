@@ -4,7 +4,9 @@ use crate::context::Context;
 use crate::local::{self, Wishes};
 use crate::output::Report;
 use clap::Subcommand;
+use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::GOAL_MAX;
+use gfs_proto::units;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,7 +59,7 @@ struct Up {
     #[arg(long, value_name = "COUNT")]
     chunkservers: Option<usize>,
     /// Chunk size of a new cluster, 64KiB to 256MiB [default: 64MiB]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
     chunk_size: Option<String>,
     /// Copies of each chunk in a new cluster [default: 3]
     #[arg(long, value_name = "COPIES", value_parser = clap::value_parser!(u8).range(1..=i64::from(GOAL_MAX)))]
@@ -68,6 +70,12 @@ struct Up {
     /// Seconds until it must be ready
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
+}
+
+/// As it is given to the master, which says the same.
+fn chunk_size(text: &str) -> Result<String, String> {
+    let found = units::bytes(text).and_then(|bytes| ChunkSize::new(u32::try_from(bytes).ok()?));
+    found.map(|_| text.to_owned()).ok_or_else(|| "use a power of two from 64KiB to 256MiB".to_owned())
 }
 
 pub(crate) async fn run(_: &Context, args: Args) -> anyhow::Result<impl Report + use<>> {
@@ -85,5 +93,18 @@ pub(crate) async fn run(_: &Context, args: Args) -> anyhow::Result<impl Report +
         Action::Down(which) => local::down(&which.place.directory, Duration::from_secs(which.timeout)).await,
         Action::Restart(which) => local::restart(&which.place.directory, Duration::from_secs(which.timeout)).await,
         Action::Status(place) => local::status(&place.directory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_size_that_cannot_be_is_refused_before_anything_is_made() {
+        assert_eq!(chunk_size("1MiB"), Ok("1MiB".to_owned()));
+        for bad in ["65M", "5", "512MiB", "much", ""] {
+            assert!(chunk_size(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -93,7 +93,7 @@ impl Row {
 impl Report for Listing {
     fn human(&self, page: &mut Page) {
         if !self.long {
-            self.entries.iter().for_each(|row| page.line(&row.name));
+            self.entries.iter().for_each(|row| page.line(page.name(&row.name)));
             return;
         }
         let mut table = Table::new(&[
@@ -115,7 +115,7 @@ impl Report for Listing {
                 row.size.to_string(),
                 row.mtime.clone(),
                 row.goal.to_string(),
-                row.name.clone(),
+                page.name(&row.name),
             ]);
         }
         page.table(&table);

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::format::duration_ms;
 use crate::output::{Page, Report};
 use gfs_proto::ids::ServerId;
+use gfs_proto::units;
 use gfs_proto::wire::MaintenanceRequest;
 use serde::Serialize;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(crate) struct Args {
     /// As `gfsctl chunkservers` shows it
     #[arg(value_name = "SERVER", value_parser = chunkserver::parse)]
     server: ServerId,
-    /// How long at most: a number with s, min, h or d
+    /// How long at most: a number with s, m or min, h or d
     #[arg(long = "for", value_name = "TIME", value_parser = time, default_value = "1h", conflicts_with = "end")]
     length: Duration,
     /// It is over
@@ -28,17 +29,8 @@ pub(crate) struct Args {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time; use a number with s, min, h or d, such as 2h");
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let secs = match unit {
-        "s" => 1,
-        "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
-    number.checked_mul(secs).map(Duration::from_secs).ok_or_else(wrong)
+    let found = units::time(text).filter(|length| !length.is_zero());
+    found.ok_or_else(|| format!("{text:?} is no time; use {}", units::TIME_UNITS))
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<impl Report + use<>> {
@@ -74,7 +66,7 @@ mod tests {
 
     #[test]
     fn times_have_units() {
-        for (text, secs) in [("30s", 30), ("10min", 600), ("2h", 7200), ("1d", 86_400)] {
+        for (text, secs) in [("30s", 30), ("10min", 600), ("1m", 60), ("2h", 7200), ("1d", 86_400)] {
             assert_eq!(time(text), Ok(Duration::from_secs(secs)));
         }
         for bad in ["", "2", "h", "0h", "1.5h", "-1h", "2 hours", "99999999999999999999d"] {

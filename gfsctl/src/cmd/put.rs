@@ -3,13 +3,14 @@
 use crate::context::Context;
 use crate::failure::usage;
 use crate::format::bytes;
+use crate::interrupt::unless_interrupted;
 use crate::output::{Page, Report};
 use crate::progress::Progress;
 use crate::remote::{Place, Remote, shown};
-use crate::transfer::{Copied, SharedProgress, several, standard, upload};
+use crate::transfer::{Copied, Partials, SharedProgress, partial_name, several, standard, upload};
 use anyhow::{Context as _, bail};
 use gfs_proto::FsError;
-use gfs_proto::attr::{FileKind, Mode};
+use gfs_proto::attr::{Attr, FileKind, Mode, SetAttr};
 use gfs_proto::name::Name;
 use serde::Serialize;
 use std::fs::{self, FileType, Metadata};
@@ -19,6 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Copy local files into the cluster
+///
+/// A file that is there already is replaced when the new one is whole, and until then stays as it was; the new one gets
+/// its mode, owner and goal. One with several names, and what is not a file, is written in place.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Examples:\n  gfsctl put sea.jpg /photos/      # into a directory\n  gfsctl put -r photos /           # a tree\n  pg_dump base | gfsctl put - /base.sql"
@@ -34,6 +38,8 @@ pub(crate) struct Args {
     #[arg(value_name = "PATH")]
     target: PathBuf,
 }
+
+type SharedPartials = Arc<Partials<Place>>;
 
 pub(crate) async fn run(context: &Context, args: Args) -> anyhow::Result<impl Report + use<>> {
     let plan = Plan::scan(&args)?;
@@ -113,10 +119,18 @@ impl Plan {
             return Err(usage(format!("{} is not a directory, so it cannot take several files", shown(target))));
         }
         let progress: SharedProgress = Arc::new(Progress::new(self.bytes));
-        let mut copied = Copied::default();
-        for tree in &self.trees {
-            tree.copy(remote, target, &progress, &mut copied).await?;
+        let (mut copied, partials) = (Copied::default(), SharedPartials::default());
+        let all = async {
+            for tree in &self.trees {
+                tree.copy(remote, target, (&progress, &partials), &mut copied).await?;
+            }
+            Ok(())
+        };
+        let outcome = unless_interrupted(all).await;
+        for partial in partials.take() {
+            let _ = remote.unlink(&partial).await; // it may never have been made
         }
+        outcome?;
         let (bytes, elapsed) = progress.finish();
         copied.bytes = bytes;
         copied.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
@@ -129,7 +143,7 @@ impl Tree {
         &self,
         remote: &Remote,
         target: &Path,
-        progress: &SharedProgress,
+        (progress, partials): (&SharedProgress, &SharedPartials),
         copied: &mut Copied,
     ) -> anyhow::Result<()> {
         let named = if is_stdin(&self.source) { Ok(self.source.clone()) } else { named(&self.source) }?;
@@ -162,14 +176,64 @@ impl Tree {
         }
         copied.files += files.len() as u64;
         several(files, |(local, place, mode)| {
-            let (remote, progress) = (remote.clone(), Arc::clone(progress));
-            async move { one_file(&remote, &local, &place, mode, &progress).await }
+            let (remote, progress, partials) = (remote.clone(), Arc::clone(progress), Arc::clone(partials));
+            async move { one_file(&remote, &local, (&place, mode), &progress, &partials).await }
         })
         .await
     }
 }
 
-async fn one_file(remote: &Remote, local: &Path, place: &Place, mode: Mode, progress: &Progress) -> anyhow::Result<()> {
+/// The bytes go to a file beside the target, which takes its name when it is whole.
+async fn one_file(
+    remote: &Remote,
+    local: &Path,
+    (place, mode): (&Place, Mode),
+    progress: &Progress,
+    partials: &Partials<Place>,
+) -> anyhow::Result<()> {
+    let former = remote.lookup(place).await?.map(|entry| entry.attr);
+    if former.as_ref().is_some_and(|attr| attr.kind != FileKind::File || attr.nlink > 1) {
+        return bytes_into(remote, local, (place, mode), progress).await;
+    }
+    let name = Name::new(&partial_name(place.name.as_bytes())).with_context(|| shown(&place.path))?;
+    let partial = Place { parent: place.parent, name, path: place.path.clone() };
+    partials.begun(partial.clone());
+    bytes_into(remote, local, (&partial, former.as_ref().map_or(mode, |attr| attr.mode)), progress).await?;
+    if let Some(former) = &former {
+        like(remote, &partial, former).await?;
+    }
+    remote.replace(&partial, place).await?;
+    partials.whole(&partial);
+    Ok(())
+}
+
+/// Gives a file the owner and the goal of the one that it replaces.
+async fn like(remote: &Remote, place: &Place, former: &Attr) -> anyhow::Result<()> {
+    let Some(made) = remote.lookup(place).await?.map(|entry| entry.attr) else {
+        bail!("{}: somebody has removed what was being written", shown(&place.path));
+    };
+    if made.goal != former.goal {
+        let set = remote.client().set_goal(remote.caller(), made.inode, former.goal).await;
+        set.with_context(|| shown(&place.path))?;
+    }
+    if remote.caller().uid == 0 && (made.uid, made.gid) != (former.uid, former.gid) {
+        // the mode again: a change of the owner takes set-user-id away
+        let (mode, uid, gid) = (Some(former.mode), Some(former.uid), Some(former.gid));
+        let owner = SetAttr { uid, gid, ..SetAttr::default() };
+        for changes in [owner, SetAttr { mode, ..SetAttr::default() }] {
+            let set = remote.client().setattr(remote.caller(), made.inode, changes, None).await;
+            set.with_context(|| shown(&place.path))?;
+        }
+    }
+    Ok(())
+}
+
+async fn bytes_into(
+    remote: &Remote,
+    local: &Path,
+    (place, mode): (&Place, Mode),
+    progress: &Progress,
+) -> anyhow::Result<()> {
     if is_stdin(local) {
         return upload(remote, &mut standard(std::io::stdin())?, place, mode, progress).await;
     }

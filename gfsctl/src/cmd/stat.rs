@@ -122,7 +122,7 @@ impl Report for Inodes {
 
 impl Inode {
     fn human(&self, page: &mut Page) {
-        page.field("path", &self.path);
+        page.field("path", page.name(&self.path));
         page.field("inode", format!("{} ({}, {} links)", self.inode, self.kind, self.links));
         page.field("mode", format!("{} ({})", self.mode, self.mode_text));
         page.field("owner", format!("uid {}, gid {}", self.uid, self.gid));

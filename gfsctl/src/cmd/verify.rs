@@ -1,6 +1,6 @@
 //! `gfsctl verify`: all replicas of files compared with their checksums and with each other.
 
-use crate::compare::{FileReport, Verifier};
+use crate::compare::{FileReport, Finding, Verifier, What};
 use crate::context::Context;
 use crate::format;
 use crate::output::{Page, Report};
@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Read every copy of a file, or of all files in a tree, and compare it with its checksums and with the other copies
 ///
 /// Prints the SHA-256 of what a reader gets. What is damaged is reported to the master and mended from other copies;
-/// say it again to see. The exit status is 1 if anything was found.
+/// say it again to see. A copy that is not to be had is asked for again for ten seconds; one whose server does not answer
+/// then is `not checked`. The exit status is 1 if anything was found or not checked.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  gfsctl verify\n  gfsctl verify /photos --json")]
 pub(crate) struct Args {
@@ -96,15 +97,19 @@ impl Report for Verified {
     fn human(&self, page: &mut Page) {
         for file in &self.files {
             let hash = file.sha256.as_deref().unwrap_or("cannot be read");
-            let word = if !file.findings.is_empty() { "BAD" } else { "ok" };
+            let not_checked = |finding: &Finding| matches!(finding.what, What::NotChecked(_));
+            let word = match file.findings.iter().all(not_checked) {
+                false => "BAD",
+                true if file.findings.is_empty() => "ok",
+                true => "?",
+            };
             let note = if file.changing { "  (was written meanwhile)" } else { "" };
-            page.line(format!("{word:<4} {hash:<64}  {}{note}", file.path));
+            page.line(format!("{word:<4} {hash:<64}  {}{note}", page.name(&file.path)));
             for finding in &file.findings {
                 let server = finding.server.map_or("-".to_owned(), |server| ServerId::new(server).to_string());
-                page.line(format!(
-                    "       {server}: chunk {} ({}) at {}: {}",
-                    finding.chunk, finding.handle, finding.offset, finding.what
-                ));
+                let Finding { chunk, handle, offset, length, what, .. } = finding;
+                let range = if *length == 0 { String::new() } else { format!(" at {offset}, {length} bytes") };
+                page.line(format!("       {server}: chunk {chunk} ({handle}){range}: {what}"));
             }
         }
         let bytes = format::bytes(self.bytes_read);

@@ -2,9 +2,12 @@
 
 use super::home::Home;
 use super::ports;
+use super::process::Process;
 use crate::failure::usage;
 use crate::remote::shown;
 use anyhow::Context as _;
+use gfs_proto::limits::CHUNK_SIZE_DEFAULT;
+use gfs_proto::units;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,6 +27,7 @@ const MASTER_PORT_DEFAULT: u16 = 9400;
 pub(crate) struct Wishes {
     pub(crate) mount: Option<PathBuf>,
     pub(crate) chunkservers: Option<usize>,
+    /// It was found to be one.
     pub(crate) chunk_size: Option<String>,
     pub(crate) goal: Option<u8>,
     pub(crate) port: Option<u16>,
@@ -71,6 +75,7 @@ impl Plan {
         let mut plan = if home.plan().exists() {
             let plan = Self::load(home)?;
             plan.check_fixed(wishes)?;
+            plan.check_stopped(home, wishes)?;
             plan
         } else {
             Self::new(wishes)?
@@ -135,14 +140,29 @@ impl Plan {
 
     /// What was decided when the master was formatted cannot be wished away.
     fn check_fixed(&self, wishes: &Wishes) -> anyhow::Result<()> {
-        if wishes.chunk_size.is_some() && wishes.chunk_size != self.chunk_size {
-            let is = self.chunk_size.as_deref().unwrap_or("the default");
+        let bytes = |size: &Option<String>| size.as_deref().map_or(Some(u64::from(CHUNK_SIZE_DEFAULT)), units::bytes);
+        if wishes.chunk_size.is_some() && bytes(&wishes.chunk_size) != bytes(&self.chunk_size) {
+            let is = self.chunk_size.as_deref().unwrap_or("64MiB");
             return Err(usage(format!("the chunk size of this cluster is {is}; it cannot be changed")));
         }
         if wishes.goal.is_some() && wishes.goal != self.goal {
             return Err(usage("the goal of this cluster is fixed; `gfsctl set-goal` changes that of a directory"));
         }
         Ok(())
+    }
+
+    /// All processes know the master by its port: it changes only while none runs.
+    fn check_stopped(&self, home: &Home, wishes: &Wishes) -> anyhow::Result<()> {
+        let runs = |name: &&str| Process::running(&home.pid(name)).is_some();
+        match (wishes.port.filter(|port| *port != self.master.port), self.names().into_iter().find(runs)) {
+            (Some(port), Some(name)) => Err(usage(format!(
+                "this cluster has its master at {} and runs ({name}); stop it first (gfsctl local down {}), then give it \
+                 port {port}",
+                self.master_address(),
+                shown(home.path())
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn add_chunkservers(&mut self, wishes: &Wishes) -> anyhow::Result<()> {
@@ -216,6 +236,10 @@ mod tests {
         ] {
             let error = Plan::load_or_new(&home, &wishes).expect_err("fixed");
             assert_eq!(crate::failure::exit_status(&error), 2, "{wishes:?}: {error:#}");
+        }
+        for same in ["64MiB", "65536K"] {
+            let wishes = Wishes { chunk_size: Some(same.into()), ..Wishes::default() };
+            Plan::load_or_new(&home, &wishes).expect("it is that already");
         }
         let more = Plan::load_or_new(&home, &Wishes { chunkservers: Some(5), ..Wishes::default() });
         assert_eq!(more.expect("more are possible").chunkservers.len(), 5);

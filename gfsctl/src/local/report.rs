@@ -76,7 +76,7 @@ impl Local {
             }
         };
         let processes: Vec<Row> = plan.names().into_iter().map(row).collect();
-        let mounted = plan.mount.as_deref().is_some_and(mounts::is_ours);
+        let mounted = plan.mount.as_deref().is_some_and(|point| mounts::is_of(point, plan.master_address()));
         Self {
             done: Done::Looked,
             running: processes.iter().all(|it| it.running),

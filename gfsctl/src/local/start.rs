@@ -29,10 +29,8 @@ pub(crate) async fn everything(home: &Home, plan: &mut Plan, patience: Duration)
         for (_, process) in run.started.iter().rev() {
             let _ = process.stop(UNDO); // the first error is the one that matters
         }
-        if let Some(point) = plan.mount.as_deref().filter(|_| run.has("mount"))
-            && mounts::is_ours(point)
-        {
-            let _ = mounts::detach(point); // likewise
+        if let Some(point) = plan.mount.as_deref().filter(|_| run.has("mount")) {
+            let _ = mounts::clear(point, plan.master_address()).await; // likewise
         }
         return Err(error);
     }
@@ -51,6 +49,7 @@ impl Run<'_> {
         if let Some(point) = &mut plan.mount {
             self.programs.mount()?;
             *point = prepared(point)?;
+            self.refuse_foreign(point).await?;
         }
         self.master(plan).await?;
         for at in 0..plan.chunkservers.len() {
@@ -60,6 +59,21 @@ impl Run<'_> {
             self.mount(plan, &point).await?;
         }
         plan.save(self.home)
+    }
+
+    /// Before anything is started or written down: the place may be taken.
+    async fn refuse_foreign(&self, point: &Path) -> anyhow::Result<()> {
+        if self.runs("mount") {
+            return Ok(());
+        }
+        let Some(mounted) = mounts::taken(point).await else { return Ok(()) };
+        bail!(
+            "{0} has a {1} ({2}) mounted on it already, which is not this cluster's: unmount it first (umount {0}), \
+             or choose another mount point",
+            shown(point),
+            mounted.kind,
+            mounted.source
+        )
     }
 
     fn has(&self, name: &str) -> bool {
@@ -141,7 +155,7 @@ impl Run<'_> {
 
     async fn mount(&mut self, plan: &Plan, point: &Path) -> anyhow::Result<()> {
         if self.runs("mount") {
-            if mounts::is_ours(point) {
+            if mounts::is_of(point, plan.master_address()) {
                 return Ok(());
             }
             bail!("this cluster is mounted already, but not at {}; `gfsctl local down` first", shown(point));
@@ -151,7 +165,7 @@ impl Run<'_> {
         let arguments = ["--master", &address, "--foreground"].map(OsStr::new);
         let arguments: Vec<&OsStr> = arguments.into_iter().chain([point.as_os_str()]).collect();
         let mut started = self.launch("mount", &program, &arguments)?;
-        wait::for_mount(self.home, point, &mut started, self.deadline).await
+        wait::for_mount(self.home, plan, point, &mut started, self.deadline).await
     }
 }
 
@@ -163,7 +177,7 @@ fn lost_the_port(started: &mut Started, port: u16) -> bool {
 /// Makes the directory if it is missing; its path without symbolic links, as the kernel's table has
 /// it. A mount that lost its daemon is left to gfs-fuse, and is not looked into here.
 fn prepared(point: &Path) -> anyhow::Result<std::path::PathBuf> {
-    if mounts::kind_at(point).is_some() {
+    if mounts::at(point).is_some() {
         return Ok(point.to_owned());
     }
     match fs::metadata(point) {
@@ -199,7 +213,7 @@ fn chunkserver_config(home: &Home, plan: &Plan, name: &str, port: u16) -> anyhow
     let data = home.data(name);
     fs::create_dir_all(&data).with_context(|| shown(&data))?;
     Ok(format!(
-        "directories = [{}]\nlisten = {}\nsocket = {}\nmaster = {}\n",
+        "directory = {}\nlisten = {}\nsocket = {}\nmaster = {}\n",
         quoted(&data)?,
         toml_string(&loopback(port).to_string()),
         quoted(&home.socket(name))?,

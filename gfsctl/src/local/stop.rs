@@ -13,8 +13,8 @@ pub(crate) async fn everything(home: &Home, plan: &Plan, patience: Duration) -> 
     let mut ended = Vec::new();
     let servers: Vec<&str> = plan.chunkservers.iter().map(|it| it.name.as_str()).collect();
     ended.extend(together(home, &["mount"], patience).await?);
-    if let Some(point) = plan.mount.as_deref().filter(|point| mounts::is_ours(point)) {
-        mounts::detach(point)?;
+    if let Some(point) = &plan.mount {
+        mounts::clear(point, plan.master_address()).await?;
     }
     ended.extend(together(home, &servers, patience).await?);
     ended.extend(together(home, &["master"], patience).await?);

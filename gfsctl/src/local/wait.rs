@@ -41,11 +41,12 @@ async fn until(
 ) -> anyhow::Result<()> {
     let log = home.log(name);
     loop {
-        if ready(started.process.pid).await {
-            return Ok(());
-        }
+        // first: what answers in its place is somebody else
         if let Some(status) = started.ended() {
             bail!("{name} ended with {status}; the end of {}:\n{}", shown(&log), started.log_tail(&log).trim_end());
+        }
+        if ready(started.process.pid).await {
+            return Ok(());
         }
         if Instant::now() >= deadline.at {
             let tail = started.log_tail(&log);
@@ -97,6 +98,7 @@ pub(crate) async fn for_chunkserver(
 /// The kernel has the mount, and its root answers.
 pub(crate) async fn for_mount(
     home: &Home,
+    plan: &Plan,
     point: &Path,
     started: &mut Started,
     deadline: Deadline,
@@ -105,7 +107,8 @@ pub(crate) async fn for_mount(
         let path = point.to_owned();
         // not stat(2): the kernel answers that for a dead mount too, from its cache
         let answered = || tokio::task::spawn_blocking(move || rustix::fs::statfs(path).is_ok());
-        mounts::is_ours(point) && matches!(tokio::time::timeout(ANSWER, answered()).await, Ok(Ok(true)))
+        mounts::is_of(point, plan.master_address())
+            && matches!(tokio::time::timeout(ANSWER, answered()).await, Ok(Ok(true)))
     };
     until(home, ("mount", started), deadline, "mount", ready).await
 }

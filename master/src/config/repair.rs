@@ -4,6 +4,7 @@ use super::{COPIES_DEFAULT, COPIES_MAX, ConfigError, Settings, Timings, bytes};
 use crate::repair::{Rebalance, RepairSettings};
 use gfs_master_core::plan::Limits;
 use gfs_proto::limits::{GOAL_MAX, HEARTBEAT, READ_LEASE};
+use gfs_proto::units;
 use std::time::Duration;
 
 /// A server is not suspected for losing one heartbeat, nor before its read lease has run out.
@@ -74,22 +75,9 @@ fn threshold(text: &str) -> Result<Option<u64>, ConfigError> {
     }
 }
 
-/// A number with a unit: `ms`, `s`, `min`, `h`, `d`.
 fn time(setting: &'static str, text: &str) -> Result<Duration, ConfigError> {
-    let advice = "use a number with ms, s, min, h or d, such as 30s";
-    let wrong = || ConfigError::Time { setting, value: text.to_owned(), advice };
-    let trimmed = text.trim();
-    let (number, unit) = trimmed.split_at(trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len()));
-    let millis = match unit.trim() {
-        "ms" => 1,
-        "s" => 1000,
-        "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+    let advice = "use a number with ms, s, m or min, h or d, such as 30s";
+    units::time(text).ok_or_else(|| ConfigError::Time { setting, value: text.to_owned(), advice })
 }
 
 #[cfg(test)]

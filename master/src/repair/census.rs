@@ -18,6 +18,10 @@ pub struct Dependent {
     pub chunks: u64,
     /// Of these, those that can be read nowhere else.
     pub last_copies: u64,
+    /// Of these, those that have readable copies elsewhere, but fewer than are wanted.
+    pub fewer: u64,
+    /// Of these, those that have one only.
+    pub single: u64,
 }
 
 /// See the module's text.
@@ -87,8 +91,11 @@ impl Master {
             if has || !live(server) {
                 let dependent = census.dependents.entry(*server).or_default();
                 dependent.chunks += 1;
-                let elsewhere = copies.current.iter().any(|other| other != server && live(other));
-                dependent.last_copies += u64::from(!elsewhere);
+                let elsewhere = copies.current.iter().filter(|other| *other != server && live(other)).count();
+                dependent.last_copies += u64::from(elsewhere == 0);
+                let fewer = elsewhere > 0 && elsewhere < usize::from(record.goal);
+                dependent.fewer += u64::from(fewer);
+                dependent.single += u64::from(fewer && elsewhere == 1);
             }
         }
     }

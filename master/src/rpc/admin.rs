@@ -359,9 +359,12 @@ impl wire::admin_server::Admin for AdminService {
     ) -> Result<Response<wire::RemoveChunkserverReply>, Status> {
         let wire::RemoveChunkserverRequest { server, force } = request.into_inner();
         let dependent = self.master.remove_server(ServerId::new(server), force).await.map_err(refused)?;
-        let reply =
-            wire::RemoveChunkserverReply { chunks_needed: dependent.chunks, last_copies: dependent.last_copies };
-        Ok(Response::new(reply))
+        Ok(Response::new(wire::RemoveChunkserverReply {
+            chunks_needed: dependent.chunks,
+            last_copies: dependent.last_copies,
+            chunks_fewer: dependent.fewer,
+            chunks_single: dependent.single,
+        }))
     }
 
     async fn scrub(&self, request: Request<wire::ScrubRequest>) -> Result<Response<wire::ScrubReply>, Status> {
