@@ -232,12 +232,13 @@ mod tests {
         let asker = |master: &str, bound| Asker { master: master.to_owned(), open: Mutex::default(), bound };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
-        let attempts = std::thread::spawn(move || listener.incoming().take(3).filter(Result::is_ok).count());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || tell.send(listener.incoming().take(3).filter(Result::is_ok).count()));
         let patient = asker(&address, Duration::from_secs(60));
         let gone = tokio::time::timeout(Duration::from_secs(20), async {
             tokio::select! {
-                _ = patient.replicas(ReplicasRequest::default()) => (),
-                _ = tokio::task::spawn_blocking(move || attempts.join()) => (),
+                given_up = patient.replicas(ReplicasRequest::default()) => panic!("{given_up:?}"),
+                attempts = told => assert_eq!(attempts, Ok(3)),
             }
         });
         gone.await.expect("it asked three times");

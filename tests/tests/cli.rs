@@ -290,9 +290,9 @@ fn up_completes_what_runs_in_part() -> Result<()> {
 fn local_says_what_is_wrong() -> Result<()> {
     let local = Local::new()?;
     local.script("down DIR")?.attempt()?.refused(2, &["no local cluster", "gfsctl local up"])?;
-    local.script("up DIR --chunkservers 0")?.attempt()?.refused(2, &["chunkservers"])?;
     local.script("up DIR --chunk-size 65M")?.attempt()?.refused(2, &["chunk-size", "power of two"])?;
     ensure!(!local.home().exists(), "a mistake leaves nothing behind");
+    local.script("up DIR --chunkservers 0")?.attempt()?.refused(2, &["chunkservers"])?;
     fs::write(local.directory.path().join("file"), "")?;
     let file = local.directory.path().join("file");
     local.script(&format!("up {}", file.display()))?.attempt()?.refused(2, &["not a directory"])?;
