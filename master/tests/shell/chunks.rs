@@ -128,7 +128,7 @@ async fn who_comes_back_while_the_others_agree_answers_no_reads_of_what_it_misse
     cluster.all_up(2).await;
     // The others are asked, and one does not answer: time enough to come back with what counts until they are done.
     servers[0].manners(Manners::Mute);
-    let asked = || servers[1].installs(first.handle).len() > 0;
+    let asked = || !servers[1].installs(first.handle).is_empty();
     let back = async {
         until("the others are asked", asked).await;
         let back = dead.start(&cluster.url()).await;
