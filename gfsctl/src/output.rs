@@ -193,7 +193,7 @@ pub(crate) fn complain(error: &anyhow::Error) {
     }
     if watched() {
         // a name in it must not be obeyed; texts of several lines stay what they are
-        text = text.split('\n').map(|line| without_controls(line)).collect::<Vec<_>>().join("\n");
+        text = text.split('\n').map(without_controls).collect::<Vec<_>>().join("\n");
     }
     let _ = writeln!(io::stderr(), "{text}"); // nobody is left to tell
 }

@@ -377,7 +377,7 @@ impl Busy {
     /// Returns when the thread has come to it: what it was at may go on with what comes meanwhile.
     fn new() -> Self {
         let ((_until, wait), (begins, begun)) = (mpsc::channel(), mpsc::channel());
-        tokio::task::spawn_blocking(move || begins.send(()).and_then(|()| Ok(wait.recv())));
+        tokio::task::spawn_blocking(move || begins.send(()).map(|()| wait.recv()));
         begun.recv().expect("it begins");
         Self { _until }
     }
