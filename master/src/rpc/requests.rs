@@ -79,7 +79,8 @@ async fn closed(ended: crate::gate::Gate) {
     tokio::time::sleep(FAREWELL).await;
 }
 
-/// The preface and the message that names the session; `None` if there is no such session.
+/// The preface and the message that names the session; `None` if there is no such session, or if it was not opened or
+/// resumed at this master.
 async fn attach(
     master: &Master,
     reader: &mut Reader<impl AsyncRead + Unpin + Send>,
@@ -91,13 +92,16 @@ async fn attach(
     let Some(wire::ClientMessage { request, kind: Some(client_message::Kind::Attach(attach)) }) = first else {
         return Err(ConnectionError::NotAttached);
     };
-    let session = master.sessions.find(SessionId::new(attach.session), &attach.secret);
-    let kind = match &session {
-        Some(session) => {
+    let known = master.sessions.find(SessionId::new(attach.session), &attach.secret);
+    // What the client has open it has told a master that stopped meanwhile: it has to tell this one first.
+    let session = known.clone().filter(|session| session.is_back());
+    let kind = match (&session, known) {
+        (Some(session), _) => {
             session.attach(None, Instant::now());
             server_message::Kind::Attached(wire::Attached {})
         }
-        None => server_message::Kind::Error(FsError::SessionExpired.code()),
+        (None, Some(_)) => server_message::Kind::Error(FsError::NotLeader.code()),
+        (None, None) => server_message::Kind::Error(FsError::SessionExpired.code()),
     };
     let mut out = BytesMut::new();
     message::encode(&wire::ServerMessage { request, kind: Some(kind) }, &mut out)?;

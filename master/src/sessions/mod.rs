@@ -76,6 +76,11 @@ impl Session {
         self.attached.store(true, Ordering::Release);
     }
 
+    /// It was opened or resumed at this master, which knows what it has open.
+    pub fn is_back(&self) -> bool {
+        self.attached.load(Ordering::Acquire)
+    }
+
     /// Time since the last sign of life.
     pub fn idle(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.state.lock().heard)

@@ -74,6 +74,18 @@ async fn who_is_no_client_is_turned_away() {
     client.lookup("x").await.expect_err("there is none, but the master answers");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_told_another_master_what_it_has_open_has_to_tell_this_one_first() {
+    let mut cluster = Cluster::start().await;
+    let client = Client::start(&cluster.url()).await;
+    cluster.crash().await;
+    let answer = answer_to(&cluster, &stream(&[attach(client.attach())])).await;
+    let told = message::decode::<wire::ServerMessage>(&mut BytesMut::from(&answer[..])).expect("a message");
+    let refused = server_message::Kind::Error(FsError::NotLeader.code());
+    assert_eq!(told.expect("all of it").kind, Some(refused));
+    client.resume(&cluster.url(), &[]).await.expect("resumed, and attached after that");
+}
+
 /// Makes so many files that a page of a listing is as long as it may be.
 async fn fill_root(client: &Client) {
     let names = (0..1500).map(|number| format!("{number:0>200}"));
