@@ -43,6 +43,6 @@ bench-metadata DIR FILES="1000000":
 mutants:
     tests/mutants.sh
 
-# The whole system in simulated worlds under faults: 10,000 of them, or one SEED step by step
+# The whole system in simulated worlds under faults: 10,000 of them, or one SEED step by step; --rpc: the RPC layer
 sim *SEED:
     cargo run --quiet --profile sim --locked -p gfs-tests --bin gfs-sim -- {{SEED}}

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use clap::Parser;
-use gfs_tests::sim::{self, Counts, Outcome, STEPS_DEFAULT};
+use gfs_tests::sim::{self, Counts, Outcome};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -19,9 +19,9 @@ struct Args {
     /// The first of them
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Steps of work under faults in each world, 10 ms of its time
-    #[arg(long, default_value_t = STEPS_DEFAULT)]
-    steps: u64,
+    /// Steps of work under faults in each world, 10 ms of its time [default: 900; with --rpc 6000]
+    #[arg(long)]
+    steps: Option<u64>,
     /// Worlds at the same time [default: one for each processor]
     #[arg(long)]
     jobs: Option<usize>,
@@ -31,6 +31,9 @@ struct Args {
     /// With a seed: logs of the programs, too (filter as of tracing)
     #[arg(long)]
     log: Option<String>,
+    /// The other worlds: the programs' RPC over simulated TCP, steps of 5 ms
+    #[arg(long, conflicts_with = "log")]
+    rpc: bool,
 }
 
 /// What several threads work on.
@@ -55,11 +58,19 @@ fn say(line: &str) {
     println!("{line}");
 }
 
+fn run(seed: u64, args: &Args, aloud: bool) -> Outcome {
+    if args.rpc {
+        sim::rpc::run(seed, args.steps.unwrap_or(sim::rpc::STEPS_DEFAULT), aloud)
+    } else {
+        sim::run(seed, args.steps.unwrap_or(sim::STEPS_DEFAULT), aloud)
+    }
+}
+
 fn replay(seed: u64, args: &Args) -> anyhow::Result<()> {
     if let Some(filter) = &args.log {
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
     }
-    let outcome = sim::run(seed, args.steps, true);
+    let outcome = run(seed, args, true);
     say(&format!("seed {seed}: trace {:016x}, {:?}", outcome.hash, outcome.counts));
     match outcome.violation {
         Some(violation) => bail!("seed {seed}: {violation}"),
@@ -90,7 +101,12 @@ fn run_many(args: &Args) -> anyhow::Result<()> {
     let Some(first) = failed.first() else { return Ok(()) };
     say(&format!("\nthe last steps of seed {}:", first.seed));
     first.trace.iter().for_each(|line| say(line));
-    bail!("{} of {done} seeds failed; replay one with `just sim {}`", failed.len(), first.seed)
+    bail!(
+        "{} of {done} seeds failed; replay one with `just sim {}{}`",
+        failed.len(),
+        if args.rpc { "--rpc " } else { "" },
+        first.seed
+    )
 }
 
 fn work(batch: &Batch, args: &Args) {
@@ -99,7 +115,7 @@ fn work(batch: &Batch, args: &Args) {
         if seed >= batch.end.load(Ordering::Relaxed) {
             return;
         }
-        let outcome = sim::run(seed, args.steps, false);
+        let outcome = run(seed, args, false);
         batch.done.fetch_add(1, Ordering::Relaxed);
         batch.total.lock().expect("nobody panicked").add(&outcome.counts);
         if let Some(violation) = &outcome.violation {

@@ -1,6 +1,6 @@
 //! What must be true of a world after each of its steps. The first thing that is not ends the run.
 
-use super::model::{FileModel, UNIT, find_wrong};
+use super::model::{FileModel, UNIT};
 use super::net::{Endpoint, Net, Place};
 use gfs_chunkserver::node::Node;
 use gfs_chunkserver::store::mem::MemDisk;
@@ -11,7 +11,7 @@ use gfs_proto::control::ReplicaState;
 use gfs_proto::frame::{Extent, SyncChunk};
 use gfs_proto::ids::{ChunkHandle, ChunkIndex, Epoch, InodeId, LogIndex, ServerId};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Bytes of a chunk.
@@ -41,10 +41,22 @@ struct State {
     answered: LogIndex,
     violation: Option<String>,
     counts: Counts,
+    /// At the last look.
+    marks: Marks,
+    /// Files of which something else is known since.
+    touched: BTreeSet<InodeId>,
+}
+
+/// What has gone on so far: where it is the same nothing has changed, but for what is volatile.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Marks {
+    logged: LogIndex,
+    /// Of the disks of servers that run.
+    operations: BTreeMap<Place, u64>,
 }
 
 /// How much happened: a world in which nothing does proves nothing.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Counts {
     /// Writes acknowledged by all members.
     pub writes: u64,
@@ -64,6 +76,8 @@ pub struct Counts {
     pub deletions: u64,
     /// Grants that clients got.
     pub grants: u64,
+    /// Lines of the trace.
+    pub events: u64,
 }
 
 impl Counts {
@@ -78,6 +92,7 @@ impl Counts {
         self.partitions += other.partitions;
         self.deletions += other.deletions;
         self.grants += other.grants;
+        self.events += other.events;
     }
 }
 
@@ -110,7 +125,9 @@ impl Checks {
     pub(super) fn memory_lost(&self, server: u8) {
         let mut state = self.0.lock();
         state.losses[usize::from(server)] += 1;
-        state.files.values_mut().for_each(|file| file.keep(0, usize::MAX, !(1 << server)));
+        let State { files, touched, .. } = &mut *state;
+        files.values_mut().for_each(|file| file.keep(0, usize::MAX, !(1 << server)));
+        touched.extend(files.keys());
     }
 
     /// How often each server lost its memory so far.
@@ -144,9 +161,16 @@ impl Checks {
         }
     }
 
-    /// Changes or looks at what is known of a file.
+    /// Changes what is known of a file.
     pub(super) fn file<R>(&self, inode: InodeId, with: impl FnOnce(&mut FileModel) -> R) -> R {
-        with(self.0.lock().files.entry(inode).or_insert_with(|| FileModel::new(inode)))
+        let mut state = self.0.lock();
+        state.touched.insert(inode);
+        with(state.files.entry(inode).or_insert_with(|| FileModel::new(inode)))
+    }
+
+    /// Looks at what is known of a file, if anything is.
+    pub(super) fn known<R>(&self, inode: InodeId, with: impl FnOnce(&FileModel) -> R) -> Option<R> {
+        self.0.lock().files.get(&inode).map(with)
     }
 
     /// Files of which something is known.
@@ -198,20 +222,40 @@ impl Checks {
         }
     }
 
-    /// Looks at everything that is there now.
-    pub(super) fn look(&self, net: &Net, servers: &[Server]) {
+    /// Looks at what has changed since the last look, or at `everything`: what is volatile leaves no mark when it
+    /// changes. `operations`: how much the disks of servers that run have done, which looking adds to.
+    pub(super) fn look(&self, net: &Net, servers: &[Server], operations: impl Fn() -> Vec<u64>, everything: bool) {
         let Some(Endpoint::Master(master)) = net.endpoint(Place::Master) else { return };
-        match master.store.check() {
-            Ok(found) if found.is_empty() => {}
-            found => self.fail(|| format!("the master's state: {found:?}")),
+        let marks = || {
+            let places = servers.iter().map(|(place, _)| *place);
+            Marks { logged: master.store.applied().index, operations: places.zip(operations()).collect() }
+        };
+        let now = marks();
+        let (before, touched) = {
+            let mut state = self.0.lock();
+            (state.marks.clone(), std::mem::take(&mut state.touched))
+        };
+        if !everything && now == before && touched.is_empty() {
+            return;
         }
-        let chunks = self.chunks(&master);
-        for (inode, chunk) in &chunks {
+        self.refresh(net, servers);
+        let logged = everything || now.logged != before.logged;
+        if logged {
+            match master.store.check() {
+                Ok(found) if found.is_empty() => {}
+                found => self.fail(|| format!("the master's state: {found:?}")),
+            }
+        }
+        let same = |place: &Place| before.operations.get(place) == now.operations.get(place);
+        for (inode, chunk) in &self.chunks(&master) {
             for (place, node) in servers {
-                self.compare(*inode, chunk, *place, node);
+                if logged || touched.contains(inode) || !same(place) {
+                    self.compare(*inode, chunk, *place, node);
+                }
             }
             self.usable_grants(chunk, servers);
         }
+        self.0.lock().marks = marks();
     }
 
     /// Chunks of the files of which something is known.
@@ -240,16 +284,15 @@ impl Checks {
     fn compare(&self, inode: InodeId, chunk: &FileChunk, place: Place, node: &Node<MemDisk>) {
         let Some(bytes) = Self::bytes(chunk, node) else { return };
         self.count(|counts| counts.replicas += 1);
-        let mut allowed = self.file(inode, |file| file.allowed(first_unit(chunk.index), UNITS));
         // what a cut that is not made yet hides
         let shown = chunk.cut.map_or(CHUNK, |cut| cut.length.min(CHUNK)) as usize;
-        allowed.truncate(shown.div_ceil(UNIT as usize));
-        if let Some((unit, word)) = find_wrong(&bytes[..shown], &allowed) {
+        let wrong = self.known(inode, |file| file.find_wrong(first_unit(chunk.index), &bytes[..shown]));
+        if let Some((unit, word, allowed)) = wrong.flatten() {
             let (handle, version) = (chunk.handle, chunk.record.version);
             self.fail(|| {
                 format!(
-                    "{place:?} has {word} in unit {unit} of chunk {handle}.{version} of inode {inode}, allowed are {:?}",
-                    allowed[unit]
+                    "{place:?} has {word} in unit {unit} of chunk {handle}.{version} of inode {inode}, allowed are \
+                     {allowed:?}"
                 )
             });
         }

@@ -29,7 +29,7 @@ const CLUSTER: ClusterId = ClusterId::new([7; 16]);
 pub(super) const LOST_AFTER: Duration = Duration::from_secs(8);
 
 /// Shorter than in use, in the same proportions: a world lasts for seconds.
-fn timings() -> Timings {
+pub(super) fn timings() -> Timings {
     Timings {
         heartbeat: Duration::from_millis(100),
         read_lease: Duration::from_millis(400),
@@ -108,9 +108,8 @@ impl MasterDisks {
         store.map_err(|error| format!("the metadata cannot be read: {error}"))
     }
 
-    /// Starts a master on what there is.
-    pub(super) fn start(&self, net: &Arc<Net>) -> Result<MasterProcess, String> {
-        let runtime = super::runtime();
+    /// A master on what there is. Its background work goes on in the runtime that this is called in.
+    pub(super) fn open(&self, reach: Arc<dyn Reach>, timings: Timings) -> Result<Arc<Master>, String> {
         let store = Arc::new(self.store()?);
         let applied = store.applied();
         let config = LogConfig {
@@ -124,28 +123,40 @@ impl MasterDisks {
         let machine = Arc::new(Machine::new(store.clone()));
         let log = ReplicatedLog::open_on(disk, &config, position, machine, OnFailure::Refuse)
             .map_err(|error| format!("the master does not start: {error:?}"))?;
-        let parts = Parts {
-            store,
-            log,
-            timings: timings(),
-            repair: RepairSettings::default(),
-            reach: Arc::new(SimReach(net.clone())),
-            file_bytes: Box::new(|| 0),
-        };
+        let repair = RepairSettings::default();
+        let parts = Parts { store, log, timings, repair, reach, file_bytes: Box::new(|| 0) };
         let master = Arc::new(Master::new(parts).map_err(|error| format!("the master does not start: {error}"))?);
-        {
-            let _inside = runtime.enter();
-            drop(start_chores(&master));
-            tokio::spawn(checkpoints(master.clone(), self.log.clone()));
-        }
+        drop(start_chores(&master));
+        tokio::spawn(checkpoints(master.clone(), self.log.clone()));
         if master.everybody_is_back() {
-            let _inside = runtime.enter();
             master.reap_idle_orphans();
         }
+        Ok(master)
+    }
+
+    /// Starts a process on what there is.
+    pub(super) fn start(&self, net: &Arc<Net>) -> Result<MasterProcess, String> {
+        let runtime = super::runtime();
+        let master = {
+            let _inside = runtime.enter();
+            self.open(Arc::new(SimReach(net.clone())), timings())?
+        };
         let log = self.log.clone();
         let is_dead = Box::new(move || log.is_stopped());
         net.start(Place::Master, Endpoint::Master(master.clone()), runtime.handle().clone(), is_dead);
         Ok(MasterProcess { runtime, master })
+    }
+
+    /// What the end of the process leaves, or that of the machine. To be called before the process's parts are
+    /// dropped: a clean end would write.
+    pub(super) fn left(&self, power: Option<&mut Dice>) -> Self {
+        match power {
+            None => Self { file: self.file.after_kill(), log: self.log.copy() },
+            Some(dice) => {
+                let log = self.log.power_loss(|| dice.chance(500));
+                Self { file: self.file.after_power_loss(dice), log }
+            }
+        }
     }
 }
 
@@ -173,15 +184,7 @@ impl MasterProcess {
 
     /// Ends; what is on the disks is what the end leaves: that of the process, or of the machine.
     pub(super) fn end(self, disks: &mut MasterDisks, power: Option<&mut Dice>) {
-        // before the process's parts are dropped: a clean end would write
-        let (file, log) = match power {
-            None => (disks.file.after_kill(), disks.log.copy()),
-            Some(dice) => {
-                let log = disks.log.power_loss(|| dice.chance(500));
-                (disks.file.after_power_loss(dice), log)
-            }
-        };
-        (disks.file, disks.log) = (file, log);
+        *disks = disks.left(power);
         drop(self.master);
         self.runtime.shutdown_background();
     }

@@ -18,6 +18,7 @@ mod model;
 mod net;
 mod panics;
 mod pipe;
+pub mod rpc;
 mod server;
 mod trace;
 mod world;
@@ -46,6 +47,13 @@ pub struct Outcome {
     pub counts: Counts,
 }
 
+impl Outcome {
+    fn panicked(seed: u64) -> Self {
+        let violation = Some("the simulation itself panicked".to_owned());
+        Self { seed, violation, trace: Vec::new(), hash: 0, counts: Counts::default() }
+    }
+}
+
 /// The runtime of one process: no threads, no devices, a clock that goes on when it is told to.
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime needs nothing but memory")
@@ -64,15 +72,10 @@ pub fn run(seed: u64, steps: u64, aloud: bool) -> Outcome {
         let mut world = world::World::new(seed, trace.clone());
         let panicked = catch_unwind(AssertUnwindSafe(|| world.run(steps))).is_err();
         let panic = if panicked { panics::taken() } else { None };
-        let (violation, counts) = (panic.or_else(|| world.checks().violation()), world.checks().counts());
+        let violation = panic.or_else(|| world.checks().violation());
+        let counts = Counts { events: trace.events(), ..world.checks().counts() };
         drop(world);
         Outcome { seed, violation, trace: trace.lines(), hash: trace.hash(), counts }
     });
-    world.expect("a thread").join().unwrap_or_else(|_| Outcome {
-        seed,
-        violation: Some("the simulation itself panicked".to_owned()),
-        trace: Vec::new(),
-        hash: 0,
-        counts: Counts::default(),
-    })
+    world.expect("a thread").join().unwrap_or_else(|_| Outcome::panicked(seed))
 }

@@ -124,6 +124,16 @@ impl FileModel {
         (first..first + count).map(at).collect()
     }
 
+    /// The first word that must not be in bytes from unit `first` on: its unit there, what it is, what may be.
+    pub(super) fn find_wrong(&self, first: usize, bytes: &[u8]) -> Option<(usize, u32, Vec<u32>)> {
+        let is_right = |at: usize, word| match self.units.get(first + at) {
+            Some(unit) => unit.allowed().any(|allowed| allowed == word),
+            None => word == 0,
+        };
+        let (at, word) = find(bytes, is_right)?;
+        Some((at, word, self.allowed(first + at, 1).swap_remove(0)))
+    }
+
     /// True if something must be there that is not zero.
     pub(super) fn must_be_there(&self, first: usize, count: usize) -> bool {
         self.allowed(first, count).iter().any(|allowed| !allowed.contains(&0))
@@ -147,13 +157,18 @@ pub(super) fn bytes_of(stamp: u32) -> impl Iterator<Item = u8> {
 
 /// The first word that must not be there: its unit, and what it is.
 pub(super) fn find_wrong(bytes: &[u8], allowed: &Allowed) -> Option<(usize, u32)> {
+    find(bytes, |at, word| allowed.get(at).is_some_and(|allowed| allowed.contains(&word)))
+}
+
+/// The first word that is not right in its unit.
+fn find(bytes: &[u8], is_right: impl Fn(usize, u32) -> bool) -> Option<(usize, u32)> {
     for (at, unit) in bytes.chunks(UNIT as usize).enumerate() {
         // almost all units have one word again and again
         let one = &unit[..unit.len().min(4)];
         let words = if unit[one.len()..] == unit[..unit.len() - one.len()] { one } else { unit };
         for word in words.chunks_exact(4) {
             let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-            if !allowed.get(at).is_some_and(|allowed| allowed.contains(&word)) {
+            if !is_right(at, word) {
                 return Some((at, word));
             }
         }

@@ -16,7 +16,7 @@ use gfs_chunkserver::workers::{self, Compactor, Flusher, PackMaker, Worker};
 use gfs_master::servers::service::{Attached, Reader};
 use gfs_proto::chunk::ServerAddress;
 use gfs_proto::control::{ChunkCommand, FromChunkserver, Register, Registered, ToChunkserver};
-use gfs_proto::ids::{ChunkHandle, ChunkVersion, RunId, ServerUuid};
+use gfs_proto::ids::{ChunkHandle, ChunkVersion, Incarnation, RunId, ServerUuid};
 use gfs_proto::wire;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -107,6 +107,11 @@ impl Machine {
         self.disk.fail(self.disk.operations() + operations, Fault::Crash);
     }
 
+    /// How much its disk has done so far.
+    pub(super) fn operations(&self) -> u64 {
+        self.disk.operations()
+    }
+
     /// It does not stop.
     pub(super) fn stop_never(&self) {
         self.disk.heal();
@@ -116,15 +121,21 @@ impl Machine {
         self.disk.is_crashed()
     }
 
-    /// Starts a server on what there is.
-    pub(super) fn start(&self, net: &Arc<Net>) -> Result<ServerProcess, String> {
-        let runtime = super::runtime();
-        let boot_id = format!("boot-{}-{}", self.number, self.boots);
+    fn boot_id(&self) -> String {
+        format!("boot-{}-{}", self.number, self.boots)
+    }
+
+    /// A server on what there is. Its background work goes on in the runtime that this is called in.
+    pub(super) fn open(
+        &self,
+        carrier: Arc<dyn Carrier>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<Arc<Node<MemDisk>>, String> {
         let config = StoreConfig {
             directories: vec!["/chunks".into()],
             reserve_bytes: 1 << 20,
             watermark_bytes: 2 << 20,
-            boot_id: boot_id.clone(),
+            boot_id: self.boot_id(),
             uuid_if_new: ServerUuid::new([self.number + 1; 16]),
             open_files_max: 64,
             pack_bytes: if self.number.is_multiple_of(2) { 128 << 10 } else { 0 },
@@ -133,24 +144,32 @@ impl Machine {
         let store = opened.map_err(|error| format!("chunkserver {} does not start: {error:?}", self.number))?;
         let patience =
             Patience { turn: Duration::from_millis(800), hop: Duration::from_millis(500), idle: Duration::MAX };
-        let carrier = SimCarrier { net: net.clone(), place: self.place() };
-        let node =
-            Node::new(store, Arc::new(SimClock), boot_id.clone(), patience).with_peers(Peers::by(Arc::new(carrier)));
+        let node = Node::new(store, Arc::new(SimClock), self.boot_id(), patience).with_peers(Peers::by(carrier));
         let node = Arc::new(node);
+        let jobs: [Arc<dyn Worker>; 3] =
+            [Arc::new(Flusher(node.clone())), Arc::new(Compactor(node.clone())), Arc::new(PackMaker(node.clone()))];
+        jobs.into_iter().for_each(|job| drop(tokio::spawn(workers::run(job, stopped.clone()))));
+        Ok(node)
+    }
+
+    /// What its link says of it.
+    pub(super) fn settings(&self, master: String, tcp: SocketAddr, run: Incarnation) -> LinkSettings {
+        let address = ServerAddress { tcp, unix: None, host: self.boot_id() };
+        LinkSettings { master, address, rack: String::new(), run: RunId::new(run.get()) }
+    }
+
+    /// Starts a process on what there is.
+    pub(super) fn start(&self, net: &Arc<Net>) -> Result<ServerProcess, String> {
+        let runtime = super::runtime();
         let (stop, stopped) = watch::channel(false);
-        {
+        let node = {
             let _inside = runtime.enter();
-            let settings = LinkSettings {
-                master: "master".to_owned(),
-                address: ServerAddress { tcp: address(self.number), unix: None, host: boot_id },
-                rack: String::new(),
-                run: RunId::new(node.incarnation.get()),
-            };
+            let carrier = SimCarrier { net: net.clone(), place: self.place() };
+            let node = self.open(Arc::new(carrier), &stopped)?;
+            let settings = self.settings("master".to_owned(), address(self.number), node.incarnation);
             tokio::spawn(stay_linked(net.clone(), node.clone(), self.place(), settings));
-            let jobs: [Arc<dyn Worker>; 3] =
-                [Arc::new(Flusher(node.clone())), Arc::new(Compactor(node.clone())), Arc::new(PackMaker(node.clone()))];
-            jobs.into_iter().for_each(|job| drop(tokio::spawn(workers::run(job, stopped.clone()))));
-        }
+            node
+        };
         let disk = self.disk.clone();
         let is_dead = Box::new(move || disk.is_crashed());
         net.start(self.place(), Endpoint::Server(node.clone()), runtime.handle().clone(), is_dead);

@@ -9,6 +9,7 @@ const KEPT_MAX: usize = 400;
 #[derive(Default)]
 struct State {
     hash: u64,
+    events: u64,
     lines: std::collections::VecDeque<String>,
 }
 
@@ -35,6 +36,7 @@ impl Trace {
         for byte in line.bytes() {
             state.hash = (state.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
+        state.events += 1;
         if state.lines.len() == KEPT_MAX {
             state.lines.pop_front();
         }
@@ -43,6 +45,11 @@ impl Trace {
 
     pub(super) fn hash(&self) -> u64 {
         self.state.lock().hash
+    }
+
+    /// How many lines there were.
+    pub(super) fn events(&self) -> u64 {
+        self.state.lock().events
     }
 
     pub(super) fn lines(&self) -> Vec<String> {

@@ -31,8 +31,8 @@ const PEACE: u64 = 60;
 /// Ticks from the last fault to an end that all agree on. A client believes that a chunk is lost half a minute after its
 /// chain broke and no grant was to be had, and half a minute later again; both may come twice.
 const SETTLE_MAX: u64 = 15_000;
-/// Everything is looked at every so many ticks, and whenever something stops or has started.
-const LOOK: u64 = 16;
+/// What has changed is looked at in each tick, everything every so many.
+const LOOK: u64 = 64;
 /// A server has nothing happen to it again for so many ticks.
 const RESPITE: u64 = 120;
 
@@ -68,7 +68,7 @@ enum Stop {
 }
 
 /// A replica that neither counts nor is kept aside, if nothing is garbage any more.
-fn unwanted(master: &Master, place: Place, node: &Node<MemDisk>) -> Option<String> {
+pub(super) fn unwanted(master: &Master, place: Place, node: &Node<MemDisk>) -> Option<String> {
     let (view, server) = (master.store.view(), node.server());
     let is_known = |handle: ChunkHandle| {
         let counts = matches!(view.chunk(handle), Ok(Some(record)) if record.entitled.contains(&server));
@@ -174,19 +174,18 @@ impl World {
             }
         }
         self.end_what_has_stopped();
-        if self.net.tick().is_multiple_of(LOOK) {
-            self.look();
-        }
+        self.look(self.net.tick().is_multiple_of(LOOK));
     }
 
     fn running(&self) -> Vec<Server> {
         self.servers.iter().map(|(number, server)| (Place::Server(*number), server.node().clone())).collect()
     }
 
-    fn look(&self) {
+    fn look(&self, everything: bool) {
         let servers = self.running();
-        self.net.checks.refresh(&self.net, &servers);
-        self.net.checks.look(&self.net, &servers);
+        let operations =
+            || self.servers.keys().map(|number| self.machines[usize::from(*number)].operations()).collect();
+        self.net.checks.look(&self.net, &servers, operations, everything);
     }
 
     fn start_clients(&mut self) {
@@ -418,7 +417,7 @@ impl World {
 
     /// All copies are equal, names and sizes are what clients know.
     fn compare_at_the_end(&mut self) {
-        self.look();
+        self.look(true);
         let servers = self.running();
         if let Some(master) = self.leader() {
             for (inode, chunk) in self.net.checks.chunks(&master) {
