@@ -59,15 +59,6 @@ impl DirtyMap {
         self.slots.is_empty()
     }
 
-    /// Where the last dirty byte ends; 0 if there is none.
-    pub(super) fn end(&self) -> u64 {
-        let last =
-            self.slots.last_key_value().and_then(|(number, slot)| Some((number, slot.segments.last_key_value()?)));
-        last.map_or(0, |(number, (at, segment))| {
-            number * u64::from(self.slot_size) + u64::from(*at) + segment.len() as u64
-        })
-    }
-
     /// Pieces of a range by slot: (slot, offset in it, length).
     fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u32, usize)> + use<> {
         let size = u64::from(self.slot_size);

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use gfs_proto::checksum::{BlockSum, piece_sums};
 use gfs_proto::frame::Extent;
 use gfs_proto::ids::{ChunkIndex, Sequence};
-use gfs_proto::layout::ChunkSize;
 use gfs_proto::limits::BLOCK_SIZE;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -31,12 +30,6 @@ impl Frame {
 
     pub(super) const fn index(&self) -> ChunkIndex {
         self.batch.index
-    }
-
-    /// Where its last byte ends in the file.
-    pub(super) fn end(&self, chunk: ChunkSize) -> u64 {
-        let within = self.batch.extents.last().map_or(0, |extent| extent.offset + extent.length);
-        chunk.start_of(self.index()) + u64::from(within)
     }
 
     /// Sums of its pieces, as the frame carries them. Made once, by whoever sends it first.

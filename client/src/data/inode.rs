@@ -71,8 +71,6 @@ pub struct InodeData {
 
 pub(super) struct State {
     pub size: u64,
-    /// Where the file ends without bytes that this client alone has.
-    stored: u64,
     pub generation: TruncateGeneration,
     pub exclusive: bool,
     pub dirty: DirtyMap,
@@ -212,25 +210,6 @@ impl State {
         self.lanes.retain(|index, lane| index.get() < chunks || !lane.outbox.is_empty());
     }
 
-    /// The file ends here, whatever was written to it.
-    const fn set_size(&mut self, size: u64) {
-        (self.size, self.stored) = (size, size);
-    }
-
-    /// Bytes up to `end` are at all replicas.
-    pub(super) fn is_stored(&mut self, end: u64) {
-        self.stored = self.stored.max(end);
-    }
-
-    /// Bytes that were written are lost. If the file ended with them, it ends before them now: a hole in their place
-    /// would be zeroes that nobody wrote.
-    pub(super) fn shrink(&mut self, chunk: ChunkSize) {
-        let frames = self.lanes.values().flat_map(|lane| lane.outbox.frames());
-        let on_their_way = frames.map(|frame| frame.end(chunk)).max().unwrap_or_default();
-        let kept = self.dirty.end().max(self.cut_off.as_ref().map_or(0, DirtyMap::end));
-        self.size = self.size.min(self.stored.max(on_their_way).max(kept));
-    }
-
     /// Bytes up to `end` were written now.
     pub(super) fn written(&mut self, end: u64) {
         self.size = self.size.max(end);
@@ -256,7 +235,6 @@ impl InodeData {
         }
         let state = State {
             size: open.size,
-            stored: open.size,
             generation: open.truncate_generation,
             exclusive: open.exclusive,
             dirty: DirtyMap::new(plane.authority.chunk_size()),
@@ -323,7 +301,6 @@ impl InodeData {
         }
         // within a generation a file only grows, so a smaller size is an older one
         state.size = if cut { size } else { state.size.max(size) };
-        state.stored = if cut { size } else { state.stored.max(size) };
         drop(state);
         if cut {
             self.forget_grants();
@@ -422,7 +399,7 @@ impl InodeData {
             state.forget_beyond(chunk.chunks_of(new_size));
             self.taint(&mut state, new_size..u64::MAX);
         }
-        state.set_size(new_size);
+        state.size = new_size;
         if new_size == 0 && state.exclusive {
             state.covered = state.unseen;
         }
@@ -438,7 +415,7 @@ impl InodeData {
         }
         self.invalidate();
         let state = &mut *self.state.lock();
-        state.set_size(size);
+        state.size = size;
         state.locations.learn_first(map, Instant::now());
     }
 

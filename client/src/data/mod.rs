@@ -33,7 +33,6 @@ mod pulse;
 mod readahead;
 mod reader;
 mod replicas;
-mod room;
 mod servers;
 mod stream;
 mod sync;

@@ -5,7 +5,6 @@ use super::cache::BlockCache;
 use super::connection::Introduction;
 use super::inode::{InodeData, OpenData};
 use super::memory::Memory;
-use super::room::Room;
 use super::servers::Servers;
 use crate::retry;
 use futures_util::future::join_all;
@@ -66,7 +65,6 @@ pub struct DataPlane {
     pub(super) servers: Arc<Servers>,
     pub(super) cache: BlockCache,
     pub(super) memory: Memory,
-    pub(super) room: Room,
     sequence: AtomicU64,
     dirty: Mutex<HashMap<InodeId, Arc<InodeData>>>,
     became_dirty: Arc<Notify>,
@@ -87,7 +85,6 @@ impl DataPlane {
             servers: Arc::new(Servers::new(us, runtime.clone())),
             cache: BlockCache::new(config.cache_bytes),
             memory: Memory::new(config.dirty_bytes),
-            room: Room::default(),
             sequence: AtomicU64::new(1),
             dirty: Mutex::default(),
             became_dirty: Arc::new(Notify::new()),

@@ -108,11 +108,11 @@ impl InodeData {
     }
 
     /// Keeps the bytes if that is allowed; returns where they went. A program that goes on writing after some of it could
-    /// not be stored is told here, and while the cluster is full it is told of the very write that does not fit.
+    /// not be stored is told here.
     fn buffer(self: &Arc<Self>, at: At, data: &[u8]) -> Result<Option<u64>, FsError> {
         let mut state = self.state.lock();
         state.failures.tell_now()?;
-        if !state.exclusive || self.plane.room.is_short(Instant::now()) {
+        if !state.exclusive {
             return Ok(None);
         }
         let offset = match at {
@@ -346,7 +346,6 @@ impl InodeData {
         let gone = state.outbox(index).ack(order, *epoch);
         state.obstacle = None;
         for frame in &gone {
-            state.is_stored(frame.end(self.plane.authority.chunk_size()));
             self.leave(&mut state, frame);
             self.keep_small(&state, frame);
         }
@@ -355,9 +354,6 @@ impl InodeData {
     }
 
     fn gave_up(&self, (order, index): (Order, ChunkIndex), error: FsError, told: Told) {
-        if error == FsError::NoSpace {
-            self.plane.room.ran_short(Instant::now());
-        }
         let mut state = self.state.lock();
         let mut gone = state.outbox(index).abandon(order);
         let queued = state.queue.len();
@@ -372,7 +368,6 @@ impl InodeData {
             tracing::warn!(%inode, chunk = %index, %error, "written data could not be stored: the next write, fsync or close is told");
         }
         gone.iter().for_each(|frame| self.leave(&mut state, frame));
-        state.shrink(self.plane.authority.chunk_size());
         drop(state);
         self.settled();
     }

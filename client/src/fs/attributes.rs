@@ -95,12 +95,7 @@ impl Client {
         entry
     }
 
-    pub(super) async fn setattr_at_master(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        changes: SetAttr,
-    ) -> Result<Entry, FsError> {
+    async fn setattr_at_master(&self, caller: &Caller, inode: InodeId, changes: SetAttr) -> Result<Entry, FsError> {
         if changes.size.is_some_and(|size| size > FILE_SIZE_MAX) {
             return Err(FsError::FileTooLarge);
         }

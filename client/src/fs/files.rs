@@ -7,7 +7,7 @@ use crate::data::OpenData;
 use crate::files::{Closed, OpenInode, Opening, Unparked};
 use crate::{Entry, FileHandle, OpenFlags, Opened};
 use gfs_proto::FsError;
-use gfs_proto::attr::{Mode, SetAttr};
+use gfs_proto::attr::Mode;
 use gfs_proto::caller::Caller;
 use gfs_proto::chunk::{ChunkGrant, ChunkMap};
 use gfs_proto::ids::{ChunkIndex, InodeId, OpenId};
@@ -225,29 +225,11 @@ impl Client {
     pub(super) async fn flush_inode(&self, inode: &Arc<OpenInode>) -> Result<(), FsError> {
         if inode.is_exclusive() {
             let (flushed, reported) = tokio::join!(inode.data.flush(), self.report(inode, None));
-            if flushed.is_err() {
-                self.take_back_size(inode).await.inspect_err(|error| {
-                    warn!(inode = %inode.id, %error, "the file keeps the size that it would have with what could not be stored");
-                }).ok();
-            }
             flushed.and(reported)
         } else {
             inode.data.flush().await?;
             self.report(inode, None).await
         }
-    }
-
-    /// The master was told of a size, and not all of it could be stored: the file ends where it does without that.
-    async fn take_back_size(&self, inode: &Arc<OpenInode>) -> Result<(), FsError> {
-        let root = Caller::root();
-        let _gate = inode.gate.write().await;
-        let told = self.ask(&root, vec![Op::GetAttr { inode: inode.id.into() }]).await?.attr()?.size;
-        let size = inode.data.size();
-        if told > size {
-            let changes = SetAttr { size: Some(size), ..SetAttr::default() };
-            self.setattr_at_master(&root, inode.id, changes).await?;
-        }
-        Ok(())
     }
 
     /// [`Client::flush`] without waiting: `Some` if there is nothing to do.

@@ -430,25 +430,6 @@ async fn a_size_is_not_told_before_the_bytes_are_sent() {
 }
 
 #[tokio::test]
-async fn a_size_that_was_told_with_bytes_that_are_lost_is_taken_back() {
-    let master = FakeMaster::start().await;
-    let timeout = Duration::from_millis(200);
-    let config = ClientConfig { master: master.address.clone(), timeout, ..ClientConfig::default() };
-    let client = Client::connect(config).await.expect("the master listens");
-    let (file, opened) = create(&client, "f").await;
-    client.write(opened.handle, 0, b"there is no chunkserver").await.expect("buffered");
-    assert!(client.flush(opened.handle).await.is_err());
-    let sizes = master.take_seen().into_iter().filter_map(|op| match op {
-        Op::ReportSize { size, .. } => Some(size),
-        Op::SetAttr { changes, .. } => changes.size,
-        _ => None,
-    });
-    assert_eq!(sizes.collect::<Vec<u64>>(), [23, 0], "told along with the bytes, and taken back");
-    assert_eq!(master.with_namespace(|namespace| namespace.attr_of(file)).size, 0);
-    assert_eq!(client.getattr(&root(), file).await.expect("known").attr.size, 0);
-}
-
-#[tokio::test]
 async fn own_writes_are_in_every_attribute() {
     let master = FakeMaster::start().await;
     let client = connect(&master).await;
