@@ -67,7 +67,10 @@ impl<D: Disk> Worker for Flusher<D> {
             tracing::debug!(chunk = %lease.handle, epoch = %lease.epoch, "a lease has run out");
         }
         let mut idle = node.store.dirty();
-        idle.retain(|handle| node.grants.is_idle(*handle, now, IDLE));
+        // What others may lack, or have more of, stays marked until the master has looked: after a death of this process
+        // nothing else would tell.
+        let is_doubtful = |handle| node.grants.get(handle).is_some_and(|gate| gate.is_doubtful());
+        idle.retain(|handle| node.grants.is_idle(*handle, now, IDLE) && !is_doubtful(*handle));
         let more = idle.len() > FLUSH_MAX;
         idle.truncate(FLUSH_MAX);
         let cleaned = clean(node, &idle);
@@ -131,4 +134,46 @@ fn clean<D: Disk>(node: &Node<D>, handles: &[ChunkHandle]) -> usize {
         node.outbox.touched(*handle);
     }
     cleaned.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::node::Patience;
+    use crate::store::mem::MemDisk;
+    use crate::store::{ChunkStore, StoreConfig};
+    use gfs_proto::control::ReplicaState;
+    use gfs_proto::ids::{ChunkVersion, ClusterId, ServerUuid};
+    use gfs_proto::layout::ChunkSize;
+
+    const HANDLE: ChunkHandle = ChunkHandle::new(1);
+
+    #[test]
+    fn what_is_in_doubt_stays_marked_until_the_master_has_looked() {
+        let config = StoreConfig {
+            directories: vec!["/chunks".into()],
+            reserve_bytes: 1 << 20,
+            watermark_bytes: 2 << 20,
+            boot_id: "boot".to_owned(),
+            uuid_if_new: ServerUuid::new([1; 16]),
+            open_files_max: 16,
+            pack_bytes: 0,
+        };
+        let store = ChunkStore::open(config, MemDisk::default()).expect("a new store");
+        store.join(ClusterId::new([7; 16]), ChunkSize::new(64 << 10).expect("within limits")).expect("joined");
+        let patience = Patience { turn: Duration::ZERO, hop: Duration::ZERO, idle: Duration::ZERO };
+        let clock = Arc::new(ManualClock::default());
+        let node = Arc::new(Node::new(store, clock.clone(), "boot".to_owned(), patience));
+        node.store.create(HANDLE, ChunkVersion::new(1), 1).expect("there is room");
+        node.grants.recovered(HANDLE);
+        let flusher = Flusher(node.clone());
+        let state = || node.store.row(HANDLE).map(|row| row.state);
+        clock.advance(IDLE * 2);
+        flusher.step();
+        assert_eq!(state(), Some(ReplicaState::Dirty), "a run that was killed now would know nothing of it otherwise");
+        node.grants.remove(HANDLE);
+        flusher.step();
+        assert_eq!(state(), Some(ReplicaState::Clean));
+    }
 }
