@@ -108,16 +108,15 @@ pub(super) struct Lane {
     pub gate: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Who is told of errors.
+/// Who flushes and is told of errors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Asker {
-    /// Or a write.
     Close,
     Fsync,
 }
 
 /// Errors of writes whose writer did not wait. Whoever flushes while one happens learns of it, and
-/// if nobody does, the next one who writes or flushes. A close that was told does not count for an fsync: many
+/// if nobody does, the next one who flushes. A close that was told does not count for an fsync: many
 /// programs do not look at what close returns, and fsync the file by another descriptor afterwards.
 #[derive(Default)]
 pub(super) struct Failures {
@@ -141,10 +140,6 @@ impl Failures {
     /// Nobody has learned of the last one.
     pub(super) const fn is_untold(&self) -> bool {
         self.count > self.told
-    }
-    /// What somebody has to be told who waits for nothing.
-    pub(super) fn tell_now(&mut self) -> Result<(), FsError> {
-        if self.is_untold() { self.tell(self.count, Asker::Close) } else { Ok(()) }
     }
     /// What somebody who began when there were `since` failures has to be told.
     pub(super) fn tell(&mut self, since: u64, asker: Asker) -> Result<(), FsError> {

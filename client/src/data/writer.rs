@@ -107,11 +107,9 @@ impl InodeData {
         }
     }
 
-    /// Keeps the bytes if that is allowed; returns where they went. A program that goes on writing after some of it could
-    /// not be stored is told here.
+    /// Keeps the bytes if that is allowed; returns where they went.
     fn buffer(self: &Arc<Self>, at: At, data: &[u8]) -> Result<Option<u64>, FsError> {
         let mut state = self.state.lock();
-        state.failures.tell_now()?;
         if !state.exclusive {
             return Ok(None);
         }
@@ -365,7 +363,7 @@ impl InodeData {
         }
         if (told == Told::Nobody || state.queue.len() < queued) && state.failures.add(error) {
             let inode = self.id();
-            tracing::warn!(%inode, chunk = %index, %error, "written data could not be stored: the next write, fsync or close is told");
+            tracing::warn!(%inode, chunk = %index, %error, "written data could not be stored: the next fsync or close is told");
         }
         gone.iter().for_each(|frame| self.leave(&mut state, frame));
         drop(state);

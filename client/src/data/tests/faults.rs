@@ -204,24 +204,6 @@ async fn a_full_disk_is_told_to_whoever_flushes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_goes_on_writing_is_told_of_what_could_not_be_stored() {
-    let cluster = Cluster::start(CHUNK).await;
-    let plane = cluster.plane(config());
-    let file = cluster.create(&plane);
-    file.write(0, &pattern(0, 5000, 1)).await.expect("buffered");
-    cluster.servers[1].faults.lock().full = true;
-    assert!(!file.drain().await, "it is lost");
-    assert_eq!(file.write(5000, b"more").await, Err(FsError::NoSpace));
-    assert!(file.try_write(5000, b"more").is_some_and(|written| written.is_ok()), "once");
-    cluster.servers[1].faults.lock().full = false;
-    file.flush().await.expect("all were told");
-    file.write(0, &pattern(0, 9096, 1)).await.expect("there is room again");
-    file.sync().await.expect_err("an fsync is told once of what was lost before");
-    file.sync().await.expect("flushed");
-    assert!(cluster.content(9096, true) == pattern(0, 9096, 1));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_leaves_errors_for_the_next_flush() {
     let cluster = Cluster::start(CHUNK).await;
     let file = cluster.create(&cluster.plane(config()));
